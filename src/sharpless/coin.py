@@ -1,0 +1,22 @@
+"""The coin: a uniform number for every step of every run, drawn without state."""
+
+from hashlib import blake2b
+
+__all__ = ["uniform"]
+
+
+def uniform(seed: int, step: int) -> float:
+    """Return the uniform draw in [0, 1) that belongs to `step` of the run with `seed`.
+
+    A step with probability p is sharpness-aware when its draw is below p. The draw is a hash of
+    (seed, step) and of nothing else: every rank sees the same coin without communication, a resumed run
+    needs one integer, the sharpness-aware steps at p = 0.3 are among those at p = 0.5, and the
+    generators of torch, NumPy and Python are left alone.
+
+    >>> uniform(seed=0, step=7) == uniform(seed=0, step=7)
+    True
+    >>> sum(uniform(0, step) < 0.25 for step in range(10_000))
+    2465
+    """
+    digest = blake2b(f"sharpless/{seed}/{step}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) * 2.0**-53

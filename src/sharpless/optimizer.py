@@ -1,0 +1,486 @@
+"""RST, G-RST and SAM around any optimizer: draw, climb, mix, and let the base take the step."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from sharpless import ascent, gradients
+from sharpless.coin import uniform
+from sharpless.cost import Cost
+from sharpless.schedules import Schedule, schedule
+from sharpless.weights import Noise, displaced, frozen_statistics
+
+__all__ = ["GRST", "RST", "SAM"]
+
+Probability = float | Schedule | Callable[[float], float]
+
+
+class Options(TypedDict, total=False):
+    """The options that RST, GRST and SAM share; RST explains them."""
+
+    model: nn.Module | None
+    seed: int
+    freeze_batchnorm: bool
+    repeat_dropout: bool
+    climb_locally: bool
+
+
+@dataclass
+class _Draw:
+    """The coin of the step under way, and what its passes have spent."""
+
+    gamma: float
+    sharp: bool
+    passes: float = 0.0
+    plain_passes: float = 0.0
+
+
+class RST(Optimizer):
+    """Randomized sharpness-aware training (arXiv 2203.09962) around any optimizer.
+
+    At step t of T a coin with probability p(t/T) chooses between the base optimizer's own step and a
+    sharpness-aware one, whose gradient is (1−γ)∇L(θ) + γ∇L(θ + ρ∇L(θ)/‖∇L(θ)‖). With p = 1 and γ = 1 this
+    is SAM; p = 0, ρ = 0 or γ = 0 is the base optimizer bit for bit.
+
+    The wrapper is an optimizer that shares `param_groups` and `state` with `base`, so that learning-rate
+    schedulers and checkpoints work on either. A training loop gains one line:
+
+    >>> model = nn.Linear(2, 1)
+    >>> base = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> opt = RST(base, p=0.5, rho=0.05, model=model)
+    >>> loader = [(torch.randn(8, 2), torch.randn(8, 1))] * 4
+    >>> for batch in loader:
+    ...     for x, y in opt.passes(batch):  # once on a plain step, twice on a sharpness-aware one
+    ...         nn.functional.mse_loss(model(x), y).backward()
+    ...     opt.step()
+    ...     opt.zero_grad()
+    >>> opt.cost.steps, opt.cost.passes == 4 + opt.cost.sharp_steps
+    (4, True)
+
+    Several `passes` before one `step` accumulate gradients: one coin for all of them, each micro-batch
+    climbs along its own gradient. Clip or log gradients, and unscale them with `torch.amp.GradScaler`,
+    between the loop over `passes` and `step`, where the mixed gradient is complete.
+
+    Args:
+        base: an instance of any optimizer that takes dense gradients and needs no closure of its own.
+        p: the probability of a sharpness-aware step: a number, a schedule, or a function of progress.
+        rho: the radius of the perturbation, an L2 norm over all weights. A parameter group with its own
+            "rho" keeps it; 0 switches the perturbation of that group off.
+        gamma: the weight γ of the perturbed gradient.
+        total_steps: T, needed by schedules that vary. Beyond it p stays what it was at the end.
+        model: the network. With it, BatchNorm running statistics are those of the clean pass, dropout masks
+            are the same in both passes (on CPU, CUDA and XPU), and under DistributedDataParallel the clean
+            pass does not communicate, so that each rank climbs along its own gradient.
+        seed: decides, with the step, how the coins fall; equal on all ranks and independent of torch's
+            generators. A loaded checkpoint brings its own.
+        freeze_batchnorm: False lets the perturbed pass update the running statistics too.
+        repeat_dropout: False gives the perturbed pass dropout masks of its own.
+        climb_locally: False synchronizes the clean gradient under DistributedDataParallel as well.
+
+    Raises:
+        TypeError: `base` is no optimizer instance, or one that cannot be wrapped.
+        ValueError: an argument is out of range.
+    """
+
+    base: Optimizer
+    """The wrapped optimizer."""
+
+    def __init__(
+        self,
+        base: Optimizer,
+        p: Probability = 0.5,
+        rho: float = 0.05,
+        gamma: float = 1.0,
+        total_steps: int | None = None,
+        model: nn.Module | None = None,
+        seed: int = 0,
+        *,
+        freeze_batchnorm: bool = True,
+        repeat_dropout: bool = True,
+        climb_locally: bool = True,
+    ) -> None:
+        _check_base(base)
+        self.schedule = schedule(p)
+        if total_steps is None and self.schedule.needs_total_steps:
+            raise ValueError(
+                f"p = {self.schedule} varies over the run: give total_steps, the number of steps"
+            )
+        if total_steps is not None and total_steps < 1:
+            raise ValueError(f"total_steps = {total_steps} is not a number of steps: give 1 or more")
+        _check_not_negative("gamma", gamma)
+        _check_not_negative("rho", rho)
+        for group in base.param_groups:
+            _check_not_negative("rho of a parameter group", group.get("rho", rho))
+        if not (model is None or isinstance(model, nn.Module)):
+            raise TypeError(f"model = {type(model).__name__} is not a network: give the torch.nn.Module")
+
+        # Optimizer.__init__ would make groups and state of its own; __setstate__ sets up the rest.
+        self.__setstate__({"base": base, "defaults": dict(base.defaults)})
+        self.gamma = float(gamma)
+        self.total_steps = total_steps
+        self.model = model
+        self.freeze_batchnorm = freeze_batchnorm
+        self.repeat_dropout = repeat_dropout
+        self.climb_locally = climb_locally
+        # What a checkpoint must hold lives in the groups, as plain numbers: that is all distributed
+        # checkpoints keep of an optimizer beside its state.
+        self._kept = {
+            "rho": float(rho),
+            "coin_seed": int(seed),
+            "coin_step": 0,
+            "sharp_steps": 0,
+            "passes": 0.0,
+            "plain_passes": 0.0,
+        }
+        self._complete_groups()
+        self._draw: _Draw | None = None
+        self._running = False
+        self._cleared = False
+
+    # The groups and the state are the base's own, also after something replaced them there.
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of `base`."""
+        groups: list[dict[str, Any]] = self.base.param_groups
+        return groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.base.param_groups = groups
+
+    @property
+    def state(self) -> Any:
+        """The state of `base`."""
+        return self.base.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.base.state = state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group to `base`; it may bring a "rho" of its own."""
+        _check_not_negative("rho of a parameter group", param_group.get("rho", 0.0))
+        self.base.add_param_group(param_group)
+        self._kept |= {name: self.param_groups[0][name] for name in self._kept if name != "rho"}
+        self._complete_groups()
+
+    def _complete_groups(self) -> None:
+        for group in self.param_groups:
+            for name, value in self._kept.items():
+                group.setdefault(name, value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the base's state dict, in whose groups rho, seed, step and the ledger stand."""
+        state_dict: dict[str, Any] = self.base.state_dict()
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, or a checkpoint of the base optimizer alone."""
+        self._draw = None
+        self.base.load_state_dict(state_dict)
+        self._complete_groups()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()
+
+    @property
+    def cost(self) -> Cost:
+        """What has been spent up to the last `step`; a bare `step()` without passes is not counted."""
+        kept = self.param_groups[0]
+        return Cost(kept["coin_step"], kept["sharp_steps"], kept["passes"], kept["plain_passes"])
+
+    def passes(self, batch: Any = None) -> Iterator[Any]:
+        """Yield what to run forward and backward on: once on a plain step, twice on a sharpness-aware one.
+
+        The second time the weights are displaced. They are put back when the loop ends, also when it
+        ends by `break` or by an exception; the gradients of the step are then discarded.
+
+        Args:
+            batch: the (micro-)batch: any nest of tensors in tuples, lists and dicts, of one length.
+
+        Returns:
+            An iterator over `batch`.
+
+        Raises:
+            ValueError: the tensors of `batch` disagree in length.
+        """
+        lengths = sorted(set(_lengths(batch)))
+        if len(lengths) > 1:
+            raise ValueError(
+                f"the tensors of the batch have lengths {' and '.join(map(str, lengths))}: "
+                "give tensors of one length, or iterate over passes() without a batch"
+            )
+        return self._passes(batch)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Let the base take its step with the gradients that stand in `.grad`.
+
+        Args:
+            closure: clears the gradients, computes the loss, calls `backward` and returns the loss. It is
+                called once or, on a sharpness-aware step, twice. Without it, the loop over `passes` has
+                done this; a bare `step()` is a step of the base and draws nothing.
+
+        Returns:
+            The loss at the unperturbed weights, or None without a closure.
+
+        Raises:
+            RuntimeError: the loop over `passes` has not ended.
+        """
+        if self._running:
+            raise RuntimeError(
+                "step() was called in the middle of passes(): call it after the loop has ended, "
+                "and keep no reference to the iterator when you leave the loop"
+            )
+        loss = None if closure is None else self._evaluate(closure)
+        self.base.step()
+        self._close_draw()
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients; passes that no `step` followed (after an overflow, say) are closed."""
+        self._cleared = True
+        self.base.zero_grad(set_to_none)
+        if not self._running:
+            self._close_draw()
+
+    # One step, from the coin to the mixed gradient.
+
+    def _gamma_at(self, p: float) -> float:
+        return self.gamma
+
+    def _open_draw(self) -> _Draw:
+        kept = self.param_groups[0]
+        p = self.schedule.at(kept["coin_step"], self.total_steps)
+        sharp = uniform(kept["coin_seed"], kept["coin_step"]) < p
+        gamma = self._gamma_at(p) if sharp else 0.0
+        # Without γ or ρ a sharpness-aware step is a plain one: it need not be paid for.
+        return _Draw(gamma, sharp=gamma > 0 and any(group["rho"] > 0 for group in self.param_groups))
+
+    def _close_draw(self) -> None:
+        if self._draw is None:
+            return
+        for group in self.param_groups:
+            group["coin_step"] += 1
+            group["sharp_steps"] += int(self._draw.sharp)
+            group["passes"] += self._draw.passes
+            group["plain_passes"] += self._draw.plain_passes
+        self._draw = None
+
+    def _evaluate(self, closure: Callable[[], Any]) -> Any:
+        losses = []
+        for _ in self._passes(None):
+            with torch.enable_grad():
+                losses.append(closure())
+        return losses[0]
+
+    def _passes(self, batch: Any) -> Iterator[Any]:
+        if self._running:
+            raise RuntimeError("passes() was called within passes(): let the loop under way end first")
+        if self._draw is not None and all(p.grad is None for p in self._parameters()):
+            self._close_draw()  # its gradients were cleared without a step
+        draw = self._draw = self._draw or self._open_draw()
+        self._running = True
+        try:
+            if draw.sharp:
+                yield from self._sharp_passes(batch, draw.gamma)
+            else:
+                yield batch
+        except BaseException:
+            gradients.take(self._parameters())
+            raise
+        finally:
+            self._running = False
+        draw.passes += 2.0 if draw.sharp else 1.0
+        draw.plain_passes += 1.0
+
+    def _sharp_passes(self, batch: Any, gamma: float) -> Iterator[Any]:
+        parameters = self._parameters()
+        noise = self._noise(parameters)
+        kept = gradients.take(parameters)  # of earlier micro-batches
+        cleared = gradients.watch_for_clearing(parameters)
+        self._cleared = False
+
+        with self._unsynchronized():
+            yield batch
+
+        self._cleared |= cleared()
+        if self._cleared:  # by the loop body or the closure: what stood there was left from the step before
+            kept.clear()
+        climb = displaced(*self._perturbation())
+        # The clean gradient stays where the perturbed one is added to it, so no second buffer is needed
+        # and the one all-reduce of DistributedDataParallel sees the mixture: until the end, everything is
+        # in units of γ. Where gradients are cleared before every backward, it is set aside instead.
+        clean = gradients.take(parameters)
+        if gamma == 1.0:
+            clean.clear()
+        gradients.scale(clean, (1.0 - gamma) / gamma)
+        gradients.scale(kept, 1.0 / gamma)
+        gradients.add(clean, to=kept)
+        del clean
+        if not self._cleared:
+            gradients.put(kept)
+            kept = {}
+        elif kept and self._climbs_locally():
+            raise RuntimeError(
+                "the gradients were cleared within passes() or step(closure), where the clean gradient waits "
+                "to be reduced by DistributedDataParallel: clear them outside, or set climb_locally=False"
+            )
+
+        with ExitStack() as stack:
+            stack.enter_context(climb)
+            if noise is not None:
+                stack.enter_context(noise.again())
+            if self.model is not None and self.freeze_batchnorm:
+                stack.enter_context(frozen_statistics(self.model))
+            yield batch
+
+        mixed = gradients.take(parameters)
+        gradients.add(kept, to=mixed)
+        gradients.scale(mixed, gamma)
+        gradients.put(mixed)
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+    def _perturbation(self) -> tuple[list[Tensor], list[Tensor]]:
+        weights, grads, rho = [], [], []
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and group["rho"] > 0:
+                    weights.append(parameter)
+                    grads.append(parameter.grad.detach())
+                    rho.append(group["rho"])
+        return weights, ascent.sam(weights, grads, rho) if weights else []
+
+    def _climbs_locally(self) -> bool:
+        return self.climb_locally and isinstance(self.model, DistributedDataParallel)
+
+    def _unsynchronized(self) -> AbstractContextManager[None]:
+        if self.climb_locally and isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return nullcontext()
+
+    def _noise(self, parameters: list[Tensor]) -> Noise | None:
+        if self.model is None or not self.repeat_dropout:
+            return None
+        return Noise({parameter.device for parameter in parameters})
+
+
+class GRST(RST):
+    """G-RST: RST whose degree of sharpness regularization is set freely for any schedule.
+
+    The expected degree of a step is p·γ, and SAM's is 1. With γ = degree / mean p, one constant for the
+    run, the run has `degree` on average; with a constant p, at every step.
+
+    >>> base = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
+    >>> GRST(base, p=0.25).gamma
+    4.0
+
+    Args:
+        base: see RST, as for every argument not named here.
+        p: the probability of a sharpness-aware step.
+        degree: the regularization degree; 1, SAM's, where neither it nor `gamma` is given.
+        rho: the radius of the perturbation.
+        gamma: γ itself, in place of a degree.
+        gamma_cap: with it, γ = min(degree / p(t), gamma_cap) at step t, in place of one constant.
+        total_steps: T, needed by schedules that vary.
+        **options: the options of RST.
+
+    Raises:
+        ValueError: an argument is out of range, or `gamma` stands beside `degree` or `gamma_cap`.
+    """
+
+    def __init__(
+        self,
+        base: Optimizer,
+        p: Probability = 0.5,
+        degree: float | None = None,
+        rho: float = 0.05,
+        *,
+        gamma: float | None = None,
+        gamma_cap: float | None = None,
+        total_steps: int | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        if gamma is not None and not (degree is None and gamma_cap is None):
+            given = "degree" if degree is not None else "gamma_cap"
+            raise ValueError(f"gamma = {gamma} and {given} exclude each other: a degree is γ times mean p")
+        p = schedule(p)
+        self.degree = 1.0 if degree is None else float(degree)
+        self.gamma_cap = gamma_cap
+        _check_not_negative("degree", self.degree)
+        if gamma_cap is not None:
+            _check_not_negative("gamma_cap", gamma_cap)
+        if gamma is None:
+            gamma = self._gamma_for(p.mean())
+        super().__init__(base, p, rho, gamma, total_steps, **options)
+
+    def _gamma_for(self, p: float) -> float:
+        if self.degree == 0:
+            return 0.0
+        if p == 0:
+            raise ValueError(
+                f"p = 0 throughout cannot have degree = {self.degree}: give a positive p, or degree = 0"
+            )
+        return self.degree / p
+
+    def _gamma_at(self, p: float) -> float:
+        return self.gamma if self.gamma_cap is None else min(self._gamma_for(p), self.gamma_cap)
+
+
+class SAM(RST):
+    """Sharpness-aware minimization (arXiv 2010.01412): RST with p = 1 and γ = 1, two passes at every step.
+
+    >>> model = nn.Linear(2, 1)
+    >>> opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)
+    >>> for x, y in opt.passes((torch.randn(8, 2), torch.randn(8, 1))):
+    ...     nn.functional.mse_loss(model(x), y).backward()
+    >>> opt.step()
+    >>> opt.cost.ratio
+    2.0
+
+    Args:
+        base: see RST, as for every argument.
+        rho: the radius of the perturbation.
+        **options: the options of RST.
+    """
+
+    def __init__(self, base: Optimizer, rho: float = 0.05, **options: Unpack[Options]) -> None:
+        super().__init__(base, 1.0, rho, **options)
+
+
+def _check_not_negative(name: str, value: float) -> None:
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"{name} = {value} is out of range: give a finite number, 0 or more")
+
+
+def _check_base(base: Optimizer) -> None:
+    if not isinstance(base, Optimizer):
+        raise TypeError(f"base = {base!r} is not an optimizer: give an instance, torch.optim.SGD(…) say")
+    if isinstance(base, RST):
+        raise TypeError("base is sharpness-aware already: wrap the plain optimizer")
+    if inspect.signature(base.step).parameters["closure"].default is inspect.Parameter.empty:
+        raise TypeError(
+            f"{type(base).__name__} calls a closure of its own many times a step: choose another base"
+        )
+
+
+def _lengths(batch: Any) -> Iterator[int]:
+    match batch:
+        case Tensor() if batch.dim() > 0:
+            yield len(batch)
+        case Mapping():
+            for value in batch.values():
+                yield from _lengths(value)
+        case list() | tuple():
+            for value in batch:
+                yield from _lengths(value)
