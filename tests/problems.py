@@ -10,7 +10,9 @@ from torch.nn.functional import mse_loss
 def network(seed=0, dtype=torch.float64):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1)).to(dtype)
+        return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1)).to(
+            dtype
+        )
 
 
 def noisy_network(seed=0):
@@ -18,7 +20,13 @@ def noisy_network(seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return nn.Sequential(
-            nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 1)
+            nn.Linear(5, 8),
+            nn.BatchNorm1d(8),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(8, 6),
+            nn.ReLU(),
+            nn.Linear(6, 1),
         )
 
 

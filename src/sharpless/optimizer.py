@@ -73,7 +73,8 @@ class RST(Optimizer):
         base: an instance of any optimizer that takes dense gradients and needs no closure of its own.
         p: the probability of a sharpness-aware step: a number, a schedule, or a function of progress.
         rho: the radius of the perturbation, an L2 norm over all weights. A parameter group with its own
-            "rho" keeps it; 0 switches the perturbation of that group off.
+            "rho" keeps it ("sharpness_rho" where the base has a rho, as Adadelta does); 0 switches the
+            perturbation of that group off.
         gamma: the weight γ of the perturbed gradient.
         total_steps: T, needed by schedules that vary. Beyond it p stays what it was at the end.
         model: the network. With it, BatchNorm running statistics are those of the clean pass, dropout masks
@@ -117,13 +118,15 @@ class RST(Optimizer):
             raise ValueError(f"total_steps = {total_steps} is not a number of steps: give 1 or more")
         _check_not_negative("gamma", gamma)
         _check_not_negative("rho", rho)
+        rho_key = "sharpness_rho" if "rho" in base.defaults else "rho"  # Adadelta has a rho of its own
         for group in base.param_groups:
-            _check_not_negative("rho of a parameter group", group.get("rho", rho))
+            _check_not_negative(f"{rho_key} of a parameter group", group.get(rho_key, rho))
         if not (model is None or isinstance(model, nn.Module)):
             raise TypeError(f"model = {type(model).__name__} is not a network: give the torch.nn.Module")
 
         # Optimizer.__init__ would make groups and state of its own; __setstate__ sets up the rest.
         self.__setstate__({"base": base, "defaults": dict(base.defaults)})
+        self._rho_key = rho_key
         self.gamma = float(gamma)
         self.total_steps = total_steps
         self.model = model
@@ -133,7 +136,7 @@ class RST(Optimizer):
         # What a checkpoint must hold lives in the groups, as plain numbers: that is all distributed
         # checkpoints keep of an optimizer beside its state.
         self._kept = {
-            "rho": float(rho),
+            rho_key: float(rho),
             "coin_seed": int(seed),
             "coin_step": 0,
             "sharp_steps": 0,
@@ -168,9 +171,9 @@ class RST(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group to `base`; it may bring a "rho" of its own."""
-        _check_not_negative("rho of a parameter group", param_group.get("rho", 0.0))
+        _check_not_negative(f"{self._rho_key} of a parameter group", param_group.get(self._rho_key, 0.0))
         self.base.add_param_group(param_group)
-        self._kept |= {name: self.param_groups[0][name] for name in self._kept if name != "rho"}
+        self._kept |= {name: self.param_groups[0][name] for name in self._kept if name != self._rho_key}
         self._complete_groups()
 
     def _complete_groups(self) -> None:
@@ -263,7 +266,7 @@ class RST(Optimizer):
         sharp = uniform(kept["coin_seed"], kept["coin_step"]) < p
         gamma = self._gamma_at(p) if sharp else 0.0
         # Without γ or ρ a sharpness-aware step is a plain one: it need not be paid for.
-        return _Draw(gamma, sharp=gamma > 0 and any(group["rho"] > 0 for group in self.param_groups))
+        return _Draw(gamma, sharp=gamma > 0 and any(group[self._rho_key] > 0 for group in self.param_groups))
 
     def _close_draw(self) -> None:
         if self._draw is None:
@@ -355,10 +358,10 @@ class RST(Optimizer):
         weights, grads, rho = [], [], []
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None and group["rho"] > 0:
+                if parameter.grad is not None and group[self._rho_key] > 0:
                     weights.append(parameter)
                     grads.append(parameter.grad.detach())
-                    rho.append(group["rho"])
+                    rho.append(group[self._rho_key])
         return weights, ascent.sam(weights, grads, rho) if weights else []
 
     def _climbs_locally(self) -> bool:

@@ -117,10 +117,11 @@ class Piecewise(Schedule):
         for value in self.values:
             _check_probability("a value of Piecewise", value)
         edges = (0.0, *self.boundaries, 1.0)
-        if len(self.values) != len(self.boundaries) + 1 or any(a > b for a, b in pairwise(edges)):
+        fits = len(self.values) == len(self.boundaries) + 1 >= 2
+        if not fits or any(a > b for a, b in pairwise(edges)):
             raise ValueError(
                 f"Piecewise(values={self.values}, boundaries={self.boundaries}) does not fit together: "
-                "give one value more than boundaries, and boundaries that rise within [0, 1]"
+                "give boundaries that rise within [0, 1], one or more, and one value more than boundaries"
             )
 
     def __call__(self, progress: float) -> float:

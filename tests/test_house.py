@@ -1,0 +1,81 @@
+"""The house: what is public, who imports whom, and what a plain installation needs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sharpless
+
+SOURCE = Path(sharpless.__file__).parent
+# Imports point down: a module may import those on lower floors only.
+FLOORS = [
+    {"schedules", "coin"},
+    {"cost"},
+    {"weights", "gradients"},
+    {"ascent"},
+    {"optimizer"},
+    {"lab", "report"},
+    {"cli"},
+]
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+WITHOUT_TORCH = {"schedules", "coin", "cost", "report", "cli"}
+
+
+def modules():
+    return sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+def room(path):
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_the_public_list():
+    """Sees a name that is public by accident, or listed and missing."""
+    assert sorted(sharpless.__all__) == sorted(["GRST", "RST", "SAM", "Cost", "schedules"])
+    assert all(getattr(sharpless, name).__doc__ for name in sharpless.__all__)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_point_down(path):
+    """Sees a lower floor import a higher one, lab and report each other, or torch where it has no place."""
+    for name in imports(path):
+        if name.startswith("sharpless."):
+            other = name.split(".")[1]
+            assert other == room(path) or FLOOR_OF[other] < FLOOR_OF[room(path)], (
+                f"{path.name} imports {name}"
+            )
+        if name.split(".")[0] == "torch":
+            assert room(path) not in WITHOUT_TORCH, f"{path.name} imports {name}"
+
+
+def test_no_module_without_a_floor():
+    """Sees a new room that nobody placed, such as utils.py."""
+    assert {room(path) for path in modules()} == set(FLOOR_OF)
+
+
+def test_the_core_needs_torch_alone():
+    """Sees an optional dependency imported on the way to the optimizer."""
+    code = "import sys, sharpless; print([m for m in sys.modules if m.split('.')[0] in sys.argv[1:]])"
+    extras = ["sklearn", "scipy", "matplotlib", "jinja2", "rich", "timm", "datasets", "lightning_fabric"]
+    printed = subprocess.run(
+        [sys.executable, "-c", code, *extras], capture_output=True, text=True, check=True
+    ).stdout
+    loaded_by_torch = subprocess.run(
+        [sys.executable, "-c", code.replace("sharpless", "torch"), *extras],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert printed == loaded_by_torch

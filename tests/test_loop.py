@@ -1,0 +1,174 @@
+"""What a loop may do around passes(): accumulate, clip, skip a step, and misuse it."""
+
+import pytest
+import torch
+from problems import batches, network, train
+from torch.nn.functional import mse_loss
+
+from sharpless import GRST, RST, SAM, schedules
+from sharpless.coin import uniform
+
+
+def sgd(model, **options):
+    return torch.optim.SGD(model.parameters(), lr=0.05, **options)
+
+
+def test_clipping_acts_on_the_mixed_gradient():
+    """Sees gradients still in other units, or not yet mixed, when the loop over passes has ended."""
+    model = network()
+    opt = GRST(sgd(model), p=1.0, gamma=3.0, rho=0.1)
+    ((batch,),) = batches(1)
+    seen = []
+    for x, y in opt.passes(batch):
+        seen.append(torch.autograd.grad(mse_loss(model(x), y), list(model.parameters())))
+        mse_loss(model(x), y).backward()
+    for p, clean, perturbed in zip(model.parameters(), *seen, strict=True):
+        torch.testing.assert_close(p.grad, -2 * clean + 3 * perturbed, rtol=1e-12, atol=1e-14)
+    before = [p.detach().clone() for p in model.parameters()]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    opt.step()
+    moved = (
+        sum(float(((p - b) ** 2).sum().detach()) for p, b in zip(model.parameters(), before, strict=True))
+        ** 0.5
+    )
+    assert moved == pytest.approx(0.05 * 1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "give_up", ["opt.zero_grad()", "opt.zero_grad(set_to_none=False)", "model.zero_grad()"]
+)
+def test_a_step_that_is_skipped(give_up):
+    """Sees a coin kept over two iterations when an overflow, say, made the loop skip `step`."""
+    model = network()
+    opt = RST(sgd(model), p=0.5, rho=0.1, seed=2)
+    for step, (batch,) in enumerate(batches(12)):
+        count = 0
+        for x, y in opt.passes(batch):
+            mse_loss(model(x), y).backward()
+            count += 1
+        assert count == (2 if uniform(2, step) < 0.5 else 1)
+        if step % 3:
+            opt.step()
+            opt.zero_grad()
+        else:
+            eval(give_up)
+    opt.zero_grad()
+    assert opt.cost.steps == 12
+    assert opt.cost.passes == 12 + opt.cost.sharp_steps
+
+
+def test_the_ledger_under_accumulation():
+    """Sees micro-batches counted once, or more than one coin for them."""
+    model = network()
+    opt = RST(sgd(model), p=0.5, rho=0.1)
+    train(model, opt, batches(40, micro=3))
+    sharp = sum(uniform(0, step) < 0.5 for step in range(40))
+    assert opt.cost.steps == 40
+    assert opt.cost.sharp_steps == sharp
+    assert opt.cost.passes == 3 * (40 + sharp)
+    assert opt.cost.plain_passes == 120
+    assert opt.cost.ratio == pytest.approx(1 + sharp / 40)
+
+
+def test_nests_of_tensors():
+    """Sees a batch that comes back as something else, or is refused."""
+    model = network()
+    opt = SAM(sgd(model))
+    x = torch.randn(4, 5, dtype=torch.float64)
+    for batch in (
+        x,
+        (x, x),
+        [x, {"a": x, "b": (x, None)}],
+        {"x": x, "temperature": torch.tensor(2.0), "id": "q"},
+        None,
+    ):
+        for given in opt.passes(batch):
+            assert given is batch
+            model(x).sum().backward()
+        opt.step()
+        opt.zero_grad()
+
+
+def message_of(kind, call):
+    with pytest.raises(kind) as caught:
+        call()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "names"),
+    [
+        (ValueError, lambda base: RST(base, p=1.2), ["p = 1.2", "[0, 1]"]),
+        (ValueError, lambda base: RST(base, p=-0.1), ["p = -0.1", "[0, 1]"]),
+        (ValueError, lambda base: RST(base, p=float("nan")), ["p = nan"]),
+        (TypeError, lambda base: RST(base, p="half"), ["p = 'half'"]),
+        (ValueError, lambda base: RST(base, p=lambda u: 2 * u, total_steps=9), ["1.002", "[0, 1]"]),
+        (ValueError, lambda base: RST(base, p=schedules.Linear(0, 1)), ["linear:0,1", "total_steps"]),
+        (ValueError, lambda base: RST(base, p=lambda u: u), ["total_steps"]),
+        (ValueError, lambda base: RST(base, total_steps=0), ["total_steps = 0"]),
+        (ValueError, lambda base: SAM(base, rho=-1.0), ["rho = -1.0"]),
+        (ValueError, lambda base: SAM(base, rho=float("inf")), ["rho = inf"]),
+        (ValueError, lambda base: RST(base, gamma=-2.0), ["gamma = -2.0"]),
+        (ValueError, lambda base: GRST(base, gamma=2.0, degree=1.0), ["gamma = 2.0", "degree"]),
+        (ValueError, lambda base: GRST(base, gamma=2.0, gamma_cap=4.0), ["gamma = 2.0", "gamma_cap"]),
+        (ValueError, lambda base: GRST(base, p=0.0), ["p = 0", "degree"]),
+        (ValueError, lambda base: GRST(base, degree=-1.0), ["degree = -1.0"]),
+        (TypeError, lambda base: RST(torch.optim.SGD), ["base", "instance"]),
+        (TypeError, lambda base: RST(RST(sgd(network()))), ["already"]),
+        (TypeError, lambda base: RST(torch.optim.LBFGS([torch.zeros(1)])), ["LBFGS", "closure"]),
+        (TypeError, lambda base: RST(base, model="resnet"), ["model", "Module"]),
+    ],
+)
+def test_bad_arguments(kind, make, names):
+    """Sees a bad argument accepted, or refused without its name, its value or a remedy, or the base touched."""
+    model = network()
+    base = sgd(model)
+    before = repr(base.param_groups)
+    message = message_of(kind, lambda: make(base))
+    assert all(name in message for name in names), message
+    assert "\n" not in message
+    assert repr(base.param_groups) == before
+
+
+def test_a_bad_rho_of_a_group():
+    """Sees a radius out of range slip in through a parameter group."""
+    model = network()
+    base = torch.optim.SGD([{"params": model.parameters(), "rho": -0.5}], lr=0.1)
+    assert "-0.5" in message_of(ValueError, lambda: SAM(base))
+
+
+def test_step_in_the_middle_of_passes():
+    """Sees a step from the perturbed weights, when `step` is indented one level too deep."""
+    model = network()
+    opt = SAM(sgd(model), rho=0.1)
+    ((batch,),) = batches(1)
+    before = [p.detach().clone() for p in model.parameters()]
+
+    def loop():
+        for x, y in opt.passes(batch):
+            mse_loss(model(x), y).backward()
+            opt.step()
+
+    assert "in the middle of passes()" in message_of(RuntimeError, loop)
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+
+
+def test_passes_within_passes():
+    """Sees two loops over the same weights, one of which would restore what the other displaced."""
+    model = network()
+    opt = SAM(sgd(model), rho=0.1)
+    ((batch,),) = batches(1)
+
+    def loop():
+        for _ in opt.passes(batch):
+            for x, y in opt.passes(batch):
+                mse_loss(model(x), y).backward()
+
+    assert "within passes()" in message_of(RuntimeError, loop)
+
+
+def test_a_batch_whose_tensors_disagree():
+    """Sees a batch accepted that cannot belong together, or refused only after work was done."""
+    opt = SAM(sgd(network()))
+    message = message_of(ValueError, lambda: opt.passes((torch.zeros(8, 5), {"y": torch.zeros(7)})))
+    assert "7 and 8" in message
