@@ -53,9 +53,7 @@ def test_imports_point_down(path):
     for name in imports(path):
         if name.startswith("sharpless."):
             other = name.split(".")[1]
-            assert other == room(path) or FLOOR_OF[other] < FLOOR_OF[room(path)], (
-                f"{path.name} imports {name}"
-            )
+            assert other == room(path) or FLOOR_OF[other] < FLOOR_OF[room(path)], f"{path.name} imports {name}"
         if name.split(".")[0] == "torch":
             assert room(path) not in WITHOUT_TORCH, f"{path.name} imports {name}"
 
@@ -69,9 +67,7 @@ def test_the_core_needs_torch_alone():
     """Sees an optional dependency imported on the way to the optimizer."""
     code = "import sys, sharpless; print([m for m in sys.modules if m.split('.')[0] in sys.argv[1:]])"
     extras = ["sklearn", "scipy", "matplotlib", "jinja2", "rich", "timm", "datasets", "lightning_fabric"]
-    printed = subprocess.run(
-        [sys.executable, "-c", code, *extras], capture_output=True, text=True, check=True
-    ).stdout
+    printed = subprocess.run([sys.executable, "-c", code, *extras], capture_output=True, text=True, check=True).stdout
     loaded_by_torch = subprocess.run(
         [sys.executable, "-c", code.replace("sharpless", "torch"), *extras],
         capture_output=True,

@@ -1,0 +1,122 @@
+"""One run: train a recipe with one method and one seed, and return the record of it."""
+
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sharpless.lab.data import Data, digits
+from sharpless.lab.models import small_convnet
+from sharpless.lab.recipes import Recipe
+from sharpless.optimizer import RST
+
+__all__ = ["train"]
+
+
+def train(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
+    """Return the record of a run: configuration, curves, passes, seconds, versions and machine.
+
+    The seed decides the label noise, the initial weights, the order of the batches and the coins, and all
+    of them are the same for every method: runs are paired by seed.
+
+    Raises:
+        ValueError: a batch is larger than the training set.
+    """
+    data = digits(recipe.noise, seed)
+    steps_per_epoch = len(data.train_x) // recipe.batch_size
+    if steps_per_epoch == 0:
+        raise ValueError(
+            f"batch_size = {recipe.batch_size} is larger than the {len(data.train_x)} training examples: give less"
+        )
+    epochs = recipe.epochs_of(method)
+    steps = epochs * steps_per_epoch
+
+    torch.manual_seed(seed)
+    model = small_convnet(recipe.width, data.classes)
+    base = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    opt = recipe.wrap(method, base, model, steps, seed)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps)
+
+    order = torch.Generator().manual_seed(seed)
+    train_loss, test_accuracy, sharp_steps, seconds = [], [], [], 0.0
+    for epoch in range(epochs):
+        start = perf_counter()
+        losses = []
+        for i, batch in enumerate(_batches(data, recipe.batch_size, order)):
+            loss, passes = _step(model, opt, batch)
+            scheduler.step()
+            losses.append(loss)
+            if passes > 1:
+                sharp_steps.append(epoch * steps_per_epoch + i)
+        train_loss.append(float(torch.stack(losses).mean()))
+        seconds += perf_counter() - start
+        test_accuracy.append(_accuracy(model, data.test_x, data.test_y))
+
+    return {
+        "method": method,
+        "label": recipe.describe(method),
+        "seed": seed,
+        "recipe": asdict(recipe),
+        "epochs": epochs,
+        "steps": opt.cost.steps,
+        "schedule": str(opt.schedule),
+        "gamma": opt.gamma,
+        "sharp_steps": sharp_steps,
+        "passes": opt.cost.passes,
+        "plain_passes": float(recipe.epochs * steps_per_epoch),
+        "train_loss": train_loss,
+        "test_accuracy": test_accuracy,
+        "seconds": seconds,
+        "versions": {name: version(name) for name in ("sharpless", "torch")} | {"python": platform.python_version()},
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _batches(data: Data, size: int, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield one epoch of shuffled batches, without the incomplete last one."""
+    shuffled = torch.randperm(len(data.train_x), generator=order)
+    for indices in shuffled[: len(shuffled) // size * size].view(-1, size):
+        yield data.train_x[indices], data.train_y[indices]
+
+
+def _step(model: nn.Module, opt: RST, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
+    """Return the clean loss and the number of passes of one step."""
+    losses = []
+    for x, y in opt.passes(batch):
+        loss = cross_entropy(model(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    opt.step()
+    opt.zero_grad()
+    return losses[0], len(losses)
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Return the share of right answers in percent."""
+    model.eval()
+    right = int((model(x).argmax(1) == y).sum())
+    model.train()
+    return 100.0 * right / len(y)
+
+
+def _processor() -> str:
+    """Return the model of the processor, where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        if cpuinfo.exists()
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()
