@@ -32,10 +32,7 @@ def train(model, loss, steps, base, coins, rho, gamma):
     for micro_batches, heads in zip(steps, coins, strict=True):
         total = [None for _ in model.parameters()]
         for batch in micro_batches:
-            if heads:
-                grads = sharpness_aware_gradient(model, loss, batch, rho, gamma)
-            else:
-                grads = gradient(model, loss, batch)
+            grads = sharpness_aware_gradient(model, loss, batch, rho, gamma) if heads else gradient(model, loss, batch)
             total = [h if g is None else g if h is None else g + h for g, h in zip(total, grads, strict=True)]
         for w, g in zip(model.parameters(), total, strict=True):
             w.grad = g

@@ -10,9 +10,7 @@ from torch.nn.functional import mse_loss
 def network(seed=0, dtype=torch.float64):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1)).to(
-            dtype
-        )
+        return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1)).to(dtype)
 
 
 def noisy_network(seed=0):

@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 import torch
-from problems import batches, distance, identical, network, snapshot, train, train_plainly
 from torch import optim
 
+from problems import batches, distance, identical, network, snapshot, train, train_plainly
 from sharpless import RST, SAM, schedules
 
 BASES = {

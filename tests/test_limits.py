@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from problems import batches, identical, noisy_network, snapshot, train, train_plainly
 
+from problems import batches, identical, noisy_network, snapshot, train, train_plainly
 from sharpless import GRST, RST, SAM, schedules
 
 STEPS = batches(12, micro=2, dtype=torch.float32)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from problems import batches, network, train
 from torch.nn.functional import mse_loss
 
+from problems import batches, network, train
 from sharpless import GRST, RST, SAM, schedules
 from sharpless.coin import uniform
 
@@ -27,16 +27,11 @@ def test_clipping_acts_on_the_mixed_gradient():
     before = [p.detach().clone() for p in model.parameters()]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
     opt.step()
-    moved = (
-        sum(float(((p - b) ** 2).sum().detach()) for p, b in zip(model.parameters(), before, strict=True))
-        ** 0.5
-    )
+    moved = sum(float(((p - b) ** 2).sum().detach()) for p, b in zip(model.parameters(), before, strict=True)) ** 0.5
     assert moved == pytest.approx(0.05 * 1e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    "give_up", ["opt.zero_grad()", "opt.zero_grad(set_to_none=False)", "model.zero_grad()"]
-)
+@pytest.mark.parametrize("give_up", ["opt.zero_grad()", "opt.zero_grad(set_to_none=False)", "model.zero_grad()"])
 def test_a_step_that_is_skipped(give_up):
     """Sees a coin kept over two iterations when an overflow, say, made the loop skip `step`."""
     model = network()

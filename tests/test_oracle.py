@@ -1,12 +1,12 @@
 """sharpless against the paper, written out in tests/oracle.py, in float64."""
 
-import oracle
 import pytest
 import torch
-from problems import batches, distance, network, train
 from torch import nn
 from torch.nn.functional import mse_loss
 
+import oracle
+from problems import batches, distance, network, train
 from sharpless import GRST, RST, SAM
 from sharpless.coin import uniform
 

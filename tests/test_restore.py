@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from problems import batches, identical, network, noisy_network, snapshot, train
 from torch import nn
 from torch.nn.functional import mse_loss
 
+from problems import batches, identical, network, noisy_network, snapshot, train
 from sharpless import SAM
 
 ((X, Y),) = batches(1, dtype=torch.float32)[0]
@@ -100,14 +100,11 @@ def test_the_radius():
         model = network(dtype=dtype)
         before = [p.detach().clone() for p in model.parameters()]
         for x, y in (
-            loop := SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=2.0).passes(
-                (X.to(dtype), Y.to(dtype))
-            )
+            loop := SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=2.0).passes((X.to(dtype), Y.to(dtype)))
         ):
             (scale * mse_loss(model(x), y)).backward()
             moved = sum(
-                float((p.detach() - b).double().square().sum())
-                for p, b in zip(model.parameters(), before, strict=True)
+                float((p.detach() - b).double().square().sum()) for p, b in zip(model.parameters(), before, strict=True)
             )
         assert moved**0.5 == pytest.approx(2.0, rel=tolerance)
         del loop

@@ -40,7 +40,7 @@ schedules = st.recursive(
 P = [0.0, 0.1, 0.3, 0.5, 0.6, 0.9, 1.0]
 PAPER = {
     # name: (ours, the paper's p(t), its mean), for the parameter p
-    "constant": (lambda p: Constant(p), lambda p, t, total: p, lambda p: p),
+    "constant": (Constant, lambda p, t, total: p, lambda p: p),
     "piecewise1": (
         lambda p: Piecewise((0, 1), (p,)),
         lambda p, t, total: 0.0 if t <= p * total else 1.0,

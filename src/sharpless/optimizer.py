@@ -111,9 +111,7 @@ class RST(Optimizer):
         _check_base(base)
         self.schedule = schedule(p)
         if total_steps is None and self.schedule.needs_total_steps:
-            raise ValueError(
-                f"p = {self.schedule} varies over the run: give total_steps, the number of steps"
-            )
+            raise ValueError(f"p = {self.schedule} varies over the run: give total_steps, the number of steps")
         if total_steps is not None and total_steps < 1:
             raise ValueError(f"total_steps = {total_steps} is not a number of steps: give 1 or more")
         _check_not_negative("gamma", gamma)
@@ -431,9 +429,7 @@ class GRST(RST):
         if self.degree == 0:
             return 0.0
         if p == 0:
-            raise ValueError(
-                f"p = 0 throughout cannot have degree = {self.degree}: give a positive p, or degree = 0"
-            )
+            raise ValueError(f"p = 0 throughout cannot have degree = {self.degree}: give a positive p, or degree = 0")
         return self.degree / p
 
     def _gamma_at(self, p: float) -> float:
@@ -472,9 +468,7 @@ def _check_base(base: Optimizer) -> None:
     if isinstance(base, RST):
         raise TypeError("base is sharpness-aware already: wrap the plain optimizer")
     if inspect.signature(base.step).parameters["closure"].default is inspect.Parameter.empty:
-        raise TypeError(
-            f"{type(base).__name__} calls a closure of its own many times a step: choose another base"
-        )
+        raise TypeError(f"{type(base).__name__} calls a closure of its own many times a step: choose another base")
 
 
 def _lengths(batch: Any) -> Iterator[int]:

@@ -24,7 +24,7 @@ class Recipe:
     """One experiment: what all its runs have in common. The defaults show the paper's story in minutes.
 
     >>> Recipe(noise=0.0).describe("g-rst")
-    'G-RST, p = 0.5, γ = 2'
+    'G-RST, p=0.5, γ=2'
     """
 
     task: str = _option("digits", "the task: digits (8×8 handwritten digits, embedded in scikit-learn)")
@@ -45,7 +45,7 @@ class Recipe:
             (self.task == "digits", "task", "give digits"),
             (0 <= self.noise <= 1, "noise", "give a share in [0, 1]"),
             (self.epochs >= 1, "epochs", "give 1 or more"),
-            (self.batch_size >= 2, "batch_size", "give 2 or more"),
+            (2 <= self.batch_size <= 1297, "batch_size", "give 2 to 1297, the number of training examples"),
             (self.lr > 0, "lr", "give a positive number"),
             (self.momentum >= 0, "momentum", "give 0 or more"),
             (self.weight_decay >= 0, "weight_decay", "give 0 or more"),
@@ -83,9 +83,9 @@ class Recipe:
             case "sgd-long":
                 return f"SGD, {self.epochs_of(method)} epochs"
             case "rst":
-                return f"RST, p = {self.schedule(method)}"
+                return f"RST, p={self.schedule(method)}"
             case "g-rst":
-                return f"G-RST, p = {self.schedule(method)}, γ = {self.gamma_of(method):g}"
+                return f"G-RST, p={self.schedule(method)}, γ={self.gamma_of(method):g}"
             case _:
                 return method.upper()
 

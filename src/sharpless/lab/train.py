@@ -25,16 +25,9 @@ def train(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
 
     The seed decides the label noise, the initial weights, the order of the batches and the coins, and all
     of them are the same for every method: runs are paired by seed.
-
-    Raises:
-        ValueError: a batch is larger than the training set.
     """
     data = digits(recipe.noise, seed)
     steps_per_epoch = len(data.train_x) // recipe.batch_size
-    if steps_per_epoch == 0:
-        raise ValueError(
-            f"batch_size = {recipe.batch_size} is larger than the {len(data.train_x)} training examples: give less"
-        )
     epochs = recipe.epochs_of(method)
     steps = epochs * steps_per_epoch
 
@@ -74,7 +67,11 @@ def train(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
         "train_loss": train_loss,
         "test_accuracy": test_accuracy,
         "seconds": seconds,
-        "versions": {name: version(name) for name in ("sharpless", "torch")} | {"python": platform.python_version()},
+        "versions": {
+            "sharpless": version("sharpless"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "machine": {
             "system": platform.platform(),
             "processor": _processor(),

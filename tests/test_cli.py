@@ -1,0 +1,199 @@
+"""The command line, run as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sharpless.cli import main
+
+SHARPLESS = [sys.executable, "-c", "import sys; from sharpless.cli import main; sys.exit(main())"]
+QUICK = ["--epochs", "2", "--seeds", "2", "--methods", "sgd", "sam,g-rst"]
+
+
+def sharpless(*arguments, **options):
+    return subprocess.run(
+        [*SHARPLESS, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300, **options
+    )
+
+
+def run_files(folder):
+    return {path.name: path.read_bytes() for path in (folder / "runs").glob("*.json")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "digits"
+    return folder, sharpless("compare", *QUICK, "--out", folder)
+
+
+def test_compare(finished):
+    """Sees a table, a summary or a page that is missing, or that says something else than the run files."""
+    folder, ended = finished
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["task"] == "digits"
+    assert [method["method"] for method in summary["methods"]] == ["sgd", "sam", "g-rst"]
+    runs = {name: json.loads(text) for name, text in run_files(folder).items()}
+    assert sorted(runs) == sorted(f"{method}-seed{seed}.json" for method in ("sgd", "sam", "g-rst") for seed in (0, 1))
+    for method in summary["methods"]:
+        records = [record for record in runs.values() if record["method"] == method["method"]]
+        last = [record["test_accuracy"][-1] for record in records]
+        assert method["seeds"] == 2
+        assert method["accuracy"]["mean"] == pytest.approx(sum(last) / 2)
+        assert method["cost"] == pytest.approx(sum(record["passes"] for record in records) / 80)
+        assert f"{method['accuracy']['mean']:.1f}" in ended.stdout
+        assert method["label"] in ended.stdout
+    costs = {method["method"]: method["cost"] for method in summary["methods"]}
+    assert costs["sgd"] == 1.0
+    assert costs["sam"] == 2.0
+    assert 1.2 < costs["g-rst"] < 1.8
+    assert set(summary["methods"][2]) >= {"accuracy", "cost", "seconds", "versus_sam"}
+    assert set(summary["methods"][2]["versus_sam"]) == {"difference", "ci95", "non_inferior"}
+    assert "<svg" in (folder / "report.html").read_text()
+    assert max(map(len, ended.stdout.splitlines())) <= 80
+
+
+def test_started_again(finished):
+    """Sees a finished run repeated, a longer study that does not reuse it, or a summary that is not made anew."""
+    folder, _ = finished
+    before = run_files(folder)
+    (folder / "summary.json").unlink()
+    again = sharpless("compare", *QUICK, "--seeds", "3", "--methods", "rst,sgd", "--out", folder)
+    assert again.returncode == 0, again.stderr
+    after = run_files(folder)
+    assert before.items() <= after.items()
+    assert set(after) - set(before) == {"rst-seed0.json", "rst-seed1.json", "rst-seed2.json", "sgd-seed2.json"}
+    assert len(json.loads((folder / "summary.json").read_text())["methods"]) == 4
+
+
+def processes_of(group):
+    """The processes, zombies left aside, that belong to a process group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == group and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_and_continued(blow, tmp_path):
+    """Sees workers that live on, half-written files, finished runs lost or repeated, or a traceback at Ctrl-C."""
+    command = ["compare", "--epochs", "5", "--seeds", "3", "--methods", "sgd", "rst", "--out", tmp_path]
+    process = subprocess.Popen(
+        [*SHARPLESS, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    patience = time.monotonic() + 120
+    while len(run_files(tmp_path)) < 2 and time.monotonic() < patience:
+        time.sleep(0.05)
+    if blow is signal.SIGINT:
+        os.killpg(process.pid, blow)  # a terminal sends Ctrl-C to the whole group
+    else:
+        process.kill()
+    _, errors = process.communicate(timeout=60)
+    while processes_of(process.pid) and time.monotonic() < patience:
+        time.sleep(0.1)
+    assert not processes_of(process.pid)
+    kept = run_files(tmp_path)
+    assert 2 <= len(kept) < 6
+    for text in kept.values():
+        json.loads(text)
+    if blow is signal.SIGINT:
+        assert process.returncode == 130
+        assert f"interrupted; {len(kept)} of 6 runs are kept in {tmp_path}" in errors
+        assert "Traceback" not in errors
+    ended = sharpless(*command)
+    assert ended.returncode == 0, ended.stderr
+    assert f"{len(kept)} of 6 runs are in" in ended.stdout.replace("\n", " ")
+    after = run_files(tmp_path)
+    assert len(after) == 6
+    assert kept.items() <= after.items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "sgd", "sma"], "method 'sma' is unknown: choose from sgd, sgd-long, sam, rst, g-rst"),
+        (["--rho", "-1"], "rho = -1.0 is out of range"),
+        (["--p", "1.5"], "p = 1.5 is not a probability"),
+        (["--p", "linear:0,2"], "end = 2.0 is not a probability"),
+        (["--gamma", "2", "--degree", "1"], "exclude each other"),
+        (["--seeds", "0"], "seeds = 0 is out of range"),
+        (["--jobs", "0"], "jobs = 0 is out of range"),
+        (["--margin", "-1"], "margin = -1.0 is out of range"),
+        (["--noise", "2"], "noise = 2.0 is out of range"),
+    ],
+)
+def test_bad_options(arguments, message, tmp_path, capsys):
+    """Sees bad input found late, explained in more than a sentence, or after files were written."""
+    assert main(["compare", *arguments, "--out", str(tmp_path / "new")]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_with_another_experiment(finished, capsys):
+    """Sees runs of two experiments mixed in one folder, or the old ones lost."""
+    folder, _ = finished
+    before = run_files(folder)
+    assert main(["compare", *QUICK, "--rho", "0.5", "--out", str(folder)]) == 2
+    assert "holds another experiment (rho = 0.3 and not 0.5): choose another folder" in capsys.readouterr().err
+    (folder / "experiment.json").write_text("[]")
+    assert main(["compare", *QUICK, "--out", str(folder)]) == 2
+    assert "is not a recipe of this version" in capsys.readouterr().err
+    assert run_files(folder) == before
+
+
+def test_plan(capsys):
+    """Sees a plan whose numbers are not the schedule's, or a drawing that falls where p rises."""
+    assert main(["plan", "--schedule", "linear:0,1", "--steps", "1000", "--seconds-per-step", "0.36"]) == 0
+    text = capsys.readouterr().out
+    drawing = [line.partition("│")[2] for line in text.splitlines() if "│" in line]
+    assert [len(line.strip()) for line in drawing] == sorted(len(line.strip()) for line in drawing)
+    assert drawing[0].rstrip().endswith("█") or drawing[0].rstrip().endswith("▇")
+    assert "expected propagation count  1.5 gradients per step" in text.replace("1.4995", "1.5")
+    assert "499.5 ± 13 of 1000 expected" in text
+    assert "9 min 0 s (plain training 6 min 0 s, SAM 12 min 0 s)" in text
+    assert "γ for SAM's degree          2," in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--schedule", "linear:0,2", "--steps", "10"], "end = 2.0 is not a probability"),
+        (["--schedule", "0.5", "--steps", "0"], "steps = 0 is not a number of steps"),
+        (["--schedule", "0.5", "--steps", "9", "--seconds-per-step", "0"], "seconds-per-step = 0.0 is not a duration"),
+    ],
+)
+def test_bad_plans(arguments, message, capsys):
+    """Sees a plan made of nonsense."""
+    assert main(["plan", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_the_laboratory():
+    """Sees a traceback where an extra is missing, or `plan` asking for more than torch."""
+    blind = "import sys; sys.modules.update({m: None for m in ('sklearn', 'rich', 'matplotlib', 'jinja2', 'scipy')}); "
+    code = blind + "from sharpless.cli import main; sys.exit(main())"
+    ended = subprocess.run([sys.executable, "-c", code, "compare"], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "pip install 'sharpless[lab]'" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    plan = [sys.executable, "-c", code, "plan", "--schedule", "0.5", "--steps", "9"]
+    assert subprocess.run(plan, capture_output=True, check=False).returncode == 0
