@@ -134,7 +134,7 @@ def test_stopped_and_continued(blow, tmp_path):
         (["--gamma", "2", "--degree", "1"], "exclude each other"),
         (["--seeds", "0"], "seeds = 0 is out of range"),
         (["--jobs", "0"], "jobs = 0 is out of range"),
-        (["--margin", "-1"], "margin = -1.0 is out of range"),
+        (["--margin", "0"], "margin = 0.0 is out of range"),
         (["--noise", "2"], "noise = 2.0 is out of range"),
     ],
 )

@@ -86,8 +86,8 @@ def _compare(options: argparse.Namespace) -> int:
     methods = [method for listed in options.methods for method in listed.split(",")]
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     jobs = available_cores() if options.jobs is None else options.jobs
-    if not 0 <= options.margin < math.inf:
-        raise ValueError(f"margin = {options.margin} is out of range: give a finite number of points, 0 or more")
+    if not 0 < options.margin < math.inf:
+        raise ValueError(f"margin = {options.margin} is out of range: give a positive number of points")
     comparison = Comparison(recipe, methods, options.seeds, options.out, jobs)
     if comparison.finished:
         read_runs(options.out)  # a file that cannot be read is better found now than after the last run

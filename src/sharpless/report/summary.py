@@ -1,0 +1,105 @@
+"""What each method buys and what it costs: the statistics of a comparison."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, mean, stdev
+from typing import Any
+
+from scipy import stats
+
+from sharpless.report.runs import Run, by_method
+
+__all__ = ["summarize"]
+
+
+def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
+    """Return the statistics of a comparison, ready for JSON.
+
+    Differences are paired by seed and intervals are 95 % t-intervals. A method is non-inferior to SAM when
+    the lower end of the interval of its difference lies above -`margin`. What one seed cannot say is None.
+
+    Args:
+        runs: the runs of one experiment, as `read_runs` returns them.
+        margin: the accuracy, in percentage points, whose loss would still count as keeping up with SAM.
+
+    Returns:
+        The task, the recipe, the margin, whether SAM beats SGD, one entry per method, and what ran where.
+
+    Raises:
+        ValueError: `margin` is not a positive number, or there are no runs.
+    """
+    if not 0.0 < margin < math.inf:
+        raise ValueError(f"margin = {margin} is no margin: give a positive number of percentage points")
+    if not runs:
+        raise ValueError("runs is empty: give the runs of a comparison, as read_runs returns them")
+    methods = by_method(runs)
+    sam = _accuracy_by_seed(methods.get("sam", []))
+    advantage = _paired(sam, _accuracy_by_seed(methods.get("sgd", [])))
+    return {
+        "task": runs[0].recipe.get("task"),
+        "recipe": runs[0].recipe,
+        "margin": margin,
+        "sam_beats_sgd": {**advantage, "verdict": _exceeds(advantage, 0.0)},
+        "methods": [_describe(group, sam, margin) for group in methods.values()],
+        "versions": distinct(run.versions for run in runs),
+        "machines": distinct(run.machine for run in runs),
+    }
+
+
+def distinct(descriptions: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return each different description once.
+
+    >>> distinct([{"torch": "2.6"}, {"torch": "2.6"}, {"torch": "2.7"}])
+    [{'torch': '2.6'}, {'torch': '2.7'}]
+    """
+    return [found for i, found in enumerate(every := list(descriptions)) if found not in every[:i]]
+
+
+def _describe(runs: Sequence[Run], sam: Mapping[int, float], margin: float) -> dict[str, Any]:
+    method = runs[0].method
+    seconds = _estimate([run.seconds for run in runs])
+    versus_sam = None
+    if sam and method != "sam":
+        difference = _paired(_accuracy_by_seed(runs), sam)
+        versus_sam = {**difference, "non_inferior": _exceeds(difference, -margin)}
+    return {
+        "method": method,
+        "label": runs[0].label,
+        "seeds": len(runs),
+        "accuracy": _estimate([run.accuracy for run in runs]),
+        "cost": fmean(run.passes for run in runs) / fmean(run.plain_passes for run in runs),
+        "seconds": {"mean": seconds["mean"], "std": seconds["std"]},
+        "steps": mean(run.steps for run in runs),
+        "sharp_steps": mean(len(run.sharp_steps) for run in runs),
+        "passes": fmean(run.passes for run in runs),
+        "versus_sam": versus_sam,
+    }
+
+
+def _accuracy_by_seed(runs: Sequence[Run]) -> dict[int, float]:
+    return {run.seed: run.accuracy for run in runs}
+
+
+def _estimate(values: Sequence[float]) -> dict[str, Any]:
+    center = fmean(values)
+    if len(values) == 1:
+        return {"mean": center, "std": None, "ci95": None}
+    spread = stdev(values)
+    # Not stats.t.interval: it answers nan where all values are equal.
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+    return {"mean": center, "std": spread, "ci95": [center - half, center + half]}
+
+
+def _paired(left: Mapping[int, float], right: Mapping[int, float]) -> dict[str, Any]:
+    """Return left - right over the seeds that both have."""
+    differences = [left[seed] - right[seed] for seed in sorted(left.keys() & right.keys())]
+    if not differences:
+        return {"difference": None, "ci95": None}
+    estimate = _estimate(differences)
+    return {"difference": estimate["mean"], "ci95": estimate["ci95"]}
+
+
+def _exceeds(difference: Mapping[str, Any], bound: float) -> bool | None:
+    """Return whether the whole interval lies above `bound`, None where there is no interval."""
+    interval = difference["ci95"]
+    return None if interval is None else interval[0] > bound

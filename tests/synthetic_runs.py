@@ -1,0 +1,85 @@
+"""Runs of a comparison that nobody trained: run files with numbers made up by formula."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+METHODS: dict[str, dict[str, Any]] = {
+    "sgd": {"label": "SGD", "schedule": "0", "gamma": 1.0, "epochs": 30, "accuracy": 84.0, "spread": 1.6},
+    "sgd-long": {
+        "label": "SGD, 45 epochs",
+        "schedule": "0",
+        "gamma": 1.0,
+        "epochs": 45,
+        "accuracy": 85.0,
+        "spread": 1.6,
+    },
+    "sam": {"label": "SAM", "schedule": "1", "gamma": 1.0, "epochs": 30, "accuracy": 97.4, "spread": 0.2},
+    "rst": {
+        "label": "RST, p = 0.5",
+        "schedule": "0.5",
+        "gamma": 1.0,
+        "epochs": 30,
+        "accuracy": 91.8,
+        "spread": 1.2,
+    },
+    "g-rst": {
+        "label": "G-RST, p = 0.5, γ = 2",
+        "schedule": "0.5",
+        "gamma": 2.0,
+        "epochs": 30,
+        "accuracy": 97.4,
+        "spread": 0.4,
+    },
+}
+STEPS_PER_EPOCH = 20
+RECIPE = {
+    "task": "digits", "noise": 0.3, "epochs": 30, "batch_size": 64, "lr": 0.05, "momentum": 0.9,
+    "weight_decay": 0.0005, "rho": 0.3, "p": "0.5", "degree": 1.0, "gamma": None,
+}  # fmt: skip
+
+
+def make_record(method: str, seed: int, /, **changes: Any) -> dict[str, Any]:
+    """Return the record of one run; `changes` replace fields of it."""
+    told = METHODS[method]
+    chance = float(told["schedule"])
+    steps = told["epochs"] * STEPS_PER_EPOCH
+    coin = random.Random(seed)  # the same for all methods, like the library's
+    sharp_steps = [step for step in range(steps) if coin.random() < chance]
+    generator = random.Random(f"{method} {seed}")
+    final = told["accuracy"] + told["spread"] * generator.uniform(-1, 1)
+    progress = [(epoch + 1) / told["epochs"] for epoch in range(told["epochs"])]
+    return {
+        "method": method,
+        "seed": seed,
+        "label": told["label"],
+        "recipe": RECIPE,
+        "epochs": told["epochs"],
+        "steps": steps,
+        "schedule": told["schedule"],
+        "gamma": told["gamma"],
+        "sharp_steps": sharp_steps,
+        "passes": float(steps + len(sharp_steps)),
+        "plain_passes": float(RECIPE["epochs"] * STEPS_PER_EPOCH),
+        "train_loss": [2.3 - final / 65 + 1.3 * math.exp(-4 * u) + 0.02 * generator.random() for u in progress],
+        "test_accuracy": [final - 60 * math.exp(-9 * u) * (1 - u) for u in progress],
+        "seconds": 0.005 * (steps + len(sharp_steps)) * generator.uniform(0.95, 1.1),
+        "versions": {"sharpless": "0.1.0", "torch": "2.14.1", "python": "3.11.7"},
+        "machine": {"system": "Linux", "processor": "x86_64", "cores": 2, "threads": 1},
+    } | changes
+
+
+def write_records(folder: Path, records: list[dict[str, Any]]) -> Path:
+    """Write one file a run into `folder`/runs, as `sharpless compare` does, and return `folder`."""
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    for record in records:
+        path = folder / "runs" / f"{record['method']}-seed{record['seed']}.json"
+        path.write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+def make_folder(folder: Path, methods: tuple[str, ...] = tuple(METHODS), seeds: int = 5) -> Path:
+    """Write a whole comparison into `folder` and return it."""
+    return write_records(folder, [make_record(method, seed) for method in methods for seed in range(seeds)])

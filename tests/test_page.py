@@ -1,0 +1,140 @@
+"""The report in a real browser: laid out, readable, without overflow. Run with `pytest -m page`; needs chromium."""
+
+import json
+import re
+import shutil
+import struct
+import subprocess
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sharpless.report.html import render
+from sharpless.report.runs import read_runs
+from sharpless.report.summary import summarize
+from synthetic_runs import make_folder
+
+pytestmark = pytest.mark.page
+
+MEASURE = """
+<script>
+addEventListener("load", () => {
+  const box = (element) => {
+    const { x, y, width, height } = element.getBoundingClientRect();
+    return { x, y, width, height, text: element.textContent.trim() };
+  };
+  const figures = [...document.querySelectorAll("figure svg")].map((svg) => ({
+    ...box(svg),
+    name: svg.getAttribute("aria-label"),
+    texts: [...svg.querySelectorAll("text")].map((text) => ({
+      ...box(text),
+      size: parseFloat(getComputedStyle(text).fontSize) * svg.getScreenCTM().a,
+    })),
+  }));
+  const layout = { width: document.documentElement.scrollWidth, view: innerWidth, figures };
+  parent.postMessage(JSON.stringify(layout), "*");
+});
+</script>
+"""
+# A frame, because headless Chromium has no window as narrow as a phone.
+FRAME = """
+<!doctype html><body style="margin: 0"><pre hidden></pre>
+<iframe src="measured.html" style="width: {width}px; height: 6000px; border: 0"></iframe>
+<script>
+addEventListener("message", (event) => {{ document.querySelector("pre").textContent = event.data; }});
+</script>
+"""
+
+
+def chromium(*arguments: str, profile: Path) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.fail("chromium is not on the PATH: install it, or leave these tests out with -m 'not page'")
+    switches = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
+        "--virtual-time-budget=5000", f"--user-data-dir={profile}",
+    ]  # fmt: skip
+    return subprocess.run([program, *switches, *arguments], capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = make_folder(tmp_path_factory.mktemp("comparison"))
+    runs = read_runs(folder)
+    page = render(runs, summarize(runs))
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    (folder / "measured.html").write_text(page.replace("</body>", f"{MEASURE}</body>"), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module", params=[1200, 390])
+def layout(request, folder):
+    """What the browser made of the page in a view of this width."""
+    frame = folder / f"frame-{request.param}.html"
+    frame.write_text(FRAME.format(width=request.param), encoding="utf-8")
+    answer = chromium("--dump-dom", "--window-size=1300,6000", frame.as_uri(), profile=folder / "profile")
+    measured: dict[str, Any] = json.loads(unescape(re.search(r"<pre[^>]*>(.*?)</pre>", answer.stdout)[1]))
+    assert measured["view"] == request.param
+    return measured
+
+
+def test_no_sideways_scroll(layout):
+    """Sees: a table, a figure or a long word that makes the whole page wider than the screen."""
+    assert layout["width"] <= layout["view"]
+
+
+def test_figures_are_laid_out(layout):
+    """Sees: a figure of no height, one that is cut at the edge, and letters too small to read on a phone."""
+    assert len(layout["figures"]) == 5
+    for figure in layout["figures"]:
+        assert figure["width"] >= 300
+        assert figure["height"] >= 100
+        assert figure["x"] >= 0
+        assert figure["x"] + figure["width"] <= layout["view"]
+        assert min(text["size"] for text in figure["texts"]) >= 9
+
+
+def test_no_text_is_covered_or_cut(layout):
+    """Sees: labels over each other or beyond the figure, with the fonts that the browser really has."""
+    for figure in layout["figures"]:
+        for i, text in enumerate(figure["texts"]):
+            assert inside(text, figure), text["text"]
+            over = [other["text"] for other in figure["texts"][:i] if overlap(text, other)]
+            assert not over, f"{figure['name']}: {text['text']!r} over {over}"
+
+
+def inside(text: dict[str, Any], figure: dict[str, Any]) -> bool:
+    return (
+        text["x"] >= figure["x"] - 1
+        and text["y"] >= figure["y"] - 1
+        and text["x"] + text["width"] <= figure["x"] + figure["width"] + 1
+        and text["y"] + text["height"] <= figure["y"] + figure["height"] + 1
+    )
+
+
+def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two texts touch; the empty upper and lower fifth of a line box does not count."""
+    sideways = min(one["x"] + one["width"], other["x"] + other["width"]) - max(one["x"], other["x"])
+    upright = min(one["y"] + one["height"], other["y"] + other["height"]) - max(one["y"], other["y"])
+    return sideways > 0 and upright > 0.4 * min(one["height"], other["height"])
+
+
+def test_console_is_silent(folder):
+    """Sees: an error or a warning that the browser writes about the page."""
+    answer = chromium("--dump-dom", (folder / "report.html").as_uri(), profile=folder / "profile")
+    assert "How the numbers are made" in answer.stdout
+    assert "CONSOLE" not in answer.stderr
+
+
+@pytest.mark.parametrize("width", [1200, 500])
+def test_page_is_painted(folder, width):
+    """Sees: a page that is laid out but stays blank."""
+    shot = folder / f"{width}.png"
+    page = (folder / "report.html").as_uri()
+    chromium(f"--screenshot={shot}", f"--window-size={width},2000", page, profile=folder / "profile")
+    image = shot.read_bytes()
+    assert struct.unpack(">II", image[16:24]) == (width, 2000)
+    assert len(image) > 50_000
