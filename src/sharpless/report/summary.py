@@ -52,7 +52,11 @@ def distinct(descriptions: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
     >>> distinct([{"torch": "2.6"}, {"torch": "2.6"}, {"torch": "2.7"}])
     [{'torch': '2.6'}, {'torch': '2.7'}]
     """
-    return [found for i, found in enumerate(every := list(descriptions)) if found not in every[:i]]
+    found: list[Mapping[str, Any]] = []
+    for description in descriptions:
+        if description not in found:
+            found.append(description)
+    return found
 
 
 def _describe(runs: Sequence[Run], sam: Mapping[int, float], margin: float) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""The README says what is so."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_lines_of_user_code():
+    """Sees an example that a user cannot run."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    loader = [(torch.randn(16, 1, 8, 8), torch.randint(10, (16,)))] * 20
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        names = {"model": model, "loader": loader, "loss_fn": nn.CrossEntropyLoss(), "epochs": 2, "torch": torch}
+        exec(compile(example, "README.md", "exec"), names)
+        assert names["opt"].cost.steps == 40
+
+
+def test_the_table():
+    """Sees a figure in the README that is not the one in the committed results file."""
+    summary = json.loads((ROOT / "benchmarks/results/compare-digits.json").read_text(encoding="utf-8"))
+    for method in summary["methods"]:
+        accuracy, versus = method["accuracy"], method["versus_sam"]
+        cells = [method["label"], f"{accuracy['mean']:.1f} ± {accuracy['std']:.1f}", f"{method['cost']:.2f}"]
+        cells.append(f"{method['seconds']['mean']:.1f}")
+        if versus:
+            low, high = versus["ci95"]
+            cells.append(f"{versus['difference']:+.1f} [{low:+.1f}, {high:+.1f}]")
+        row = next(line for line in README.splitlines() if line.startswith(f"| {method['label']} |"))
+        assert all(f"| {cell} |" in row for cell in cells), (row, cells)
+
+
+def test_what_it_links_to():
+    """Sees a link to a file that is not there."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
