@@ -1,5 +1,6 @@
 """One run: train a recipe with one method and one seed, and return the record of it."""
 
+import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -73,8 +74,9 @@ def train(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "machine": {
-            "system": platform.platform(),
+            "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
+            "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
         },
     }
