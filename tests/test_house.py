@@ -14,8 +14,8 @@ SOURCE = Path(sharpless.__file__).parent
 FLOORS = [
     {"schedules", "coin"},
     {"cost"},
-    {"weights", "gradients"},
-    {"ascent"},
+    {"weights"},
+    {"gradients", "ascent"},
     {"optimizer"},
     {"lab", "report"},
     {"cli"},

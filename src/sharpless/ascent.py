@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sharpless.weights import buckets, global_norm
+from sharpless.weights import buckets, global_norm, local
 
 __all__ = ["sam"]
 
@@ -22,7 +22,7 @@ def sam(weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float]
         rho: the radius for each of them.
 
     Returns:
-        ε, one tensor for each weight. A zero gradient gives a zero perturbation.
+        ε, one tensor for each weight, of DTensors the shards on this rank. A zero gradient gives zeros.
 
     >>> sam([torch.zeros(2)], [torch.tensor([3.0, 4.0])], [0.1])
     [tensor([0.0600, 0.0800])]
@@ -30,9 +30,9 @@ def sam(weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float]
     [tensor([0., 0.])]
     """
     norm = global_norm(grads).clamp_min(_SMALLEST_NORM)
-    eps: list[Tensor] = list(grads)
-    for (device, dtype, radius), where in buckets(grads, rho).items():
-        scale = (radius / norm).to(device, dtype)
-        for i, tensor in zip(where, torch._foreach_mul([grads[i] for i in where], scale), strict=True):
+    eps = [local(grad) for grad in grads]
+    for (device, dtype, _), where in buckets(grads, rho).items():
+        scale = (rho[where[0]] / norm).to(device, dtype)
+        for i, tensor in zip(where, torch._foreach_mul([eps[i] for i in where], scale), strict=True):
             eps[i] = tensor
     return eps

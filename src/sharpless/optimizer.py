@@ -16,7 +16,7 @@ from sharpless import ascent, gradients
 from sharpless.coin import uniform
 from sharpless.cost import Cost
 from sharpless.schedules import Schedule, schedule
-from sharpless.weights import Noise, displaced, frozen_statistics
+from sharpless.weights import Noise, displaced, frozen_statistics, local, placed_as
 
 __all__ = ["GRST", "RST", "SAM"]
 
@@ -307,7 +307,7 @@ class RST(Optimizer):
         parameters = self._parameters()
         noise = self._noise(parameters)
         kept = gradients.take(parameters)  # of earlier micro-batches
-        cleared = gradients.watch_for_clearing(parameters)
+        cleared = gradients.watch_for_clearing(parameters, in_buckets=isinstance(self.model, DistributedDataParallel))
         self._cleared = False
 
         with self._unsynchronized():
@@ -352,13 +352,14 @@ class RST(Optimizer):
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
+    @torch.no_grad()
     def _perturbation(self) -> tuple[list[Tensor], list[Tensor]]:
         weights, grads, rho = [], [], []
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and group[self._rho_key] > 0:
-                    weights.append(parameter)
-                    grads.append(parameter.grad.detach())
+                    weights.append(local(parameter))
+                    grads.append(placed_as(parameter, parameter.grad.detach()))
                     rho.append(group[self._rho_key])
         return weights, ascent.sam(weights, grads, rho) if weights else []
 

@@ -4,19 +4,34 @@ Everything here works in place, waits for no device, and undoes itself whatever 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["Noise", "buckets", "displaced", "frozen_statistics", "global_norm"]
+__all__ = ["Noise", "buckets", "displaced", "frozen_statistics", "global_norm", "local", "placed_as"]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the shard of a DTensor that is on this rank, with the same storage; a plain tensor as it is."""
+    shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return shard
+
+
+def placed_as(weight: Any, grad: Any) -> Tensor:
+    """Return `grad` sharded as `weight` is: under tensor parallelism it may still be a partial sum."""
+    if hasattr(grad, "to_local") and grad.placements != weight.placements:
+        grad = grad.redistribute(placements=weight.placements)
+    shards: Tensor = grad
+    return shards
 
 
 def buckets(
-    tensors: Sequence[Tensor], values: Sequence[float]
-) -> dict[tuple[torch.device, torch.dtype, float], list[int]]:
+    tensors: Sequence[Tensor], values: Sequence[Hashable]
+) -> dict[tuple[torch.device, torch.dtype, Hashable], list[int]]:
     """Return the indices of `tensors` by device, dtype and value: what one foreach call can work on."""
     where = defaultdict(list)
     for i, (tensor, value) in enumerate(zip(tensors, values, strict=True)):
@@ -25,7 +40,7 @@ def buckets(
 
 
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the L2 norm over all `tensors` as a 0-dim tensor on the first one's device.
+    """Return the L2 norm over all `tensors`, over all shards of DTensors, as a 0-dim tensor.
 
     Sums are kept in float32, or in float64 for float64 tensors, also where the tensors are half precision.
 
@@ -33,12 +48,28 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     tensor(5.)
     """
     norms = []
-    for (_, dtype, _), where in buckets(tensors, [0.0] * len(tensors)).items():
+    for (_, dtype, layout), where in buckets(tensors, [_layout(tensor) for tensor in tensors]).items():
         precision = torch.promote_types(dtype, torch.float32)
-        parts = torch._foreach_norm([tensors[i] for i in where], 2, dtype=precision)
-        norms.append(torch.linalg.vector_norm(torch.stack(parts)).to(tensors[0].device))
-    norm: Tensor = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        parts = torch._foreach_norm([local(tensors[i]) for i in where], 2, dtype=precision)
+        norm = _over_shards(torch.linalg.vector_norm(torch.stack(parts)), layout)
+        norms.append(norm.to(tensors[0].device))
+    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
     return norm
+
+
+def _layout(tensor: Any) -> Any:
+    return (tensor.device_mesh, tensor.placements) if hasattr(tensor, "to_local") else None
+
+
+def _over_shards(norm: Tensor, layout: Any) -> Tensor:
+    """Return the norm of DTensors of one layout from that of their shards on this rank."""
+    if layout is None:
+        return norm
+    from torch.distributed.tensor import DTensor, Partial, Replicate  # noqa: PLC0415  (a second, and rarely needed)
+
+    mesh, placements = layout
+    summed = [Replicate() if placement.is_replicate() else Partial() for placement in placements]
+    return DTensor.from_local(norm.square(), mesh, summed).full_tensor().sqrt()
 
 
 @contextmanager

@@ -1,0 +1,290 @@
+"""What runs on the ranks of tests/test_distributed.py: sharpless against one process on the union of the data."""
+
+import copy
+import json
+import tempfile
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.checkpoint import load, save
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
+from torch.nn.functional import mse_loss
+from torch.nn.parallel import DistributedDataParallel
+
+import oracle
+from problems import batches, distance, network
+from sharpless import RST, schedules
+from sharpless.coin import uniform
+
+STEPS, RHO, P, SEED = 6, 0.1, 0.6, 3
+COINS = [uniform(SEED, step) < P for step in range(STEPS)]
+assert 1 < sum(COINS) < STEPS
+
+
+def run(folder, world, cases):
+    """Run cases, name → (function, options), one after the other on `world` gloo ranks of this machine.
+
+    Returns:
+        name → the traceback of the first rank that failed, "" where none did.
+    """
+    store = Path(tempfile.mkdtemp(dir=folder))
+    torch.multiprocessing.spawn(_rank, (world, store, cases), nprocs=world)
+    outcomes = [json.loads((store / f"{rank}.json").read_text()) for rank in range(world)]
+    return {name: next((of[name] for of in outcomes if of[name]), "") for name in cases}
+
+
+def _rank(rank, world, store, cases):
+    torch.set_num_threads(1)
+    method, patience = f"file://{store / 'rendezvous'}", timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=method, rank=rank, world_size=world, timeout=patience)
+    outcomes = {}
+    for name, (case, options) in cases.items():
+        try:
+            case(**options)
+            outcomes[name] = ""
+        except Exception:
+            outcomes[name] = traceback.format_exc()
+    (store / f"{rank}.json").write_text(json.dumps(outcomes))
+    dist.destroy_process_group()
+
+
+def share(steps, rank, world):
+    """The micro-batches of one rank: its share of each batch."""
+    return [[(x.chunk(world)[rank], y.chunk(world)[rank]) for x, y in micro] for micro in steps]
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+
+
+def wrap(model, gamma, **options):
+    return RST(sgd(model), p=P, rho=RHO, gamma=gamma, seed=SEED, model=model, **options)
+
+
+def climb_each_alone(model, steps, gamma, world):
+    """One process: the mean over ranks of what each computes on its share, climbing along its own gradient."""
+    base = sgd(model)
+    for micro, heads in zip(steps, COINS, strict=True):
+        for p in model.parameters():
+            p.grad = None
+        for rank in range(world):
+            for batch in share([micro], rank, world)[0]:
+                model.calls = 0
+                if heads:
+                    grads = oracle.sharpness_aware_gradient(model, mse_loss, batch, RHO, gamma)
+                else:
+                    grads = oracle.gradient(model, mse_loss, batch)
+                for p, g in zip(model.parameters(), grads, strict=True):
+                    if g is not None:
+                        p.grad = g / world if p.grad is None else p.grad + g / world
+        base.step()
+
+
+class Gated(nn.Module):
+    """A network whose second branch takes part in every other pass only."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.first, self.second = network(0), network(1), network(2)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.trunk(x) + (self.first(x) if self.calls % 2 else self.second(x))
+
+
+def ddp(gamma, micro=1, make=network, hook=None, **options):
+    """DDP, each rank climbing alone: the reference, and one all-reduce a step."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    steps = batches(STEPS, micro, size=8)
+    ours = make()
+    theirs = copy.deepcopy(ours)
+    parallel = DistributedDataParallel(ours, **options)
+    reductions = []
+
+    def counting_hook(state, bucket):
+        reductions.append(bucket.index())
+        return allreduce_hook(None, bucket)
+
+    parallel.register_comm_hook(None, counting_hook)
+    opt = wrap(parallel, gamma)
+    for batches_of_step in share(steps, rank, world):
+        *first, last = batches_of_step
+        with parallel.no_sync():
+            for batch in first:
+                ours.calls = 0
+                for x, y in opt.passes(batch):
+                    mse_loss(parallel(x), y).backward()
+        ours.calls = 0
+        for x, y in opt.passes(last):
+            mse_loss(parallel(x), y).backward()
+        opt.step()
+        opt.zero_grad()
+    climb_each_alone(theirs, steps, gamma, world)
+    assert distance(ours, theirs) < 1e-12, distance(ours, theirs)
+    assert reductions.count(0) == STEPS, reductions
+
+
+def ddp_gated(gamma):
+    """Parameters that no pass, or one pass only, goes through."""
+    ddp(gamma, make=Gated, find_unused_parameters=True)
+
+
+def ddp_synchronized(gamma, through_closure=False):
+    """DDP with a synchronized perturbation: one process on the union of the data."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    steps = batches(STEPS, size=8)
+    ours, theirs = network(), network()
+    parallel = DistributedDataParallel(ours)
+    opt = wrap(parallel, gamma, climb_locally=False)
+    for (batch,) in share(steps, rank, world):
+        x, y = batch
+
+        def closure(x=x, y=y):
+            opt.zero_grad()
+            loss = mse_loss(parallel(x), y)
+            loss.backward()
+            return loss
+
+        if through_closure:
+            opt.step(closure)
+            continue
+        for a, b in opt.passes(batch):
+            mse_loss(parallel(a), b).backward()
+        opt.step()
+        opt.zero_grad()
+    oracle.train(theirs, mse_loss, steps, sgd(theirs), COINS, RHO, gamma)
+    assert distance(ours, theirs) < 1e-12, distance(ours, theirs)
+
+
+def ddp_closure_that_clears():
+    """A clean gradient that would never be reduced: one sentence, and the weights are back."""
+    ours = network()
+    parallel = DistributedDataParallel(ours)
+    before = copy.deepcopy(ours)
+    opt = RST(sgd(parallel), p=1.0, rho=RHO, gamma=2.0, model=parallel)
+    ((x, y),) = batches(1, size=8)[0]
+
+    def closure():
+        opt.zero_grad()
+        loss = mse_loss(parallel(x), y)
+        loss.backward()
+        return loss
+
+    with pytest.raises(RuntimeError, match="climb_locally=False"):
+        opt.step(closure)
+    assert distance(ours, before) == 0
+
+
+def gathered(model):
+    """A plain copy of a model whose parameters may be sharded."""
+    plain = network(dtype=next(model.parameters()).dtype)
+    with torch.no_grad():
+        for p, q in zip(plain.parameters(), model.parameters(), strict=True):
+            p.copy_(q.full_tensor() if isinstance(q, DTensor) else q)
+    return plain
+
+
+def train(model, opt, steps):
+    for micro in steps:
+        for batch in micro:
+            for x, y in opt.passes(batch):
+                mse_loss(model(x), y).backward()
+        opt.step()
+        opt.zero_grad()
+
+
+def sharded(mesh=None, **options):
+    model = network()
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh, **options)
+    return fully_shard(model, mesh=mesh, **options)
+
+
+def fsdp(gamma, micro=1, kind="plain"):
+    """FSDP2: one process on the union of the data."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    steps = batches(STEPS, micro, size=8)
+    theirs = network()
+    options = {"offload_policy": CPUOffloadPolicy(pin_memory=False)} if kind == "offload" else {}
+    tolerance = 1e-12
+    if kind == "mixed":
+        options = {"mp_policy": MixedPrecisionPolicy(param_dtype=torch.float32, reduce_dtype=torch.float64)}
+        tolerance = 1e-5
+    if kind == "hybrid":
+        mesh = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("replicate", "shard"))
+    else:
+        mesh = init_device_mesh("cpu", (world,))
+    ours = sharded(mesh, **options)
+    storage = [p.to_local().data_ptr() for p in ours.parameters()]
+    train(ours, wrap(ours, gamma), share(steps, rank, world))
+    oracle.train(theirs, mse_loss, steps, sgd(theirs), COINS, RHO, gamma)
+    far = distance(gathered(ours), theirs)
+    assert far < tolerance, far
+    assert kind == "mixed" or storage == [p.to_local().data_ptr() for p in ours.parameters()]
+
+
+def tensor_parallel(gamma, sequence=False):
+    """DTensors of tensor parallelism, replicated ones whose gradients are partial sums among them."""
+    world = dist.get_world_size()
+    steps = batches(STEPS, size=8)
+    torch.manual_seed(0)
+    layers = [nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4), nn.LayerNorm(4), nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)]
+    theirs = nn.Sequential(*layers).double()
+    ours = copy.deepcopy(theirs)
+    plan = {"0": ColwiseParallel(), "2": RowwiseParallel(), "4": ColwiseParallel(), "6": RowwiseParallel()}
+    if sequence:
+        plan |= {
+            "2": RowwiseParallel(output_layouts=Shard(0)),
+            "3": SequenceParallel(sequence_dim=0, use_local_output=True),
+            "4": ColwiseParallel(input_layouts=Shard(0)),
+        }
+    parallelize_module(ours, init_device_mesh("cpu", (world,)), plan)
+    train(ours, wrap(ours, gamma), steps)
+    oracle.train(theirs, mse_loss, steps, sgd(theirs), COINS, RHO, gamma)
+    with torch.no_grad():
+        for p, q in zip(theirs.parameters(), ours.parameters(), strict=True):
+            whole = q.full_tensor() if isinstance(q, DTensor) else q
+            torch.testing.assert_close(whole, p, rtol=1e-12, atol=1e-13)
+
+
+SCHEDULE = {"p": schedules.Linear(0.3, 0.9), "total_steps": STEPS, "rho": RHO, "gamma": 2.0}
+
+
+def checkpoint_first_half(folder):
+    """Train half of a run under FSDP2 and save a distributed checkpoint."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    model = sharded()
+    opt = RST(sgd(model), **SCHEDULE, seed=SEED, model=model)
+    train(model, opt, share(batches(STEPS, size=8)[: STEPS // 2], rank, world))
+    weights, state = get_state_dict(model, opt)
+    save({"model": weights, "optimizer": state}, checkpoint_id=folder)
+
+
+def checkpoint_second_half(folder):
+    """Load it on another number of ranks and go on: the run in one process that never stopped."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    model = sharded()
+    opt = RST(sgd(model), **SCHEDULE, seed=99, model=model)
+    weights, state = get_state_dict(model, opt)
+    load({"model": weights, "optimizer": state}, checkpoint_id=folder)
+    set_state_dict(model, opt, model_state_dict=weights, optim_state_dict=state)
+    assert opt.cost.steps == STEPS // 2
+    train(model, opt, share(batches(STEPS, size=8)[STEPS // 2 :], rank, world))
+    whole = network()
+    opt_of_whole = RST(sgd(whole), **SCHEDULE, seed=SEED)
+    train(whole, opt_of_whole, batches(STEPS, size=8))
+    assert distance(gathered(model), whole) < 1e-12
+    assert opt.cost == opt_of_whole.cost

@@ -1,0 +1,59 @@
+"""Several gloo ranks against one process that sees the union of the data. The cases are in tests/ranks.py."""
+
+import pytest
+
+import ranks
+
+CASES = {
+    2: {
+        # Ranks that climb along a shared gradient, a second all-reduce, a clean gradient that is not reduced:
+        "DDP, SAM": (ranks.ddp, {"gamma": 1.0}),
+        "DDP, G-RST": (ranks.ddp, {"gamma": 2.0}),
+        "DDP, micro-batches": (ranks.ddp, {"gamma": 2.0, "micro": 3}),
+        "DDP, buckets as views, SAM": (ranks.ddp, {"gamma": 1.0, "micro": 2, "gradient_as_bucket_view": True}),
+        "DDP, buckets as views": (ranks.ddp, {"gamma": 2.0, "micro": 2, "gradient_as_bucket_view": True}),
+        "DDP, static graph": (ranks.ddp, {"gamma": 2.0, "static_graph": True}),
+        # A hang, or a lost gradient, where a pass leaves parameters out:
+        "DDP, unused parameters": (ranks.ddp_gated, {"gamma": 2.0}),
+        # Ranks that climb alone although they should not:
+        "DDP, synchronized": (ranks.ddp_synchronized, {"gamma": 2.0}),
+        "DDP, synchronized, closure": (ranks.ddp_synchronized, {"gamma": 2.0, "through_closure": True}),
+        # The clean gradient of each rank mixed in without ever being reduced:
+        "DDP, a closure that clears": (ranks.ddp_closure_that_clears, {}),
+        # The norm of one shard, new storage under FSDP's feet, a mixture of other gradients:
+        "FSDP2, SAM": (ranks.fsdp, {"gamma": 1.0}),
+        "FSDP2, G-RST": (ranks.fsdp, {"gamma": 2.0}),
+        "FSDP2, micro-batches": (ranks.fsdp, {"gamma": 2.0, "micro": 2}),
+        "FSDP2, offload": (ranks.fsdp, {"gamma": 2.0, "kind": "offload"}),
+        "FSDP2, mixed precision": (ranks.fsdp, {"gamma": 2.0, "kind": "mixed"}),
+        # Partial sums taken for gradients, plain tensors and DTensors in one norm:
+        "tensor parallel": (ranks.tensor_parallel, {"gamma": 2.0}),
+        "sequence parallel": (ranks.tensor_parallel, {"gamma": 2.0, "sequence": True}),
+    },
+    4: {
+        "DDP": (ranks.ddp, {"gamma": 2.0}),
+        "FSDP2": (ranks.fsdp, {"gamma": 2.0}),
+        "HSDP": (ranks.fsdp, {"gamma": 2.0, "kind": "hybrid"}),
+        "tensor parallel": (ranks.tensor_parallel, {"gamma": 2.0}),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    return {world: ranks.run(tmp_path_factory.mktemp("ranks"), world, cases) for world, cases in CASES.items()}
+
+
+@pytest.mark.parametrize(("world", "name"), [(world, name) for world, cases in CASES.items() for name in cases])
+def test_ranks_agree_with_one_process(world, name, outcomes):
+    """Sees what the comment above each group of cases says."""
+    assert not outcomes[world][name], outcomes[world][name]
+
+
+def test_distributed_checkpoints(tmp_path):
+    """Sees step, seed or ledger lost on the way from 2 ranks to 4 and to 1."""
+    saved = {"folder": str(tmp_path / "saved")}
+    steps = [(2, ranks.checkpoint_first_half), (4, ranks.checkpoint_second_half), (1, ranks.checkpoint_second_half)]
+    for world, case in steps:
+        outcome = ranks.run(tmp_path, world, {"case": (case, saved)})
+        assert not outcome["case"], (world, outcome["case"])
