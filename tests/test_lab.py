@@ -84,7 +84,7 @@ def test_g_rst_and_rst_toss_the_same_coin():
         ({"p": "1.5"}, "p = 1.5 is not a probability"),
         ({"p": "often"}, "schedule 'often' cannot be read"),
         ({"p": "0"}, "p = 0 gives G-RST no sharpness-aware step"),
-        ({"task": "mnist"}, "task = mnist is out of range"),
+        ({"task": "mnist"}, "task = mnist is unknown"),
         ({"width": 0}, "width = 0 is out of range"),
         ({"batch_size": 1298}, "batch_size = 1298 is out of range: give 2 to 1297"),
     ],

@@ -84,6 +84,41 @@ def test_nests_of_tensors():
         opt.zero_grad()
 
 
+def test_a_loop_without_passes():
+    """Sees plain training that its user takes for SAM; one bare step is what hosts do, and says nothing."""
+    model = network()
+    opt = SAM(sgd(model))
+    opt.step()
+    with pytest.warns(UserWarning, match="without passes"):
+        opt.step()
+    opt.step()
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.0])
+def test_sparse_gradients(gamma):
+    """Sees sparse gradients that cannot be climbed along or mixed: training must be that with dense ones."""
+    ends = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(*(torch.nn.Embedding(7, 3, sparse=sparse) for _ in range(2))).double()
+        opt = RST(sgd(model), p=0.5, rho=0.1, gamma=gamma)
+        for step in range(6):
+            for x in opt.passes(torch.tensor([step, 1, 2])):
+                (model[0](x).square() * model[1](x)).sum().backward()
+            opt.step()
+            opt.zero_grad()
+        assert 0 < opt.cost.sharp_steps < 6
+        ends.append(torch.cat([p.detach() for p in model.parameters()]))
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-14)
+
+
+def test_repr():
+    """Sees a wrapper that does not say what it does."""
+    assert repr(GRST(sgd(network()), p="linear:0,1", total_steps=9)).startswith(
+        "GRST(p = linear:0,1, γ = 2) around SGD ("
+    )
+
+
 def message_of(kind, call):
     with pytest.raises(kind) as caught:
         call()
@@ -96,7 +131,12 @@ def message_of(kind, call):
         (ValueError, lambda base: RST(base, p=1.2), ["p = 1.2", "[0, 1]"]),
         (ValueError, lambda base: RST(base, p=-0.1), ["p = -0.1", "[0, 1]"]),
         (ValueError, lambda base: RST(base, p=float("nan")), ["p = nan"]),
-        (TypeError, lambda base: RST(base, p="half"), ["p = 'half'"]),
+        (ValueError, lambda base: RST(base, p="half"), ["'half'", "linear:0,1"]),
+        (TypeError, lambda base: RST(base, p=None), ["p = None"]),
+        (TypeError, lambda base: SAM(base, rho="0.05"), ["rho = '0.05'", "number"]),
+        (TypeError, lambda base: SAM(base, seed=1.5), ["seed = 1.5"]),
+        (ValueError, lambda base: RST(base, total_steps=9.5), ["total_steps = 9.5"]),
+        (ValueError, lambda base: SAM(base, model=network()), ["model", "in common"]),
         (ValueError, lambda base: RST(base, p=lambda u: 2 * u, total_steps=9), ["1.002", "[0, 1]"]),
         (ValueError, lambda base: RST(base, p=schedules.Linear(0, 1)), ["linear:0,1", "total_steps"]),
         (ValueError, lambda base: RST(base, p=lambda u: u), ["total_steps"]),

@@ -49,7 +49,7 @@ def test_an_exception_in_the_perturbed_pass(error, where):
 
 
 def test_break_in_the_perturbed_pass():
-    """Sees weights left displaced when the loop is left early."""
+    """Sees weights left displaced, or passes not counted, when the loop is left early."""
     model = network()
     start = snapshot(model)
     opt = sam(model)
@@ -60,6 +60,7 @@ def test_break_in_the_perturbed_pass():
     assert identical(snapshot(model), start)
     opt.step()
     assert identical(snapshot(model), start)
+    assert opt.cost.passes == 2
 
 
 def test_an_interrupt_while_putting_back(monkeypatch):

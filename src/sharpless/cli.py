@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,13 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     2
     """
     parser = argparse.ArgumentParser(prog="sharpless", description="Sharpness-aware training for less.")
+    parser.add_argument("--version", action="version", version=f"sharpless {version('sharpless')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_compare(commands)
     _add_plan(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.command(options))
-    except (ValueError, ModuleNotFoundError) as error:
+    except (ValueError, ModuleNotFoundError, OSError) as error:
         print(f"sharpless: {error}", file=sys.stderr)
         return 2
 
@@ -83,7 +85,7 @@ def _compare(options: argparse.Namespace) -> int:
         from sharpless.report.runs import read_runs  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"compare needs {error.name}: pip install 'sharpless[lab]'") from error
-    methods = [method for listed in options.methods for method in listed.split(",")]
+    methods = [method for listed in options.methods for method in listed.lower().split(",") if method]
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     jobs = available_cores() if options.jobs is None else options.jobs
     if not 0 < options.margin < math.inf:
@@ -91,6 +93,7 @@ def _compare(options: argparse.Namespace) -> int:
     comparison = Comparison(recipe, methods, options.seeds, options.out, jobs)
     if comparison.finished:
         read_runs(options.out)  # a file that cannot be read is better found now than after the last run
+    comparison.open_folder()
     try:
         _watch(comparison)
     except KeyboardInterrupt:
@@ -110,7 +113,7 @@ def _watch(comparison: "Comparison") -> None:
     with Progress(*columns) as progress:
         say = progress.console.print
         if done:
-            say(f"{done} of {total} runs are in {comparison.folder} already")
+            say(f"{done} of {total} runs are in {comparison.folder} already", soft_wrap=True)
         bar = progress.add_task("runs", total=total, completed=done)
         progress.refresh()
         if done < total:
@@ -156,7 +159,7 @@ def _row(method: Mapping[str, Any]) -> tuple[str, ...]:
     if versus is not None:
         interval = "" if versus["ci95"] is None else " [{:+.1f}, {:+.1f}]".format(*versus["ci95"])
         difference = f"{versus['difference']:+.1f}{interval}"
-        verdict = {True: "yes", False: "no", None: "too few seeds"}[versus["non_inferior"]]
+        verdict = {True: "yes", False: "not shown", None: "too few seeds"}[versus["non_inferior"]]
     return (
         method["label"],
         f"{accuracy['mean']:.1f}{spread}",
@@ -199,9 +202,9 @@ def _plan(options: argparse.Namespace) -> int:
     print(_drawing(chances), end="\n\n")
     rows = [
         ("schedule", str(schedule)),
-        ("expected propagation count", f"{cost:.4g} gradients per step (plain training 1, SAM 2)"),
-        ("sharpness-aware steps", f"{expected_sharp_steps(schedule, steps):.6g} ± {spread:.2g} of {steps} expected"),
-        (f"with seed {options.seed}", f"{drawn} sharpness-aware steps, {1 + drawn / steps:.4g} gradients per step"),
+        ("expected propagation count", f"{cost:.4g} forward-backward passes per step (plain training 1, SAM 2)"),
+        ("sharpness-aware steps", f"{expected_sharp_steps(schedule, steps):.0f} ± {spread:.0f} of {steps} expected"),
+        (f"with seed {options.seed}", f"{drawn} sharpness-aware steps, {1 + drawn / steps:.4g} passes per step"),
     ]
     if schedule.mean() > 0:
         rows.append(("γ for SAM's degree", f"{1 / schedule.mean():.4g}, G-RST's degree / mean p"))

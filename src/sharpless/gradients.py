@@ -14,11 +14,11 @@ Gradients = dict[Tensor, Tensor]
 
 
 def take(parameters: Iterable[Tensor]) -> Gradients:
-    """Return the gradients of `parameters`, and leave `.grad` empty."""
+    """Return the gradients of `parameters`, sparse ones made dense, and leave `.grad` empty."""
     taken = {}
     for parameter in parameters:
         if parameter.grad is not None:
-            taken[parameter] = parameter.grad
+            taken[parameter] = parameter.grad if parameter.grad.layout is torch.strided else parameter.grad.to_dense()
             parameter.grad = None
     return taken
 

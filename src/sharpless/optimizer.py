@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from sharpless.weights import Noise, displaced, frozen_statistics, local, placed
 
 __all__ = ["GRST", "RST", "SAM"]
 
-Probability = float | Schedule | Callable[[float], float]
+Probability = float | str | Schedule | Callable[[float], float]
 
 
 class Options(TypedDict, total=False):
@@ -71,10 +72,11 @@ class RST(Optimizer):
 
     Args:
         base: an instance of any optimizer that takes dense gradients and needs no closure of its own.
-        p: the probability of a sharpness-aware step: a number, a schedule, or a function of progress.
-        rho: the radius of the perturbation, an L2 norm over all weights. A parameter group with its own
-            "rho" keeps it ("sharpness_rho" where the base has a rho, as Adadelta does); 0 switches the
-            perturbation of that group off.
+        p: the probability of a sharpness-aware step: a number, a schedule (also as text, "linear:0,1"), or a
+            function of progress.
+        rho: the radius ρ of the perturbation, an L2 norm over all weights. A parameter group with a "rho" of
+            its own ("sharpness_rho" where the base has a rho, as Adadelta does) is perturbed by that
+            times ∇L/‖∇L‖, one norm over all groups; 0 leaves a group unperturbed and out of the norm.
         gamma: the weight γ of the perturbed gradient.
         total_steps: T, needed by schedules that vary. Beyond it p stays what it was at the end.
         model: the network. With it, BatchNorm running statistics are those of the clean pass, dropout masks
@@ -112,15 +114,20 @@ class RST(Optimizer):
         self.schedule = schedule(p)
         if total_steps is None and self.schedule.needs_total_steps:
             raise ValueError(f"p = {self.schedule} varies over the run: give total_steps, the number of steps")
-        if total_steps is not None and total_steps < 1:
-            raise ValueError(f"total_steps = {total_steps} is not a number of steps: give 1 or more")
+        if not (total_steps is None or (isinstance(total_steps, int) and total_steps >= 1)):
+            raise ValueError(f"total_steps = {total_steps} is not a number of steps: give a whole number, 1 or more")
+        if not isinstance(seed, int):
+            raise TypeError(f"seed = {seed!r} is not a seed: give a whole number")
         _check_not_negative("gamma", gamma)
         _check_not_negative("rho", rho)
         rho_key = "sharpness_rho" if "rho" in base.defaults else "rho"  # Adadelta has a rho of its own
         for group in base.param_groups:
             _check_not_negative(f"{rho_key} of a parameter group", group.get(rho_key, rho))
         if not (model is None or isinstance(model, nn.Module)):
-            raise TypeError(f"model = {type(model).__name__} is not a network: give the torch.nn.Module")
+            raise TypeError(f"model is a {type(model).__name__}, not a network: give the torch.nn.Module")
+        mine = {id(parameter) for group in base.param_groups for parameter in group["params"]}
+        if model is not None and not any(id(parameter) in mine for parameter in model.parameters()):
+            raise ValueError("model has no parameter in common with base: give the network that base trains")
 
         # Optimizer.__init__ would make groups and state of its own; __setstate__ sets up the rest.
         self.__setstate__({"base": base, "defaults": dict(base.defaults)})
@@ -145,6 +152,7 @@ class RST(Optimizer):
         self._draw: _Draw | None = None
         self._running = False
         self._cleared = False
+        self._bare_steps = 0
 
     # The groups and the state are the base's own, also after something replaced them there.
 
@@ -189,6 +197,9 @@ class RST(Optimizer):
         self._draw = None
         self.base.load_state_dict(state_dict)
         self._complete_groups()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(p = {self.schedule}, γ = {self.gamma:g}) around {self.base!r}"
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__.copy()
@@ -242,6 +253,8 @@ class RST(Optimizer):
                 "and keep no reference to the iterator when you leave the loop"
             )
         loss = None if closure is None else self._evaluate(closure)
+        if self._draw is None:
+            self._warn_of_bare_steps()
         self.base.step()
         self._close_draw()
         return loss
@@ -252,6 +265,16 @@ class RST(Optimizer):
         self.base.zero_grad(set_to_none)
         if not self._running:
             self._close_draw()
+
+    def _warn_of_bare_steps(self) -> None:
+        """Say once that nothing sharpness-aware happens: one bare step is a host's, a second one is a loop's."""
+        self._bare_steps += 1
+        if self._bare_steps == 2 and self.cost.steps == 0 and self.schedule.mean() > 0:
+            warnings.warn(
+                "step() was called without passes(), twice: these are plain steps of the base optimizer; "
+                "run forward and backward in `for x, y in opt.passes((x, y))`",
+                stacklevel=4,
+            )
 
     # One step, from the coin to the mixed gradient.
 
@@ -289,38 +312,39 @@ class RST(Optimizer):
         if self._draw is not None and all(p.grad is None for p in self._parameters()):
             self._close_draw()  # its gradients were cleared without a step
         draw = self._draw = self._draw or self._open_draw()
+        draw.plain_passes += 1.0
         self._running = True
         try:
             if draw.sharp:
-                yield from self._sharp_passes(batch, draw.gamma)
+                yield from self._sharp_passes(batch, draw)
             else:
+                draw.passes += 1.0
                 yield batch
         except BaseException:
             gradients.take(self._parameters())
             raise
         finally:
             self._running = False
-        draw.passes += 2.0 if draw.sharp else 1.0
-        draw.plain_passes += 1.0
 
-    def _sharp_passes(self, batch: Any, gamma: float) -> Iterator[Any]:
-        parameters = self._parameters()
+    def _sharp_passes(self, batch: Any, draw: _Draw) -> Iterator[Any]:
+        gamma, parameters = draw.gamma, self._parameters()
         noise = self._noise(parameters)
         kept = gradients.take(parameters)  # of earlier micro-batches
         cleared = gradients.watch_for_clearing(parameters, in_buckets=isinstance(self.model, DistributedDataParallel))
         self._cleared = False
 
+        draw.passes += 1.0
         with self._unsynchronized():
             yield batch
 
         self._cleared |= cleared()
         if self._cleared:  # by the loop body or the closure: what stood there was left from the step before
             kept.clear()
-        climb = displaced(*self._perturbation())
         # The clean gradient stays where the perturbed one is added to it, so no second buffer is needed
         # and the one all-reduce of DistributedDataParallel sees the mixture: until the end, everything is
         # in units of γ. Where gradients are cleared before every backward, it is set aside instead.
         clean = gradients.take(parameters)
+        climb = displaced(*self._perturbation(clean))
         if gamma == 1.0:
             clean.clear()
         gradients.scale(clean, (1.0 - gamma) / gamma)
@@ -342,6 +366,7 @@ class RST(Optimizer):
                 stack.enter_context(noise.again())
             if self.model is not None and self.freeze_batchnorm:
                 stack.enter_context(frozen_statistics(self.model))
+            draw.passes += 1.0
             yield batch
 
         mixed = gradients.take(parameters)
@@ -353,13 +378,13 @@ class RST(Optimizer):
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     @torch.no_grad()
-    def _perturbation(self) -> tuple[list[Tensor], list[Tensor]]:
+    def _perturbation(self, clean: gradients.Gradients) -> tuple[list[Tensor], list[Tensor]]:
         weights, grads, rho = [], [], []
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None and group[self._rho_key] > 0:
+                if parameter in clean and group[self._rho_key] > 0:
                     weights.append(local(parameter))
-                    grads.append(placed_as(parameter, parameter.grad.detach()))
+                    grads.append(placed_as(parameter, clean[parameter].detach()))
                     rho.append(group[self._rho_key])
         return weights, ascent.sam(weights, grads, rho) if weights else []
 
@@ -405,9 +430,9 @@ class GRST(RST):
         self,
         base: Optimizer,
         p: Probability = 0.5,
+        *,
         degree: float | None = None,
         rho: float = 0.05,
-        *,
         gamma: float | None = None,
         gamma_cap: float | None = None,
         total_steps: int | None = None,
@@ -459,13 +484,16 @@ class SAM(RST):
 
 
 def _check_not_negative(name: str, value: float) -> None:
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{name} = {value!r} is not a number: give a finite number, 0 or more")
     if not 0.0 <= value < math.inf:
         raise ValueError(f"{name} = {value} is out of range: give a finite number, 0 or more")
 
 
 def _check_base(base: Optimizer) -> None:
     if not isinstance(base, Optimizer):
-        raise TypeError(f"base = {base!r} is not an optimizer: give an instance, torch.optim.SGD(…) say")
+        given = base.__name__ if isinstance(base, type) else f"an object of type {type(base).__name__}"
+        raise TypeError(f"base = {given} is not an optimizer instance: give torch.optim.SGD(…), say")
     if isinstance(base, RST):
         raise TypeError("base is sharpness-aware already: wrap the plain optimizer")
     if inspect.signature(base.step).parameters["closure"].default is inspect.Parameter.empty:

@@ -278,11 +278,11 @@ class _Function(Schedule):
         return getattr(self.function, "__name__", repr(self.function))
 
 
-def schedule(p: float | Schedule | Callable[[float], float]) -> Schedule:
-    """Return `p` as a schedule: a number is a constant, a callable of progress in [0, 1] is taken as it is.
+def schedule(p: float | str | Schedule | Callable[[float], float]) -> Schedule:
+    """Return `p` as a schedule: a number is a constant, a text is parsed, a function of progress is taken as it is.
 
-    >>> schedule(0.5)
-    Constant(p=0.5)
+    >>> schedule(0.5), schedule("linear:0,1")
+    (Constant(p=0.5), Linear(start=0.0, end=1.0))
     >>> schedule(lambda u: 2 * u)
     Traceback (most recent call last):
         ...
@@ -293,6 +293,8 @@ def schedule(p: float | Schedule | Callable[[float], float]) -> Schedule:
     """
     if isinstance(p, Schedule):
         return p
+    if isinstance(p, str):
+        return parse(p)
     if callable(p):
         return _Function(p)
     if isinstance(p, (int, float)):

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,10 @@ class Comparison:
         if difference := self.recipe.difference(there):
             raise ValueError(f"{self.folder} holds another experiment ({difference}): choose another folder with --out")
 
+    def open_folder(self) -> None:
+        """Make the folder, and say in it whose runs it holds."""
+        files.write(self.folder / "experiment.json", json.dumps(asdict(self.recipe), indent=1, ensure_ascii=False))
+
     @property
     def finished(self) -> list[Run]:
         """The runs whose files are there."""
@@ -94,19 +99,19 @@ class Comparison:
 
         Leaving the loop, also by Ctrl-C, ends the processes; what they had finished is in the folder.
         """
-        files.write(self.folder / "experiment.json", json.dumps(asdict(self.recipe), indent=1, ensure_ascii=False))
         missing = [run for run in self.runs if not run.path.exists()]
         if not missing:
             return
-        jobs = min(self.jobs, len(missing))
         executor = ProcessPoolExecutor(
-            jobs,
+            min(self.jobs, len(missing)),
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_prepare_worker,
-            initargs=(max(1, available_cores() // jobs),),
+            initargs=(max(1, available_cores() // self.jobs),),
         )
         try:
-            for future in as_completed([executor.submit(run.execute) for run in missing]):
+            with _ctrl_c_held():  # workers inherit it: a Ctrl-C is the parent's to handle
+                futures = [executor.submit(run.execute) for run in missing]
+            for future in as_completed(futures):
                 yield future.result()
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
@@ -119,9 +124,18 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextmanager
+def _ctrl_c_held() -> Iterator[None]:
+    """Hold back SIGINT within the block, for this thread and for the processes that it starts."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
 def _prepare_worker(threads: int) -> None:
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     parent = multiprocessing.parent_process()
     if parent is None:
         return

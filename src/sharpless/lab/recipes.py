@@ -37,12 +37,13 @@ class Recipe:
     width: int = _option(16, "channels of the first convolution")
     rho: float = _option(0.3, "radius ρ of the perturbation")
     p: str = _option("0.5", "probability or schedule of RST and G-RST: 0.5, linear:0,1, cosine:1,0, …")
-    degree: float | None = _option(None, "regularization degree of G-RST, γ = degree / mean p; 1 is SAM's")
+    degree: float | None = _option(None, "regularization degree of G-RST, γ = degree / mean p (default: 1, SAM's)")
     gamma: float | None = _option(None, "γ of G-RST itself, in place of a degree")
 
     def __post_init__(self) -> None:
+        if self.task != "digits":
+            raise ValueError(f"task = {self.task} is unknown: give digits")
         for check, name, remedy in (
-            (self.task == "digits", "task", "give digits"),
             (0 <= self.noise <= 1, "noise", "give a share in [0, 1]"),
             (self.epochs >= 1, "epochs", "give 1 or more"),
             (2 <= self.batch_size <= 1297, "batch_size", "give 2 to 1297, the number of training examples"),

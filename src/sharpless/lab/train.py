@@ -77,8 +77,8 @@ def train(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
             "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
         },
+        "threads": torch.get_num_threads(),
     }
 
 

@@ -117,7 +117,14 @@ def _curves(runs: Sequence[Run], curve: Callable[[Run], Sequence[float | None]],
         values = numpy.array([curve(run) for run in groups[method]], dtype=float)
         epochs = numpy.arange(1, values.shape[1] + 1)
         axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0)
-        axes.plot(epochs, values.mean(axis=0), color=color, linestyle=dashes, label=groups[method][0].label)
+        axes.plot(
+            epochs,
+            values.mean(axis=0),
+            color=color,
+            linestyle=dashes,
+            marker="o" if len(epochs) == 1 else None,  # one epoch makes no line
+            label=groups[method][0].label,
+        )
     axes.set_xlabel("epoch")
     axes.set_title(title, loc="left")
     figure.legend(loc="outside lower left", ncols=columns, frameon=False, handlelength=3.2)
