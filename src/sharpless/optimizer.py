@@ -152,6 +152,7 @@ class RST(Optimizer):
         self._draw: _Draw | None = None
         self._running = False
         self._cleared = False
+        self._scaled = False
         self._bare_steps = 0
 
     # The groups and the state are the base's own, also after something replaced them there.
@@ -252,12 +253,24 @@ class RST(Optimizer):
                 "step() was called in the middle of passes(): call it after the loop has ended, "
                 "and keep no reference to the iterator when you leave the loop"
             )
+        scaled, self._scaled = self._scaled, False
+        if scaled and closure is not None:
+            raise RuntimeError(
+                "GradScaler.step(opt, closure) cannot unscale what the closure computes: "
+                "run forward and backward in passes(), and call GradScaler.step(opt)"
+            )
         loss = None if closure is None else self._evaluate(closure)
         if self._draw is None:
             self._warn_of_bare_steps()
         self.base.step()
         self._close_draw()
         return loss
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """What GradScaler.step asks for before it calls `step`: no, but now we know who calls."""
+        self._scaled = True
+        return False
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients; passes that no `step` followed (after an overflow, say) are closed."""
