@@ -1,5 +1,8 @@
 """Base optimizers from elsewhere: schedule-free, Muon-like, 8-bit."""
 
+import copy
+
+import bitsandbytes
 import pytest
 import schedulefree
 import torch
@@ -39,16 +42,24 @@ def test_schedule_free(make):
 
 
 def test_eight_bits():
-    """Sees a base with quantized state of its own fail to train, resume or be put back."""
-    from torchao.optim import AdamW8bit
+    """Sees a base with quantized state, and a state dict of its own making, fail to train or to resume."""
 
     def make(model):
-        return AdamW8bit(model.parameters(), lr=0.01)
+        return bitsandbytes.optim.AdamW8bit(model.parameters(), lr=0.01, min_8bit_size=1)
 
     ours, theirs = network(dtype=torch.float32), network(dtype=torch.float32)
-    opt = RST(make(ours), p=0.6, rho=0.1, gamma=2.0, seed=3)
+    options = {"p": 0.6, "rho": 0.1, "gamma": 2.0}
+    opt = RST(make(ours), **options, seed=3)
     steps = batches(STEPS, dtype=torch.float32)
     train(ours, opt, steps)
+    assert opt.state[ours[0].weight]["state1"].dtype == torch.uint8
     oracle.train(theirs, mse_loss, steps, make(theirs), COINS, 0.1, 2.0)
-    assert distance(ours, theirs) < 1e-4
-    assert not identical(snapshot(ours), snapshot(network(dtype=torch.float32)))
+    assert distance(ours, theirs) < 1e-3
+
+    half, resumed = network(dtype=torch.float32), network(dtype=torch.float32, seed=1)
+    first, second = RST(make(half), **options, seed=3), RST(make(resumed), **options)
+    train(half, first, steps[:4])
+    resumed.load_state_dict(half.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    train(resumed, second, steps[4:])
+    assert identical(snapshot(ours), snapshot(resumed))

@@ -363,7 +363,7 @@ class RST(Optimizer):
         gradients.scale(clean, (1.0 - gamma) / gamma)
         gradients.scale(kept, 1.0 / gamma)
         gradients.add(clean, to=kept)
-        del clean
+        del clean, cleared  # and with them the last references to gradients that are not needed any more
         if not self._cleared:
             gradients.put(kept)
             kept = {}
@@ -397,7 +397,7 @@ class RST(Optimizer):
             for parameter in group["params"]:
                 if parameter in clean and group[self._rho_key] > 0:
                     weights.append(local(parameter))
-                    grads.append(placed_as(parameter, clean[parameter].detach()))
+                    grads.append(placed_as(parameter, clean[parameter]))
                     rho.append(group[self._rho_key])
         return weights, ascent.sam(weights, grads, rho) if weights else []
 

@@ -78,7 +78,7 @@ def displaced(weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
 
     A copy and not a subtraction, since (w + ε) − ε is not w in floating point. `eps` is emptied.
     """
-    before = [weight.detach().clone() for weight in weights]
+    before = _copies(weights)
     try:
         if weights:
             _add(weights, eps)
@@ -90,6 +90,14 @@ def displaced(weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
         except BaseException:  # a Ctrl-C that arrives just here must not leave half of the weights displaced
             _put_back(weights, before)
             raise
+
+
+@torch.no_grad()
+def _copies(weights: list[Tensor]) -> list[Tensor]:
+    if weights and hasattr(torch, "_foreach_clone"):  # younger than the oldest torch we support
+        copies: list[Tensor] = list(torch._foreach_clone(weights))
+        return copies
+    return [weight.clone() for weight in weights]
 
 
 @torch.no_grad()
