@@ -9,42 +9,49 @@ from sharpless.weights import local
 
 __all__ = ["Gradients", "add", "put", "scale", "take", "watch_for_clearing"]
 
-Gradients = dict[Tensor, Tensor]
-"""Parameter → gradient; parameters without a gradient are absent."""
+Gradients = list[Tensor | None]
+"""One entry for each of a list of parameters: its gradient, or None where it has none."""
 
 
 def take(parameters: Iterable[Tensor]) -> Gradients:
     """Return the gradients of `parameters`, sparse ones made dense, and leave `.grad` empty."""
-    taken = {}
+    taken: Gradients = []
     for parameter in parameters:
-        if parameter.grad is not None:
-            taken[parameter] = parameter.grad if parameter.grad.layout is torch.strided else parameter.grad.to_dense()
+        grad = parameter.grad
+        if grad is not None:
+            grad = grad if grad.layout is torch.strided else grad.to_dense()
             parameter.grad = None
+        taken.append(grad)
     return taken
 
 
-def put(gradients: Gradients) -> None:
-    """Make `gradients` the `.grad` of their parameters."""
-    for parameter, grad in gradients.items():
-        parameter.grad = grad
+def put(gradients: Gradients, parameters: Iterable[Tensor]) -> None:
+    """Make `gradients` the `.grad` of `parameters`, which must be empty."""
+    for parameter, grad in zip(parameters, gradients, strict=True):
+        if grad is not None:
+            parameter.grad = grad
 
 
 @torch.no_grad()
 def scale(gradients: Gradients, factor: float) -> None:
     """Multiply all `gradients` by `factor`."""
-    if gradients and factor != 1.0:
-        torch._foreach_mul_([local(grad) for grad in gradients.values()], factor)
+    present = [local(grad) for grad in gradients if grad is not None]
+    if present and factor != 1.0:
+        torch._foreach_mul_(present, factor)
 
 
 @torch.no_grad()
 def add(source: Gradients, *, to: Gradients) -> None:
     """Add `source` to the gradients in `to`, which takes over those that it lacks."""
-    both = [parameter for parameter in source if parameter in to]
-    if both:
-        ours, theirs = ([local(side[parameter]) for parameter in both] for side in (to, source))
+    ours, theirs = [], []
+    for i, (old, new) in enumerate(zip(to, source, strict=True)):
+        if old is None:
+            to[i] = new
+        elif new is not None:
+            ours.append(local(old))
+            theirs.append(local(new))
+    if ours:
         torch._foreach_add_(ours, theirs)
-    for parameter, grad in source.items():
-        to.setdefault(parameter, grad)
 
 
 def watch_for_clearing(parameters: Iterable[Tensor], *, in_buckets: bool) -> Callable[[], bool]:

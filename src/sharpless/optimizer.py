@@ -352,22 +352,22 @@ class RST(Optimizer):
 
         self._cleared |= cleared()
         if self._cleared:  # by the loop body or the closure: what stood there was left from the step before
-            kept.clear()
+            kept = [None] * len(parameters)
         # The clean gradient stays where the perturbed one is added to it, so no second buffer is needed
         # and the one all-reduce of DistributedDataParallel sees the mixture: until the end, everything is
         # in units of γ. Where gradients are cleared before every backward, it is set aside instead.
         clean = gradients.take(parameters)
         climb = displaced(*self._perturbation(clean))
-        if gamma == 1.0:
-            clean.clear()
-        gradients.scale(clean, (1.0 - gamma) / gamma)
         gradients.scale(kept, 1.0 / gamma)
-        gradients.add(clean, to=kept)
+        if gamma != 1.0:
+            gradients.scale(clean, (1.0 - gamma) / gamma)
+            gradients.add(clean, to=kept)
         del clean, cleared  # and with them the last references to gradients that are not needed any more
-        if not self._cleared:
-            gradients.put(kept)
-            kept = {}
-        elif kept and self._climbs_locally():
+        aside = self._cleared and any(grad is not None for grad in kept)
+        if not aside:
+            gradients.put(kept, parameters)
+            del kept
+        elif self._climbs_locally():
             raise RuntimeError(
                 "the gradients were cleared within passes() or step(closure), where the clean gradient waits "
                 "to be reduced by DistributedDataParallel: clear them outside, or set climb_locally=False"
@@ -382,10 +382,12 @@ class RST(Optimizer):
             draw.passes += 1.0
             yield batch
 
-        mixed = gradients.take(parameters)
-        gradients.add(kept, to=mixed)
-        gradients.scale(mixed, gamma)
-        gradients.put(mixed)
+        if aside or gamma != 1.0:
+            mixed = gradients.take(parameters)
+            if aside:
+                gradients.add(kept, to=mixed)
+            gradients.scale(mixed, gamma)
+            gradients.put(mixed, parameters)
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
@@ -393,12 +395,12 @@ class RST(Optimizer):
     @torch.no_grad()
     def _perturbation(self, clean: gradients.Gradients) -> tuple[list[Tensor], list[Tensor]]:
         weights, grads, rho = [], [], []
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter in clean and group[self._rho_key] > 0:
-                    weights.append(local(parameter))
-                    grads.append(placed_as(parameter, clean[parameter]))
-                    rho.append(group[self._rho_key])
+        radii = ((group[self._rho_key], parameter) for group in self.param_groups for parameter in group["params"])
+        for (radius, parameter), grad in zip(radii, clean, strict=True):
+            if radius > 0 and grad is not None:
+                weights.append(local(parameter))
+                grads.append(placed_as(parameter, grad))
+                rho.append(radius)
         return weights, ascent.sam(weights, grads, rho) if weights else []
 
     def _climbs_locally(self) -> bool:

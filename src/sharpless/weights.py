@@ -15,15 +15,23 @@ from torch.nn.modules.batchnorm import _NormBase
 __all__ = ["Noise", "buckets", "displaced", "frozen_statistics", "global_norm", "local", "placed_as"]
 
 
+_PLAIN = {Tensor, nn.Parameter}
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    """Return whether `tensor` is a DTensor, without the second that importing the class takes."""
+    return type(tensor) not in _PLAIN and hasattr(tensor, "to_local")
+
+
 def local(tensor: Tensor) -> Tensor:
     """Return the shard of a DTensor that is on this rank, with the same storage; a plain tensor as it is."""
-    shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    shard: Tensor = tensor.to_local() if _is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return shard
 
 
 def placed_as(weight: Any, grad: Any) -> Tensor:
     """Return `grad` sharded as `weight` is: under tensor parallelism it may still be a partial sum."""
-    if hasattr(grad, "to_local") and grad.placements != weight.placements:
+    if _is_sharded(grad) and grad.placements != weight.placements:
         grad = grad.redistribute(placements=weight.placements)
     shards: Tensor = grad
     return shards
@@ -58,7 +66,7 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _layout(tensor: Any) -> Any:
-    return (tensor.device_mesh, tensor.placements) if hasattr(tensor, "to_local") else None
+    return (tensor.device_mesh, tensor.placements) if _is_sharded(tensor) else None
 
 
 def _over_shards(norm: Tensor, layout: Any) -> Tensor:

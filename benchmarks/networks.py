@@ -1,0 +1,78 @@
+"""The networks on which overhead is measured, with a batch and a loss each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network, one batch of inputs (N, …) and labels (N,), and how many steps make one measurement."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    steps: int
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(self.model(x), y)
+
+
+class Residual(nn.Module):
+    """Two 3×3 convolutions with BatchNorm around a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        same = inputs == outputs and stride == 1
+        self.shortcut: nn.Module = (
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+def tiny(device: str) -> Task:
+    """60 tensors of 8 to 64 numbers: nothing but overhead."""
+    layers = [nn.Linear(8, 8) for _ in range(30)]
+    return Task(nn.Sequential(*layers).to(device), torch.randn(16, 8, device=device), _labels(16, 8, device), 40)
+
+
+def resnet18(device: str) -> Task:
+    """ResNet-18 with a 3×3 stem, for 32×32 images (11.2 million parameters)."""
+    blocks: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    for inputs, outputs, stride in ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)):
+        blocks += [Residual(inputs, outputs, stride), Residual(outputs, outputs, 1)]
+    model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)).to(device)
+    batch = 128 if device == "cuda" else 16
+    steps = 10 if device == "cuda" else 1
+    return Task(model, torch.randn(batch, 3, 32, 32, device=device), _labels(batch, 10, device), steps)
+
+
+def transformer(device: str) -> Task:
+    """Four encoder layers of width 256 on sequences of 64 (3.2 million parameters)."""
+    layer = nn.TransformerEncoderLayer(256, 4, 1024, dropout=0.1, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+    model = nn.Sequential(encoder, nn.Flatten(), nn.Linear(64 * 256, 10)).to(device)
+    batch = 64 if device == "cuda" else 8
+    steps = 10 if device == "cuda" else 1
+    return Task(model, torch.randn(batch, 64, 256, device=device), _labels(batch, 10, device), steps)
+
+
+TASKS: dict[str, Callable[[str], Task]] = {"tiny": tiny, "resnet18": resnet18, "transformer": transformer}
+
+
+def _labels(count: int, classes: int, device: str) -> Tensor:
+    return torch.randint(classes, (count,), device=device)
