@@ -246,10 +246,10 @@ def table(rows: list[dict[str, object]], facts: dict[str, object]) -> str:
         "",
         ", ".join(f"{name} {value}" for name, value in facts.items()) + ".",
         "",
-        "Overhead is time ÷ ((1 + p) × plain training), median [quartiles] over the rounds. Operations are those outside "
-        "forward and backward beyond plain training's, and copies moved what they read and write, in copies of the "
-        "parameters. Copies held are what is there when the last pass begins beyond the first one's beginning, a kept "
-        "gradient included, and what stays after the step.",
+        "Overhead is time ÷ ((1 + p) × plain training), median [quartiles] over the rounds. Operations are those "
+        "outside forward and backward beyond plain training's, and copies moved what they read and write, in copies "
+        "of the parameters. Copies held are what is there when the last pass begins beyond the first one's "
+        "beginning, a kept gradient included, and what stays after the step.",
         "",
         "| network | contestant | ms per step | overhead | operations | copies moved | held in pass 2 | held after |",
         "|---|---|---|---|---|---|---|---|",
