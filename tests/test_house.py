@@ -14,7 +14,7 @@ SOURCE = Path(sharpless.__file__).parent
 FLOORS = [
     {"schedules", "coin"},
     {"cost"},
-    {"weights"},
+    {"weights", "wrapper"},
     {"gradients", "ascent"},
     {"optimizer"},
     {"lab", "report"},

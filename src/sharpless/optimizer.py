@@ -1,6 +1,5 @@
 """RST, G-RST and SAM around any optimizer: draw, climb, mix, and let the base take the step."""
 
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from sharpless.coin import uniform
 from sharpless.cost import Cost
 from sharpless.schedules import Schedule, schedule
 from sharpless.weights import Noise, displaced, frozen_statistics, local, placed_as
+from sharpless.wrapper import Wrapper, check_base
 
 __all__ = ["GRST", "RST", "SAM"]
 
@@ -44,7 +44,7 @@ class _Draw:
     plain_passes: float = 0.0
 
 
-class RST(Optimizer):
+class RST(Wrapper):
     """Randomized sharpness-aware training (arXiv 2203.09962) around any optimizer.
 
     At step t of T a coin with probability p(t/T) chooses between the base optimizer's own step and a
@@ -93,9 +93,6 @@ class RST(Optimizer):
         ValueError: an argument is out of range.
     """
 
-    base: Optimizer
-    """The wrapped optimizer."""
-
     def __init__(
         self,
         base: Optimizer,
@@ -110,7 +107,7 @@ class RST(Optimizer):
         repeat_dropout: bool = True,
         climb_locally: bool = True,
     ) -> None:
-        _check_base(base)
+        check_base(base)
         self.schedule = schedule(p)
         if total_steps is None and self.schedule.needs_total_steps:
             raise ValueError(f"p = {self.schedule} varies over the run: give total_steps, the number of steps")
@@ -129,8 +126,8 @@ class RST(Optimizer):
         if model is not None and not any(id(parameter) in mine for parameter in model.parameters()):
             raise ValueError("model has no parameter in common with base: give the network that base trains")
 
-        # Optimizer.__init__ would make groups and state of its own; __setstate__ sets up the rest.
-        self.__setstate__({"base": base, "defaults": dict(base.defaults)})
+        kept = {"coin_seed": seed, "coin_step": 0, "sharp_steps": 0, "passes": 0.0, "plain_passes": 0.0}
+        super().__init__(base, common=kept, each={rho_key: float(rho)})
         self._rho_key = rho_key
         self.gamma = float(gamma)
         self.total_steps = total_steps
@@ -138,72 +135,24 @@ class RST(Optimizer):
         self.freeze_batchnorm = freeze_batchnorm
         self.repeat_dropout = repeat_dropout
         self.climb_locally = climb_locally
-        # What a checkpoint must hold lives in the groups, as plain numbers: that is all distributed
-        # checkpoints keep of an optimizer beside its state.
-        self._kept = {
-            rho_key: float(rho),
-            "coin_seed": int(seed),
-            "coin_step": 0,
-            "sharp_steps": 0,
-            "passes": 0.0,
-            "plain_passes": 0.0,
-        }
-        self._complete_groups()
         self._draw: _Draw | None = None
         self._running = False
         self._cleared = False
         self._scaled = False
         self._bare_steps = 0
 
-    # The groups and the state are the base's own, also after something replaced them there.
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The parameter groups of `base`."""
-        groups: list[dict[str, Any]] = self.base.param_groups
-        return groups
-
-    @param_groups.setter
-    def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        self.base.param_groups = groups
-
-    @property
-    def state(self) -> Any:
-        """The state of `base`."""
-        return self.base.state
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        self.base.state = state
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group to `base`; it may bring a "rho" of its own."""
         _check_not_negative(f"{self._rho_key} of a parameter group", param_group.get(self._rho_key, 0.0))
-        self.base.add_param_group(param_group)
-        self._kept |= {name: self.param_groups[0][name] for name in self._kept if name != self._rho_key}
-        self._complete_groups()
-
-    def _complete_groups(self) -> None:
-        for group in self.param_groups:
-            for name, value in self._kept.items():
-                group.setdefault(name, value)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the base's state dict, in whose groups rho, seed, step and the ledger stand."""
-        state_dict: dict[str, Any] = self.base.state_dict()
-        return state_dict
+        super().add_param_group(param_group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, or a checkpoint of the base optimizer alone."""
         self._draw = None
-        self.base.load_state_dict(state_dict)
-        self._complete_groups()
+        super().load_state_dict(state_dict)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(p = {self.schedule}, γ = {self.gamma:g}) around {self.base!r}"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__.copy()
 
     @property
     def cost(self) -> Cost:
@@ -503,16 +452,6 @@ def _check_not_negative(name: str, value: float) -> None:
         raise TypeError(f"{name} = {value!r} is not a number: give a finite number, 0 or more")
     if not 0.0 <= value < math.inf:
         raise ValueError(f"{name} = {value} is out of range: give a finite number, 0 or more")
-
-
-def _check_base(base: Optimizer) -> None:
-    if not isinstance(base, Optimizer):
-        given = base.__name__ if isinstance(base, type) else f"an object of type {type(base).__name__}"
-        raise TypeError(f"base = {given} is not an optimizer instance: give torch.optim.SGD(…), say")
-    if isinstance(base, RST):
-        raise TypeError("base is sharpness-aware already: wrap the plain optimizer")
-    if inspect.signature(base.step).parameters["closure"].default is inspect.Parameter.empty:
-        raise TypeError(f"{type(base).__name__} calls a closure of its own many times a step: choose another base")
 
 
 def _lengths(batch: Any) -> Iterator[int]:
