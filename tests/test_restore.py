@@ -65,17 +65,17 @@ def test_break_in_the_perturbed_pass():
 
 def test_an_interrupt_while_putting_back(monkeypatch):
     """Sees the one moment in which a Ctrl-C could leave half of the weights displaced."""
-    from sharpless import weights
+    from sharpless.weights import Excursion
 
-    put_back, calls = weights._put_back, []
+    end, calls = Excursion.end, []
 
-    def interrupted_once(*args):
-        calls.append(args)
+    def interrupted_once(excursion):
+        calls.append(excursion)
         if len(calls) == 1:
             raise KeyboardInterrupt
-        put_back(*args)
+        end(excursion)
 
-    monkeypatch.setattr(weights, "_put_back", interrupted_once)
+    monkeypatch.setattr(Excursion, "end", interrupted_once)
     model = network()
     start = snapshot(model)
     with pytest.raises(KeyboardInterrupt):

@@ -32,7 +32,11 @@ def sam(weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float]
     norm = global_norm(grads).clamp_min(_SMALLEST_NORM)
     eps = [local(grad) for grad in grads]
     for (device, dtype, _), where in buckets(grads, rho).items():
-        scale = (rho[where[0]] / norm).to(device, dtype)
-        for i, tensor in zip(where, torch._foreach_mul([eps[i] for i in where], scale), strict=True):
+        scale = (rho[where[0]] / norm).to(device)
+        if dtype == torch.float16:  # in which ρ/‖g‖ may overflow
+            scaled = [(eps[i].float() * scale).to(dtype) for i in where]
+        else:
+            scaled = list(torch._foreach_mul([eps[i] for i in where], scale.to(dtype)))
+        for i, tensor in zip(where, scaled, strict=True):
             eps[i] = tensor
     return eps

@@ -1,13 +1,13 @@
 """The gradients in `.grad`: take them out, weigh them, add them up, put them back; in place, no copies."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from sharpless.weights import local
 
-__all__ = ["Gradients", "add", "put", "scale", "take", "watch_for_clearing"]
+__all__ = ["ClearingWatch", "Gradients", "add", "own", "put", "scale", "take"]
 
 Gradients = list[Tensor | None]
 """One entry for each of a list of parameters: its gradient, or None where it has none."""
@@ -32,6 +32,14 @@ def put(gradients: Gradients, parameters: Iterable[Tensor]) -> None:
             parameter.grad = grad
 
 
+def own(gradients: Gradients) -> Gradients:
+    """Return `gradients` with copies of those that lie in a larger buffer, which the next backward may overwrite.
+
+    DistributedDataParallel with `gradient_as_bucket_view` makes such gradients.
+    """
+    return [grad.clone() if grad is not None and grad._is_view() else grad for grad in gradients]
+
+
 @torch.no_grad()
 def scale(gradients: Gradients, factor: float) -> None:
     """Multiply all `gradients` by `factor`."""
@@ -54,36 +62,46 @@ def add(source: Gradients, *, to: Gradients) -> None:
         torch._foreach_add_(ours, theirs)
 
 
-def watch_for_clearing(parameters: Iterable[Tensor], *, in_buckets: bool) -> Callable[[], bool]:
-    """Return a function that says whether something has cleared the gradients since.
+class ClearingWatch:
+    """Notices whether gradients are cleared before the next backward, by whichever `zero_grad`.
 
-    `.grad` must be empty. It works for any `zero_grad(set_to_none=True)`, the model's or another optimizer's:
-    a zero is left in one `.grad`, to which backward adds in place and which clearing removes.
+    A zero is left in the `.grad` of the smallest parameter, which must be empty, and looked for when that
+    parameter's gradient arrives. Sharded parameters of FSDP get theirs behind autograd's back: for them the zero
+    itself tells.
 
     Args:
-        parameters: the parameters; the first one that requires a gradient is watched.
-        in_buckets: whether DistributedDataParallel may move gradients to its buckets meanwhile.
-
-    Returns:
-        A function to be called once, after backward. It takes the zero away if nothing was added to it.
+        parameters: the parameters.
     """
-    probe = next((parameter for parameter in parameters if parameter.requires_grad), None)
-    if probe is None:
-        return lambda: False
-    sentinel = probe.grad = torch.zeros_like(probe)
 
-    def cleared() -> bool:
-        grad = probe.grad
-        with torch.no_grad():  # FSDP adds to the shard behind the DTensor's back, autograd to the DTensor
-            added = sentinel._version > 0 or local(sentinel)._version > 0
-        if added:
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        self._probe = min(trained, key=Tensor.numel, default=None)
+        self._arrived: list[bool] = []
+        if self._probe is not None:
+            self._zero = self._probe.grad = torch.zeros_like(self._probe)
+            self._hook = self._probe.register_hook(self._arrives)  # type: ignore[no-untyped-call]
+
+    def _arrives(self, grad: Tensor) -> None:
+        if not self._arrived:  # a second backward of the same pass finds the first one's gradient
+            self._arrived.append(self._is_cleared())
+
+    def _is_cleared(self) -> bool:
+        # Another tensor than the zero is the zero in another place: DistributedDataParallel moves it to its buckets.
+        grad = self._probe.grad if self._probe is not None else None
+        return grad is None or (grad is self._zero and self._zero._version > 0)
+
+    def end(self) -> bool:
+        """Return whether gradients were cleared; the watch is over, and the zero is gone if nothing was added."""
+        if self._probe is None:
             return False
-        if grad is sentinel:
-            probe.grad = None  # a zero would not be the same to the base optimizer
-            return False
-        if grad is None:
+        self._hook.remove()
+        if self._arrived:
+            return self._arrived[0]
+        if self._probe.grad is not self._zero:
             return True
-        # Other reasons for a new tensor: backward builds a graph of the gradient, or it moved to a bucket.
-        return not (grad.requires_grad or (in_buckets and grad.untyped_storage().nbytes() > grad.nbytes))
-
-    return cleared
+        with torch.no_grad():
+            added = local(self._zero)._version > self._zero._version  # by FSDP, to the shard alone
+        cleared = self._is_cleared()
+        if not added:
+            self._probe.grad = None  # a zero would not be the same to the base optimizer
+        return cleared

@@ -3,8 +3,9 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, TypedDict, Unpack
 
 import torch
@@ -16,7 +17,7 @@ from sharpless import ascent, gradients
 from sharpless.coin import uniform
 from sharpless.cost import Cost
 from sharpless.schedules import Schedule, schedule
-from sharpless.weights import Noise, displaced, frozen_statistics, local, placed_as
+from sharpless.weights import Excursion, Noise, local, placed_as
 from sharpless.wrapper import Wrapper, check_base
 
 __all__ = ["GRST", "RST", "SAM"]
@@ -81,12 +82,14 @@ class RST(Wrapper):
         total_steps: T, needed by schedules that vary. Beyond it p stays what it was at the end.
         model: the network. With it, BatchNorm running statistics are those of the clean pass, dropout masks
             are the same in both passes (on CPU, CUDA and XPU), and under DistributedDataParallel the clean
-            pass does not communicate, so that each rank climbs along its own gradient.
+            pass does not communicate, so that each rank climbs along its own gradient. Networks with BatchNorm
+            need it beside GradScaler, whose overflows would spoil the running statistics.
         seed: decides, with the step, how the coins fall; equal on all ranks and independent of torch's
             generators. A loaded checkpoint brings its own.
         freeze_batchnorm: False lets the perturbed pass update the running statistics too.
         repeat_dropout: False gives the perturbed pass dropout masks of its own.
-        climb_locally: False synchronizes the clean gradient under DistributedDataParallel as well.
+        climb_locally: False synchronizes the clean gradient under DistributedDataParallel as well. With
+            `static_graph`, the first step of a process does so in any case.
 
     Raises:
         TypeError: `base` is no optimizer instance, or one that cannot be wrapped.
@@ -111,10 +114,11 @@ class RST(Wrapper):
         self.schedule = schedule(p)
         if total_steps is None and self.schedule.needs_total_steps:
             raise ValueError(f"p = {self.schedule} varies over the run: give total_steps, the number of steps")
-        if not (total_steps is None or (isinstance(total_steps, int) and total_steps >= 1)):
-            raise ValueError(f"total_steps = {total_steps} is not a number of steps: give a whole number, 1 or more")
-        if not isinstance(seed, int):
-            raise TypeError(f"seed = {seed!r} is not a seed: give a whole number")
+        if total_steps is not None:
+            _check_whole("total_steps", total_steps)
+            if total_steps < 1:
+                raise ValueError(f"total_steps = {total_steps} is not a number of steps: give 1 or more")
+        _check_whole("seed", seed)
         _check_not_negative("gamma", gamma)
         _check_not_negative("rho", rho)
         rho_key = "sharpness_rho" if "rho" in base.defaults else "rho"  # Adadelta has a rho of its own
@@ -126,18 +130,18 @@ class RST(Wrapper):
         if model is not None and not any(id(parameter) in mine for parameter in model.parameters()):
             raise ValueError("model has no parameter in common with base: give the network that base trains")
 
-        kept = {"coin_seed": seed, "coin_step": 0, "sharp_steps": 0, "passes": 0.0, "plain_passes": 0.0}
+        kept = {"coin_seed": int(seed), "coin_step": 0, "sharp_steps": 0, "passes": 0.0, "plain_passes": 0.0}
         super().__init__(base, common=kept, each={rho_key: float(rho)})
         self._rho_key = rho_key
         self.gamma = float(gamma)
         self.total_steps = total_steps
-        self.model = model
+        self.model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
         self.freeze_batchnorm = freeze_batchnorm
         self.repeat_dropout = repeat_dropout
         self.climb_locally = climb_locally
         self._draw: _Draw | None = None
         self._running = False
-        self._cleared = False
+        self._reduced = False
         self._scaled = False
         self._bare_steps = 0
 
@@ -157,6 +161,7 @@ class RST(Wrapper):
     @property
     def cost(self) -> Cost:
         """What has been spent up to the last `step`; a bare `step()` without passes is not counted."""
+        self._complete_groups()
         kept = self.param_groups[0]
         return Cost(kept["coin_step"], kept["sharp_steps"], kept["passes"], kept["plain_passes"])
 
@@ -223,7 +228,6 @@ class RST(Wrapper):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients; passes that no `step` followed (after an overflow, say) are closed."""
-        self._cleared = True
         self.base.zero_grad(set_to_none)
         if not self._running:
             self._close_draw()
@@ -244,6 +248,7 @@ class RST(Wrapper):
         return self.gamma
 
     def _open_draw(self) -> _Draw:
+        self._complete_groups()
         kept = self.param_groups[0]
         p = self.schedule.at(kept["coin_step"], self.total_steps)
         sharp = uniform(kept["coin_seed"], kept["coin_step"]) < p
@@ -287,49 +292,54 @@ class RST(Wrapper):
             raise
         finally:
             self._running = False
+        self._reduced = True
 
     def _sharp_passes(self, batch: Any, draw: _Draw) -> Iterator[Any]:
-        gamma, parameters = draw.gamma, self._parameters()
+        gamma, parameters, ddp = draw.gamma, self._parameters(), self._ddp_to_climb_alone()
         noise = self._noise(parameters)
-        kept = gradients.take(parameters)  # of earlier micro-batches
-        cleared = gradients.watch_for_clearing(parameters, in_buckets=isinstance(self.model, DistributedDataParallel))
-        self._cleared = False
+        kept = gradients.own(gradients.take(parameters))  # of earlier micro-batches
+        watch = gradients.ClearingWatch(parameters)
+        try:
+            with nullcontext() if ddp is None else ddp.no_sync():
+                draw.passes += 1.0
+                yield batch
+        finally:
+            cleared = watch.end()
 
-        draw.passes += 1.0
-        with self._unsynchronized():
-            yield batch
-
-        self._cleared |= cleared()
-        if self._cleared:  # by the loop body or the closure: what stood there was left from the step before
-            kept = [None] * len(parameters)
         # The clean gradient stays where the perturbed one is added to it, so no second buffer is needed
         # and the one all-reduce of DistributedDataParallel sees the mixture: until the end, everything is
         # in units of γ. Where gradients are cleared before every backward, it is set aside instead.
         clean = gradients.take(parameters)
-        climb = displaced(*self._perturbation(clean))
+        weights, eps = self._perturbation(clean)
+        excursion = Excursion(weights, eps, self.model if self.freeze_batchnorm else None, noise)
+        if cleared:  # by the loop body or the closure: what stood there was left from the step before
+            kept, clean = [None] * len(parameters), gradients.own(clean)
         gradients.scale(kept, 1.0 / gamma)
-        if gamma != 1.0:
+        # DistributedDataParallel wants a gradient, if a zero, of parameters that only the clean pass went through.
+        if gamma != 1.0 or (ddp is not None and ddp.find_unused_parameters):
             gradients.scale(clean, (1.0 - gamma) / gamma)
             gradients.add(clean, to=kept)
-        del clean, cleared  # and with them the last references to gradients that are not needed any more
-        aside = self._cleared and any(grad is not None for grad in kept)
-        if not aside:
-            gradients.put(kept, parameters)
-            del kept
-        elif self._climbs_locally():
+        aside = cleared and any(grad is not None for grad in kept)
+        if aside and ddp is not None:
             raise RuntimeError(
                 "the gradients were cleared within passes() or step(closure), where the clean gradient waits "
                 "to be reduced by DistributedDataParallel: clear them outside, or set climb_locally=False"
             )
+        if not aside:
+            gradients.put(kept, parameters)
+            del kept
+        del clean, watch  # and with them the last references to gradients that are not needed any more
 
-        with ExitStack() as stack:
-            stack.enter_context(climb)
-            if noise is not None:
-                stack.enter_context(noise.again())
-            if self.model is not None and self.freeze_batchnorm:
-                stack.enter_context(frozen_statistics(self.model))
+        try:
+            excursion.begin()
             draw.passes += 1.0
             yield batch
+        finally:
+            try:
+                excursion.end()
+            except BaseException:  # a Ctrl-C that arrives just here
+                excursion.end()
+                raise
 
         if aside or gamma != 1.0:
             mixed = gradients.take(parameters)
@@ -352,13 +362,12 @@ class RST(Wrapper):
                 rho.append(radius)
         return weights, ascent.sam(weights, grads, rho) if weights else []
 
-    def _climbs_locally(self) -> bool:
-        return self.climb_locally and isinstance(self.model, DistributedDataParallel)
-
-    def _unsynchronized(self) -> AbstractContextManager[None]:
-        if self.climb_locally and isinstance(self.model, DistributedDataParallel):
-            return self.model.no_sync()
-        return nullcontext()
+    def _ddp_to_climb_alone(self) -> DistributedDataParallel | None:
+        """Return the DistributedDataParallel whose ranks climb each along its own gradient, or None."""
+        if not (self.climb_locally and isinstance(self.model, DistributedDataParallel)):
+            return None
+        # A static graph is learned in the first backward, which therefore has to be a reduced one.
+        return None if self.model.static_graph and not self._reduced else self.model
 
     def _noise(self, parameters: list[Tensor]) -> Noise | None:
         if self.model is None or not self.repeat_dropout:
@@ -413,6 +422,8 @@ class GRST(RST):
             _check_not_negative("gamma_cap", gamma_cap)
         if gamma is None:
             gamma = self._gamma_for(p.mean())
+            if gamma == math.inf:
+                raise ValueError(f"p = {p} is too small for degree = {self.degree}: γ = degree / mean p overflows")
         super().__init__(base, p, rho, gamma, total_steps, **options)
 
     def _gamma_for(self, p: float) -> float:
@@ -447,11 +458,16 @@ class SAM(RST):
         super().__init__(base, 1.0, rho, **options)
 
 
-def _check_not_negative(name: str, value: float) -> None:
-    if not isinstance(value, (int, float)):
+def _check_not_negative(name: str, value: Any) -> None:
+    if not isinstance(value, Real):
         raise TypeError(f"{name} = {value!r} is not a number: give a finite number, 0 or more")
     if not 0.0 <= value < math.inf:
         raise ValueError(f"{name} = {value} is out of range: give a finite number, 0 or more")
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name} = {value!r} is not a whole number: give one")
 
 
 def _lengths(batch: Any) -> Iterator[int]:

@@ -24,6 +24,8 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
+from typing import Any
 
 __all__ = ["Constant", "Cosine", "Linear", "Periodic", "Piecewise", "Schedule", "Warmup", "parse", "schedule"]
 
@@ -71,7 +73,7 @@ class Schedule(ABC):
         """
         if total_steps is None:
             return self(0.0)
-        return self(min(step / total_steps, 1.0))
+        return self(min(step, total_steps - 1) / total_steps)
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ class Warmup(Schedule):
         return self.then.area(start, end) if start < end else 0.0
 
     def at(self, step: int, total_steps: int | None) -> float:
-        if total_steps is None or step / total_steps < self.fraction:
+        if total_steps is None or min(step, total_steps - 1) / total_steps < self.fraction:
             return 0.0
         return self.then.at(step, total_steps)
 
@@ -278,7 +280,7 @@ class _Function(Schedule):
         return getattr(self.function, "__name__", repr(self.function))
 
 
-def schedule(p: float | str | Schedule | Callable[[float], float]) -> Schedule:
+def schedule(p: Any) -> Schedule:
     """Return `p` as a schedule: a number is a constant, a text is parsed, a function of progress is taken as it is.
 
     >>> schedule(0.5), schedule("linear:0,1")
@@ -287,6 +289,12 @@ def schedule(p: float | str | Schedule | Callable[[float], float]) -> Schedule:
     Traceback (most recent call last):
         ...
     ValueError: p(0.501) = 1.002 is not a probability: give a number in [0, 1]
+
+    Args:
+        p: a number in [0, 1], a schedule, the text of one, or a function of progress in [0, 1].
+
+    Returns:
+        The schedule.
 
     Raises:
         TypeError: `p` is none of these.
@@ -297,8 +305,8 @@ def schedule(p: float | str | Schedule | Callable[[float], float]) -> Schedule:
         return parse(p)
     if callable(p):
         return _Function(p)
-    if isinstance(p, (int, float)):
-        return Constant(p)
+    if isinstance(p, Real):
+        return Constant(float(p))
     raise TypeError(f"p = {p!r} is not a schedule: give a number, a schedule or a function of progress")
 
 

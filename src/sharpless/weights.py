@@ -4,15 +4,15 @@ Everything here works in place, waits for no device, and undoes itself whatever 
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-__all__ = ["Noise", "buckets", "displaced", "frozen_statistics", "global_norm", "local", "placed_as"]
+__all__ = ["Excursion", "Noise", "buckets", "global_norm", "local", "placed_as"]
 
 
 _PLAIN = {Tensor, nn.Parameter}
@@ -80,65 +80,6 @@ def _over_shards(norm: Tensor, layout: Any) -> Tensor:
     return DTensor.from_local(norm.square(), mesh, summed).full_tensor().sqrt()
 
 
-@contextmanager
-def displaced(weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
-    """Add `eps` to `weights` and, in the end, copy back what they held: in place, bit for bit.
-
-    A copy and not a subtraction, since (w + ε) − ε is not w in floating point. `eps` is emptied.
-    """
-    before = _copies(weights)
-    try:
-        if weights:
-            _add(weights, eps)
-        eps.clear()
-        yield
-    finally:
-        try:
-            _put_back(weights, before)
-        except BaseException:  # a Ctrl-C that arrives just here must not leave half of the weights displaced
-            _put_back(weights, before)
-            raise
-
-
-@torch.no_grad()
-def _copies(weights: list[Tensor]) -> list[Tensor]:
-    if weights and hasattr(torch, "_foreach_clone"):  # younger than the oldest torch we support
-        copies: list[Tensor] = list(torch._foreach_clone(weights))
-        return copies
-    return [weight.clone() for weight in weights]
-
-
-@torch.no_grad()
-def _add(weights: list[Tensor], eps: list[Tensor]) -> None:
-    torch._foreach_add_(weights, eps)
-
-
-@torch.no_grad()
-def _put_back(weights: list[Tensor], before: list[Tensor]) -> None:
-    if weights:
-        torch._foreach_copy_(weights, before)
-
-
-@contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Let the BatchNorm layers of `model` use batch statistics without updating the running ones.
-
-    No buffer is touched, `num_batches_tracked` included. Layers in evaluation mode stay as they are.
-    """
-    layers = [
-        module
-        for module in model.modules()
-        if isinstance(module, _NormBase) and module.training and module.track_running_stats
-    ]
-    try:
-        for layer in layers:
-            layer.track_running_stats = False
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
-
-
 class Noise:
     """The state of torch's generators at one moment, to draw the same dropout masks once more."""
 
@@ -153,17 +94,70 @@ class Noise:
             *(torch.get_device_module(device).get_rng_state(device) for device in self._accelerators),
         ]
 
-    def _write(self, states: list[Tensor]) -> None:
+    def exchange(self) -> None:
+        """Go to the remembered state, and remember the one that was left; a second call goes back."""
+        states, self._states = self._states, self._read()
         torch.set_rng_state(states[0])
         for device, state in zip(self._accelerators, states[1:], strict=True):
             torch.get_device_module(device).set_rng_state(state, device)
 
-    @contextmanager
-    def again(self) -> Iterator[None]:
-        """Draw from the remembered state within the block, and go on as if nothing had been drawn there."""
-        outside = self._read()
-        self._write(self._states)
-        try:
-            yield
-        finally:
-            self._write(outside)
+
+class Excursion:
+    """To the perturbed weights and back, with BatchNorm statistics and dropout noise as they were.
+
+    Args:
+        weights: the weights.
+        eps: what to add to them; emptied when that is done.
+        model: the network whose normalization layers shall not update their running statistics, or None.
+        noise: the noise to draw once more, or None.
+    """
+
+    def __init__(self, weights: list[Tensor], eps: list[Tensor], model: nn.Module | None, noise: Noise | None) -> None:
+        self._weights, self._eps, self._model, self._noise = weights, eps, model, noise
+        self._before: list[Tensor] = []
+        self._layers: list[_NormBase] = []
+        self._buffers: list[tuple[_NormBase, Tensor | None, Tensor | None]] = []
+        self._away = False
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Move the weights; use batch statistics without updating the running ones; draw the noise again."""
+        if self._weights:
+            self._before = _copies(self._weights)
+            torch._foreach_add_(self._weights, self._eps)
+            self._eps.clear()
+        for layer in self._model.modules() if self._model is not None else ():
+            if not (isinstance(layer, _NormBase) and layer.training and layer.track_running_stats):
+                continue
+            if isinstance(layer, _InstanceNorm):  # it updates the buffers that it finds, whatever the flag says
+                self._buffers.append((layer, layer.running_mean, layer.running_var))
+                layer.running_mean = layer.running_var = None
+            else:
+                self._layers.append(layer)
+                layer.track_running_stats = False
+        if self._noise is not None:
+            self._noise.exchange()
+            self._away = True
+
+    @torch.no_grad()
+    def end(self) -> None:
+        """Put everything back, the weights in place and bit for bit; called once more it changes nothing.
+
+        Weights are copied back and not subtracted from, since (w + ε) − ε is not w in floating point.
+        """
+        if self._before:
+            torch._foreach_copy_(self._weights, self._before)
+        for layer in self._layers:
+            layer.track_running_stats = True
+        for layer, mean, variance in self._buffers:
+            layer.running_mean, layer.running_var = mean, variance
+        if self._away and self._noise is not None:
+            self._away = False
+            self._noise.exchange()
+
+
+def _copies(weights: list[Tensor]) -> list[Tensor]:
+    if hasattr(torch, "_foreach_clone"):  # younger than the oldest torch we support
+        copies: list[Tensor] = list(torch._foreach_clone(weights))
+        return copies
+    return [weight.clone() for weight in weights]

@@ -51,26 +51,39 @@ class Wrapper(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group to `base`."""
         self.base.add_param_group(param_group)
-        self._common = {name: self.param_groups[0][name] for name in self._common}
         self._complete_groups()
 
     def _complete_groups(self) -> None:
+        """Give the numbers to groups that lack them: new ones, and those of a checkpoint of the base alone."""
+        known = next((group for group in self.param_groups if self._common.keys() <= group.keys()), self._common)
         for group in self.param_groups:
-            for name, value in (self._common | self._each).items():
+            for name in self._common:
+                group.setdefault(name, known[name])
+            for name, value in self._each.items():
                 group.setdefault(name, value)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base's state dict."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
         state_dict: dict[str, Any] = self.base.state_dict()
+        for after in self._optimizer_state_dict_post_hooks.values():
+            state_dict = after(self, state_dict) or state_dict
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` returned, or a checkpoint of the base optimizer alone."""
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = before(self, state_dict) or state_dict
         self.base.load_state_dict(state_dict)
         self._complete_groups()
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__.copy()
+        # Hooks stay behind, as torch's own do, and so does the `step` that a scheduler puts on the instance,
+        # which belongs to this object and not to its copy.
+        return {name: value for name, value in self.__dict__.items() if name != "step" and "_hooks" not in name}
 
 
 def check_base(base: Optimizer) -> None:
@@ -84,5 +97,6 @@ def check_base(base: Optimizer) -> None:
         raise TypeError(f"base = {given} is not an optimizer instance: give torch.optim.SGD(…), say")
     if isinstance(base, Wrapper):
         raise TypeError("base is sharpness-aware already: wrap the plain optimizer")
-    if inspect.signature(base.step).parameters["closure"].default is inspect.Parameter.empty:
+    closure = inspect.signature(base.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(f"{type(base).__name__} calls a closure of its own many times a step: choose another base")
