@@ -27,9 +27,9 @@ from problems import batches, distance, network
 from sharpless import RST, schedules
 from sharpless.coin import uniform
 
-STEPS, RHO, P, SEED = 6, 0.1, 0.6, 3
+STEPS, RHO, P, SEED = 6, 0.1, 0.6, 18
 COINS = [uniform(SEED, step) < P for step in range(STEPS)]
-assert 1 < sum(COINS) < STEPS
+assert COINS[:3] == [True, True, False]  # the first backward, and that on new buckets, are climbed along
 
 
 def run(folder, world, cases):
@@ -72,10 +72,15 @@ def wrap(model, gamma, **options):
     return RST(sgd(model), p=P, rho=RHO, gamma=gamma, seed=SEED, model=model, **options)
 
 
-def climb_each_alone(model, steps, gamma, world):
-    """One process: the mean over ranks of what each computes on its share, climbing along its own gradient."""
+def climb_each_alone(model, steps, gamma, world, *, zeros=False, together=0):
+    """One process: the mean over ranks of what each computes on its share, climbing along its own gradient.
+
+    With `zeros`, a gradient missing in the perturbed pass alone counts as zero; the first `together` steps are
+    climbed along the common gradient.
+    """
     base = sgd(model)
-    for micro, heads in zip(steps, COINS, strict=True):
+    oracle.train(model, mse_loss, steps[:together], base, COINS[:together], RHO, gamma)
+    for micro, heads in zip(steps[together:], COINS[together:], strict=True):
         for p in model.parameters():
             p.grad = None
         for rank in range(world):
@@ -85,6 +90,10 @@ def climb_each_alone(model, steps, gamma, world):
                     grads = oracle.sharpness_aware_gradient(model, mse_loss, batch, RHO, gamma)
                 else:
                     grads = oracle.gradient(model, mse_loss, batch)
+                if zeros:
+                    model.calls = 0
+                    clean = oracle.gradient(model, mse_loss, batch)
+                    grads = [g if c is None or g is not None else 0 * c for g, c in zip(grads, clean, strict=True)]
                 for p, g in zip(model.parameters(), grads, strict=True):
                     if g is not None:
                         p.grad = g / world if p.grad is None else p.grad + g / world
@@ -104,7 +113,7 @@ class Gated(nn.Module):
         return self.trunk(x) + (self.first(x) if self.calls % 2 else self.second(x))
 
 
-def ddp(gamma, micro=1, make=network, hook=None, **options):
+def ddp(gamma, micro=1, make=network, zeros=False, **options):
     """DDP, each rank climbing alone: the reference, and one all-reduce a step."""
     rank, world = dist.get_rank(), dist.get_world_size()
     steps = batches(STEPS, micro, size=8)
@@ -131,39 +140,43 @@ def ddp(gamma, micro=1, make=network, hook=None, **options):
             mse_loss(parallel(x), y).backward()
         opt.step()
         opt.zero_grad()
-    climb_each_alone(theirs, steps, gamma, world)
+    together = int(options.get("static_graph", False))
+    climb_each_alone(theirs, steps, gamma, world, zeros=zeros, together=together)
     assert distance(ours, theirs) < 1e-12, distance(ours, theirs)
-    assert reductions.count(0) == STEPS, reductions
+    assert reductions.count(0) == STEPS + together, reductions
 
 
 def ddp_gated(gamma):
     """Parameters that no pass, or one pass only, goes through."""
-    ddp(gamma, make=Gated, find_unused_parameters=True)
+    ddp(gamma, make=Gated, zeros=gamma == 1.0, find_unused_parameters=True)
 
 
-def ddp_synchronized(gamma, through_closure=False):
+def ddp_synchronized(gamma, micro=1, body="", **options):
     """DDP with a synchronized perturbation: one process on the union of the data."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    steps = batches(STEPS, size=8)
+    steps = batches(STEPS, micro, size=8)
     ours, theirs = network(), network()
-    parallel = DistributedDataParallel(ours)
+    parallel = DistributedDataParallel(ours, **options)
     opt = wrap(parallel, gamma, climb_locally=False)
-    for (batch,) in share(steps, rank, world):
-        x, y = batch
+    for batches_of_step in share(steps, rank, world):
+        for batch in batches_of_step:
 
-        def closure(x=x, y=y):
+            def closure(batch=batch):
+                opt.zero_grad()
+                loss = mse_loss(parallel(batch[0]), batch[1])
+                loss.backward()
+                return loss
+
+            if body == "closure":
+                opt.step(closure)
+                continue
+            for x, y in opt.passes(batch):
+                if body == "clears":
+                    opt.zero_grad()
+                mse_loss(parallel(x), y).backward()
+        if body != "closure":
+            opt.step()
             opt.zero_grad()
-            loss = mse_loss(parallel(x), y)
-            loss.backward()
-            return loss
-
-        if through_closure:
-            opt.step(closure)
-            continue
-        for a, b in opt.passes(batch):
-            mse_loss(parallel(a), b).backward()
-        opt.step()
-        opt.zero_grad()
     oracle.train(theirs, mse_loss, steps, sgd(theirs), COINS, RHO, gamma)
     assert distance(ours, theirs) < 1e-12, distance(ours, theirs)
 

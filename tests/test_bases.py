@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 import warnings
 
 import pytest
@@ -169,6 +170,63 @@ def test_named_parameters_and_copies():
     train(twin, twin_opt, batches(3))
     assert identical(snapshot(model), snapshot(twin))
     assert twin_opt.cost == opt.cost
+
+
+def test_a_copy_with_a_scheduler():
+    """Sees a copy whose `step`, which schedulers replace, is still that of the original."""
+    model = network()
+    opt = SAM(optim.SGD(model.parameters(), lr=0.05), rho=0.1)
+    scheduler = optim.lr_scheduler.StepLR(opt, 1)
+    twin, twin_opt = copy.deepcopy((model, opt))
+    train(twin, twin_opt, batches(1))
+    assert identical(snapshot(model), snapshot(network()))
+    assert not identical(snapshot(model), snapshot(twin))
+    assert twin_opt.cost.steps == 1
+    assert pickle.loads(pickle.dumps(opt)).param_groups[0]["lr"] == scheduler.get_last_lr()[0]
+
+
+def test_changes_on_the_base():
+    """Sees groups or checkpoints that reach the base behind the wrapper's back break the next step."""
+    model = network()
+    base = optim.Adam(model[0].parameters(), lr=0.01)
+    fresh = copy.deepcopy(base.state_dict())
+    opt = RST(base, p=0.5, rho=0.1, seed=8)
+    train(model, opt, batches(3))
+    base.add_param_group({"params": list(model[2].parameters())})
+    assert opt.cost.steps == 3
+    train(model, opt, batches(1))
+    assert [group["coin_step"] for group in base.param_groups] == [4, 4]
+    only = optim.Adam(model[4].parameters(), lr=0.01)
+    other = RST(only, p=0.5, rho=0.1, seed=8)
+    only.load_state_dict(fresh)
+    train(model, other, batches(1))
+    assert other.cost.steps == 1
+
+
+def test_a_checkpoint_loaded_in_the_middle_of_a_step():
+    """Sees passes of before a load counted to the step after it."""
+    model = network()
+    opt = SAM(optim.SGD(model.parameters(), lr=0.05), rho=0.1)
+    saved = copy.deepcopy(opt.state_dict())
+    for x, y in opt.passes(batches(1)[0][0]):
+        torch.nn.functional.mse_loss(model(x), y).backward()
+    opt.load_state_dict(saved)
+    opt.zero_grad()
+    assert opt.cost.steps == 0
+
+
+def test_state_dict_hooks():
+    """Sees hooks on the wrapper's state dict that are never called."""
+    opt = SAM(optim.SGD(network().parameters(), lr=0.05), rho=0.1)
+    calls = []
+    opt.register_state_dict_pre_hook(lambda optimizer: calls.append("save"))
+    opt.register_state_dict_post_hook(lambda optimizer, state: {**state, "note": 1})
+    opt.register_load_state_dict_pre_hook(lambda optimizer, state: {k: v for k, v in state.items() if k != "note"})
+    opt.register_load_state_dict_post_hook(lambda optimizer: calls.append("loaded"))
+    saved = opt.state_dict()
+    assert saved["note"] == 1
+    opt.load_state_dict(saved)
+    assert calls == ["save", "loaded"]
 
 
 def test_hooks_of_both_are_called():

@@ -132,6 +132,7 @@ def test_stopped_and_continued(blow, tmp_path):
         (["--p", "1.5"], "p = 1.5 is not a probability"),
         (["--p", "linear:0,2"], "end = 2.0 is not a probability"),
         (["--gamma", "2", "--degree", "1"], "exclude each other"),
+        (["--methods", "sgd, sam,, x"], "method 'x' is unknown"),
         (["--seeds", "0"], "seeds = 0 is out of range"),
         (["--jobs", "0"], "jobs = 0 is out of range"),
         (["--margin", "0"], "margin = 0.0 is out of range"),
@@ -158,6 +159,21 @@ def test_a_folder_with_another_experiment(finished, capsys):
     assert main(["compare", *QUICK, "--out", str(folder)]) == 2
     assert "is not a recipe of this version" in capsys.readouterr().err
     assert run_files(folder) == before
+
+
+@pytest.mark.parametrize("where", ["a file", "under a file", "runs is a file"])
+def test_a_folder_that_cannot_be(where, tmp_path, capsys):
+    """Sees a traceback, or work done, where the folder cannot be made."""
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "below" if where == "under a file" else tmp_path / "file"
+    if where == "runs is a file":
+        folder = tmp_path / "folder"
+        (folder / "experiment.json").mkdir(parents=True)
+    assert main(["compare", *QUICK, "--out", str(folder)]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("sharpless: ")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
 
 
 def test_plan(capsys):

@@ -14,10 +14,20 @@ CASES = {
         "DDP, buckets as views": (ranks.ddp, {"gamma": 2.0, "micro": 2, "gradient_as_bucket_view": True}),
         "DDP, static graph": (ranks.ddp, {"gamma": 2.0, "static_graph": True}),
         # A hang, or a lost gradient, where a pass leaves parameters out:
+        "DDP, unused parameters, SAM": (ranks.ddp_gated, {"gamma": 1.0}),
         "DDP, unused parameters": (ranks.ddp_gated, {"gamma": 2.0}),
         # Ranks that climb alone although they should not:
         "DDP, synchronized": (ranks.ddp_synchronized, {"gamma": 2.0}),
-        "DDP, synchronized, closure": (ranks.ddp_synchronized, {"gamma": 2.0, "through_closure": True}),
+        "DDP, synchronized, closure": (ranks.ddp_synchronized, {"gamma": 2.0, "body": "closure"}),
+        # A gradient kept in one of DDP's buckets, which the next backward overwrites:
+        "DDP, synchronized, views": (
+            ranks.ddp_synchronized,
+            {"gamma": 2.0, "micro": 2, "gradient_as_bucket_view": True},
+        ),
+        "DDP, synchronized, views, clearing": (
+            ranks.ddp_synchronized,
+            {"gamma": 2.0, "body": "clears", "gradient_as_bucket_view": True},
+        ),
         # The clean gradient of each rank mixed in without ever being reduced:
         "DDP, a closure that clears": (ranks.ddp_closure_that_clears, {}),
         # The norm of one shard, new storage under FSDP's feet, a mixture of other gradients:

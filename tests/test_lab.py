@@ -52,6 +52,12 @@ def test_pairs_by_seed():
     assert train(SHORT, "sgd", 4)["train_loss"][0] != plain["train_loss"][0]
 
 
+def test_sgd_long_gets_what_g_rst_spends():
+    """Sees SGD given other gradients than G-RST takes, which without γ or ρ are those of plain training."""
+    assert Recipe(p="0.25").epochs_of("sgd-long") == 38
+    assert Recipe(gamma=0.0).epochs_of("sgd-long") == Recipe(rho=0.0).epochs_of("sgd-long") == 30
+
+
 def test_runs_repeat():
     """Sees a run that depends on what the process did before."""
     once = train(SHORT, "g-rst", 0)
@@ -80,6 +86,9 @@ def test_g_rst_and_rst_toss_the_same_coin():
         ({"epochs": 0}, "epochs = 0 is out of range"),
         ({"batch_size": 1}, "batch_size = 1 is out of range"),
         ({"lr": 0.0}, "lr = 0.0 is out of range"),
+        ({"lr": float("inf")}, "lr = inf is out of range"),
+        ({"momentum": float("inf")}, "momentum = inf is out of range"),
+        ({"p": "1e-320"}, "p = 1e-320 is too small"),
         ({"gamma": 2.0, "degree": 1.0}, "gamma = 2.0 and degree = 1.0 exclude each other"),
         ({"p": "1.5"}, "p = 1.5 is not a probability"),
         ({"p": "often"}, "schedule 'often' cannot be read"),

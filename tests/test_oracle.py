@@ -67,7 +67,7 @@ def test_the_named_methods(wrap, p, gamma):
 
 
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
-@pytest.mark.parametrize("clears", ["the wrapper", "the base", "the model", "in place"])
+@pytest.mark.parametrize("clears", ["the wrapper", "the base", "the model", "in place", "the model, in place"])
 def test_closures(clears, gamma):
     """Sees a closure that clears the clean gradient away, or whose leftovers are taken for accumulated ones."""
     ours, theirs = network(), network()
@@ -78,6 +78,7 @@ def test_closures(clears, gamma):
         "the base": base.zero_grad,
         "the model": ours.zero_grad,
         "in place": lambda: opt.zero_grad(set_to_none=False),
+        "the model, in place": lambda: ours.zero_grad(set_to_none=False),
     }[clears]
     for ((x, y),) in batches(STEPS):
 
@@ -131,6 +132,43 @@ def test_clearing_in_the_loop_body(gamma):
     base = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9)
     oracle.train(theirs, mse_loss, batches(STEPS), base, coins(0.6), 0.1, gamma)
     assert distance(ours, theirs) < 1e-12
+
+
+def test_closures_under_no_grad():
+    """Sees a closure that cannot differentiate since its caller had switched gradients off."""
+    model = network()
+    opt = SAM(torch.optim.SGD(model.parameters(), lr=0.05), rho=0.1)
+    ((x, y),) = batches(1)[0]
+
+    def closure():
+        loss = mse_loss(model(x), y)
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        opt.step(closure)
+    assert distance(model, network()) > 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_gradients_of_gradients():
+    """Sees a graph of the gradient, whose sum is a new tensor, taken for gradients that were cleared."""
+    weight = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    opt = SAM(torch.optim.SGD([weight], lr=0.05), rho=0.1)
+    for factor in (1.0, 10.0):
+        for _ in opt.passes():
+            (factor * weight).sum().backward(create_graph=True)
+    assert float(weight.grad.detach()) == 11.0
+
+
+def test_nothing_to_train():
+    """Sees a loop fail in which this optimizer's parameters are frozen for a while."""
+    model = network().requires_grad_(False)
+    opt = SAM(torch.optim.SGD(model.parameters(), lr=0.05), rho=0.1)
+    for x, _ in opt.passes(batches(1)[0][0]):
+        model(x)
+    opt.step()
+    assert opt.cost.steps == 1
 
 
 class Branches(nn.Module):

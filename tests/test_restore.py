@@ -112,7 +112,11 @@ def test_the_radius():
 
 
 def test_a_zero_gradient():
-    """Sees a division by zero: no gradient, no perturbation, no NaN."""
+    """Sees a division by zero: no gradient, no perturbation, no NaN, in float16 either."""
+    half = [nn.Parameter(torch.ones(3, dtype=torch.float16))]
+    for _ in (opt := SAM(torch.optim.SGD(half, lr=0.1), rho=0.5)).passes():
+        (0.0 * half[0]).sum().backward()
+        assert torch.equal(half[0].detach(), torch.ones(3, dtype=torch.float16))
     model = network()
     opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.5)
     start = snapshot(model)
@@ -144,6 +148,37 @@ def test_batchnorm_statistics_are_the_clean_passes():
     for x, y in opt.passes((X, Y)):
         mse_loss(model(x), y).backward()
     assert int(cumulative.num_batches_tracked) == 3
+
+
+def test_other_normalization_layers():
+    """Sees statistics of InstanceNorm updated twice, or layers without statistics that get some."""
+    instance = nn.InstanceNorm1d(2, track_running_stats=True)
+    without = nn.BatchNorm1d(2, track_running_stats=False)
+    model = nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Conv1d(2, 2, 1), instance, without, nn.Flatten())
+    plain = copy.deepcopy(model)
+    x = torch.randn(8, 6)
+    plain(x)
+    for batch in sam(model).passes(x):
+        model(batch).square().sum().backward()
+    assert identical(snapshot(model), snapshot(plain))
+    assert instance.running_mean is not None
+    assert not without.track_running_stats
+
+
+def test_noise_that_the_second_pass_draws_otherwise():
+    """Sees the perturbed pass leave its mark on the generator when it draws more, or breaks off."""
+    model = network()
+    for draws in (3, None):
+        torch.manual_seed(0)
+        for count, (x, y) in enumerate(sam(model).passes((X.double(), Y.double()))):
+            torch.rand(2 if count == 0 else 3)
+            if count == 1 and draws is None:
+                break
+            mse_loss(model(x), y).backward()
+        after = torch.rand(1)
+        torch.manual_seed(0)
+        torch.rand(2)
+        assert torch.equal(after, torch.rand(1))
 
 
 @pytest.mark.parametrize("repeat", [True, False])

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 from importlib.metadata import version
 from itertools import pairwise
@@ -85,7 +86,7 @@ def _compare(options: argparse.Namespace) -> int:
         from sharpless.report.runs import read_runs  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"compare needs {error.name}: pip install 'sharpless[lab]'") from error
-    methods = [method for listed in options.methods for method in listed.lower().split(",") if method]
+    methods = [method for listed in options.methods for method in listed.lower().replace(",", " ").split()]
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in fields(Recipe)})
     jobs = available_cores() if options.jobs is None else options.jobs
     if not 0 < options.margin < math.inf:
@@ -96,6 +97,11 @@ def _compare(options: argparse.Namespace) -> int:
     comparison.open_folder()
     try:
         _watch(comparison)
+    except BrokenProcessPool:
+        raise ValueError(
+            "a worker process was ended from outside, for want of memory perhaps: the runs that had ended are kept, "
+            "and the same command, with a smaller --jobs say, continues"
+        ) from None
     except KeyboardInterrupt:
         finished = f"{len(comparison.finished)} of {len(comparison.runs)} runs are kept in {options.out}"
         print(f"sharpless: interrupted; {finished}, and the same command continues", file=sys.stderr)

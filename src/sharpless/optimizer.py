@@ -461,7 +461,7 @@ class SAM(RST):
 def _check_not_negative(name: str, value: Any) -> None:
     if not isinstance(value, Real):
         raise TypeError(f"{name} = {value!r} is not a number: give a finite number, 0 or more")
-    if not 0.0 <= value < math.inf:
+    if not 0.0 <= float(value) < math.inf:
         raise ValueError(f"{name} = {value} is out of range: give a finite number, 0 or more")
 
 

@@ -1,5 +1,6 @@
 """The hyperparameters of an experiment, and what each method makes of them."""
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -47,13 +48,13 @@ class Recipe:
             (0 <= self.noise <= 1, "noise", "give a share in [0, 1]"),
             (self.epochs >= 1, "epochs", "give 1 or more"),
             (2 <= self.batch_size <= 1297, "batch_size", "give 2 to 1297, the number of training examples"),
-            (self.lr > 0, "lr", "give a positive number"),
-            (self.momentum >= 0, "momentum", "give 0 or more"),
-            (self.weight_decay >= 0, "weight_decay", "give 0 or more"),
+            (0 < self.lr < math.inf, "lr", "give a positive number"),
+            (0 <= self.momentum < math.inf, "momentum", "give a finite number, 0 or more"),
+            (0 <= self.weight_decay < math.inf, "weight_decay", "give a finite number, 0 or more"),
             (self.width >= 1, "width", "give 1 or more"),
-            (0 <= self.rho < float("inf"), "rho", "give a finite number, 0 or more"),
-            (self.degree is None or 0 <= self.degree < float("inf"), "degree", "give a finite number, 0 or more"),
-            (self.gamma is None or 0 <= self.gamma < float("inf"), "gamma", "give a finite number, 0 or more"),
+            (0 <= self.rho < math.inf, "rho", "give a finite number, 0 or more"),
+            (self.degree is None or 0 <= self.degree < math.inf, "degree", "give a finite number, 0 or more"),
+            (self.gamma is None or 0 <= self.gamma < math.inf, "gamma", "give a finite number, 0 or more"),
         ):
             if not check:
                 raise ValueError(f"{name} = {getattr(self, name)} is out of range: {remedy}")
@@ -61,6 +62,8 @@ class Recipe:
             raise ValueError(f"gamma = {self.gamma} and degree = {self.degree} exclude each other: give one of them")
         if parse(self.p).mean() == 0 and self.gamma is None:
             raise ValueError(f"p = {self.p} gives G-RST no sharpness-aware step: give a positive p, or gamma")
+        if self.gamma_of("g-rst") == math.inf:
+            raise ValueError(f"p = {self.p} is too small for a degree: γ = degree / mean p overflows, give gamma")
 
     def schedule(self, method: str) -> Schedule:
         """Return the p(t) of `method`."""
@@ -68,7 +71,9 @@ class Recipe:
 
     def epochs_of(self, method: str) -> int:
         """Return how long `method` trains: sgd-long takes as many gradients as G-RST, by more epochs."""
-        return round(self.epochs * expected_cost(self.schedule("g-rst"))) if method == "sgd-long" else self.epochs
+        if method != "sgd-long" or self.rho == 0 or self.gamma_of("g-rst") == 0:
+            return self.epochs
+        return round(self.epochs * expected_cost(self.schedule("g-rst")))
 
     def gamma_of(self, method: str) -> float:
         """Return the γ of `method`."""
