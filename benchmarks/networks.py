@@ -56,7 +56,7 @@ def resnet18(device: str) -> Task:
     for inputs, outputs, stride in ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2)):
         blocks += [Residual(inputs, outputs, stride), Residual(outputs, outputs, 1)]
     model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)).to(device)
-    batch = 128 if device == "cuda" else 16
+    batch = 128 if device == "cuda" else 64
     steps = 10 if device == "cuda" else 1
     return Task(model, torch.randn(batch, 3, 32, 32, device=device), _labels(batch, 10, device), steps)
 
@@ -66,7 +66,7 @@ def transformer(device: str) -> Task:
     layer = nn.TransformerEncoderLayer(256, 4, 1024, dropout=0.1, batch_first=True)
     encoder = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
     model = nn.Sequential(encoder, nn.Flatten(), nn.Linear(64 * 256, 10)).to(device)
-    batch = 64 if device == "cuda" else 8
+    batch = 64 if device == "cuda" else 32
     steps = 10 if device == "cuda" else 1
     return Task(model, torch.randn(batch, 64, 256, device=device), _labels(batch, 10, device), steps)
 

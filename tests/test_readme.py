@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 from pathlib import Path
 
 import torch
@@ -15,10 +16,11 @@ def test_the_lines_of_user_code():
     """Sees an example that a user cannot run."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     loader = [(torch.randn(16, 1, 8, 8), torch.randint(10, (16,)))] * 20
-    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(examples) == 2
-    for example in examples:
+    examples = re.findall(r"^ *```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)
+    assert len(examples) == 3
+    for example in map(textwrap.dedent, examples):
         names = {"model": model, "loader": loader, "loss_fn": nn.CrossEntropyLoss(), "epochs": 2, "torch": torch}
+        names["device"] = "cpu"
         exec(compile(example, "README.md", "exec"), names)
         assert names["opt"].cost.steps == 40
 
