@@ -154,11 +154,11 @@ def _conclude(folder: Path, margin: float) -> None:
     for heading in ("accuracy %", "cost", "seconds", "minus SAM [95 %]", "non-\ninferior"):
         table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     for method in summary["methods"]:
-        table.add_row(*_row(method))
+        table.add_row(*_row(method, margin))
     Console().print("", table, f"The page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 
-def _row(method: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(method: Mapping[str, Any], margin: float) -> tuple[str, ...]:
     accuracy, seconds, versus = method["accuracy"], method["seconds"], method["versus_sam"]
     spread = "" if accuracy["std"] is None else f" ± {accuracy['std']:.1f}"
     difference, verdict = "", ""
@@ -166,6 +166,8 @@ def _row(method: Mapping[str, Any]) -> tuple[str, ...]:
         interval = "" if versus["ci95"] is None else " [{:+.1f}, {:+.1f}]".format(*versus["ci95"])
         difference = f"{versus['difference']:+.1f}{interval}"
         verdict = {True: "yes", False: "not shown", None: "too few seeds"}[versus["non_inferior"]]
+        if interval and versus["ci95"][1] < -margin:
+            verdict = "no"
     return (
         method["label"],
         f"{accuracy['mean']:.1f}{spread}",
