@@ -1,10 +1,13 @@
 """What a loop may do around passes(): accumulate, clip, skip a step, and misuse it."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from problems import batches, network, train
+import oracle
+from problems import batches, distance, identical, network, snapshot, train
 from sharpless import GRST, RST, SAM, schedules
 from sharpless.coin import uniform
 
@@ -208,3 +211,57 @@ def test_a_batch_whose_tensors_disagree():
     opt = SAM(sgd(network()))
     message = message_of(ValueError, lambda: opt.passes((torch.zeros(8, 5), {"y": torch.zeros(7)})))
     assert "7 and 8" in message
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.0])
+def test_tied_weights(gamma):
+    """Sees a weight that is used twice displaced twice, or counted twice in the norm."""
+
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.encode = torch.nn.Linear(5, 5, dtype=torch.float64)
+            self.decode = torch.nn.Linear(5, 5, dtype=torch.float64)
+            self.decode.weight = self.encode.weight
+
+        def forward(self, x):
+            return self.decode(self.encode(x).tanh()).mean(1, keepdim=True)
+
+    ours, theirs = Tied(), Tied()
+    train(ours, RST(sgd(ours), p=1.0, rho=0.1, gamma=gamma), batches(5))
+    oracle.train(theirs, mse_loss, batches(5), sgd(theirs), [True] * 5, 0.1, gamma)
+    assert distance(ours, theirs) < 1e-12
+
+
+def test_micro_batches_of_unequal_size():
+    """Sees micro-batches weighed by anything but the loss that they were given."""
+    ours, theirs = network(), network()
+    steps = [[(x[:n], y[:n]) for (x, y), n in zip(micro, (8, 3, 1), strict=True)] for micro in batches(6, micro=3)]
+    train(ours, RST(sgd(ours), p=0.6, rho=0.1, gamma=2.0, seed=3), steps)
+    coins = [uniform(3, step) < 0.6 for step in range(6)]
+    oracle.train(theirs, mse_loss, steps, sgd(theirs), coins, 0.1, 2.0)
+    assert distance(ours, theirs) < 1e-12
+
+
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_a_checkpoint_between_micro_batches(stop):
+    """Sees a coin or a ledger that moves on within a step: the step, begun again, must be the same one."""
+    steps = batches(6, micro=2)
+    whole = network()
+    opt_of_whole = RST(sgd(whole, momentum=0.9), p=0.6, rho=0.1, gamma=2.0, seed=3)
+    train(whole, opt_of_whole, steps)
+
+    half, done = network(), stop // 2
+    first = RST(sgd(half, momentum=0.9), p=0.6, rho=0.1, gamma=2.0, seed=3)
+    train(half, first, steps[:done])
+    for batch in steps[done][: stop % 2]:
+        for x, y in first.passes(batch):
+            mse_loss(half(x), y).backward()
+    resumed = network(seed=1)
+    second = RST(sgd(resumed, momentum=0.9), p=0.6, rho=0.1, gamma=2.0)
+    resumed.load_state_dict(half.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    train(resumed, second, steps[done:])
+    assert identical(snapshot(whole), snapshot(resumed))
+    assert second.cost == opt_of_whole.cost
