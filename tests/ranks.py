@@ -23,7 +23,7 @@ from torch.nn.functional import mse_loss
 from torch.nn.parallel import DistributedDataParallel
 
 import oracle
-from problems import batches, distance, network
+from problems import batches, distance, network, train
 from sharpless import RST, schedules
 from sharpless.coin import uniform
 
@@ -207,15 +207,6 @@ def gathered(model):
         for p, q in zip(plain.parameters(), model.parameters(), strict=True):
             p.copy_(q.full_tensor() if isinstance(q, DTensor) else q)
     return plain
-
-
-def train(model, opt, steps):
-    for micro in steps:
-        for batch in micro:
-            for x, y in opt.passes(batch):
-                mse_loss(model(x), y).backward()
-        opt.step()
-        opt.zero_grad()
 
 
 def sharded(mesh=None, **options):

@@ -141,12 +141,8 @@ class Piecewise(Schedule):
 
 
 @dataclass(frozen=True)
-class Linear(Schedule):
-    """From `start` to `end` in a straight line.
-
-    >>> Linear(0, 1)(0.25), Linear(1, 0)(0.25)
-    (0.25, 0.75)
-    """
+class _FromTo(Schedule):
+    """From `start` at the beginning to `end` at the end."""
 
     start: float
     end: float
@@ -154,6 +150,15 @@ class Linear(Schedule):
     def __post_init__(self) -> None:
         _check_probability("start", self.start)
         _check_probability("end", self.end)
+
+
+@dataclass(frozen=True)
+class Linear(_FromTo):
+    """From `start` to `end` in a straight line.
+
+    >>> Linear(0, 1)(0.25), Linear(1, 0)(0.25)
+    (0.25, 0.75)
+    """
 
     def __call__(self, progress: float) -> float:
         return (1.0 - progress) * self.start + progress * self.end
@@ -166,19 +171,12 @@ class Linear(Schedule):
 
 
 @dataclass(frozen=True)
-class Cosine(Schedule):
+class Cosine(_FromTo):
     """From `start` to `end` along half a cosine.
 
     >>> round(Cosine(1, 0)(0.25), 4), Cosine(1, 0).mean()
     (0.8536, 0.5)
     """
-
-    start: float
-    end: float
-
-    def __post_init__(self) -> None:
-        _check_probability("start", self.start)
-        _check_probability("end", self.end)
 
     def __call__(self, progress: float) -> float:
         weight = (1.0 + math.cos(math.pi * progress)) / 2
