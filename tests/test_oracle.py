@@ -199,6 +199,20 @@ def test_parameters_without_a_gradient_in_one_pass(gamma):
     assert distance(ours, theirs) < 1e-12
 
 
+@pytest.mark.parametrize("gamma", [1.0, 2.0])
+def test_the_smallest_parameter_unused(gamma):
+    """Sees the zero that watches for clearing left behind as a gradient: weight decay would move the parameter."""
+    model = network()
+    model.register_parameter("unused", nn.Parameter(torch.ones(1, dtype=torch.float64)))
+    opt = RST(torch.optim.SGD(model.parameters(), lr=0.05, weight_decay=0.1), p=1.0, rho=0.1, gamma=gamma)
+    ((x, y),) = batches(1)[0]
+    for a, b in opt.passes((x, y)):
+        mse_loss(model(a), b).backward()
+    assert model.unused.grad is None
+    opt.step()
+    assert float(model.unused.detach()) == 1.0
+
+
 def test_rho_of_a_group():
     """Sees a group's own ρ ignored: with 0 the group is not perturbed, and not part of the norm either."""
     torch.manual_seed(0)

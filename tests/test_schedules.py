@@ -139,6 +139,7 @@ def test_periodic_and_warmup():
     assert warm.mean() == pytest.approx(0.375)
     assert [Warmup(0.5, Periodic(2)).at(t, 8) for t in range(8)] == [0, 0, 0, 0, 0, 1, 0, 1]
     assert Warmup(0.1, 0.5) == Warmup(0.1, Constant(0.5))
+    assert Warmup(1.0, 1).at(8, 8) == Warmup(1.0, 1).at(80, 8) == 0  # past the end p stays what it was
 
 
 def test_callables_of_the_users():

@@ -328,7 +328,7 @@ class RST(Wrapper):
         if not aside:
             gradients.put(kept, parameters)
             del kept
-        del clean, watch  # and with them the last references to gradients that are not needed any more
+        del clean  # and with it the last references to gradients that are not needed any more
 
         try:
             excursion.begin()
