@@ -130,6 +130,7 @@ def test_stopped_and_continued(blow, tmp_path):
         (["--methods", "sgd", "sma"], "method 'sma' is unknown: choose from sgd, sgd-long, sam, rst, g-rst"),
         (["--rho", "-1"], "rho = -1.0 is out of range"),
         (["--p", "1.5"], "p = 1.5 is not a probability"),
+        (["--schedule", "linear:0,3"], "end = 3.0 is not a probability"),
         (["--p", "linear:0,2"], "end = 2.0 is not a probability"),
         (["--gamma", "2", "--degree", "1"], "exclude each other"),
         (["--methods", "sgd, sam,, x"], "method 'x' is unknown"),

@@ -72,7 +72,8 @@ def _add_compare(commands: Any) -> None:
     recipe = command.add_argument_group("the recipe")
     for field in fields(Recipe):
         recipe.add_argument(
-            "--" + field.name.replace("_", "-"),
+            *["--" + name.replace("_", "-") for name in (field.name, *field.metadata["aliases"])],
+            dest=field.name,
             type=str if field.type is str else int if field.type is int else float,
             default=field.default,
             metavar=field.name.upper()[:1],

@@ -16,8 +16,8 @@ __all__ = ["METHODS", "Recipe"]
 METHODS = ("sgd", "sgd-long", "sam", "rst", "g-rst")
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _option(default: Any, text: str, *aliases: str) -> Any:
+    return field(default=default, metadata={"help": text, "aliases": aliases})
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Recipe:
     weight_decay: float = _option(5e-4, "weight decay of SGD")
     width: int = _option(16, "channels of the first convolution")
     rho: float = _option(0.3, "radius ρ of the perturbation")
-    p: str = _option("0.5", "probability or schedule of RST and G-RST: 0.5, linear:0,1, cosine:1,0, …")
+    p: str = _option("0.5", "probability or schedule of RST and G-RST: 0.5, linear:0,1, cosine:1,0, …", "schedule")
     degree: float | None = _option(None, "regularization degree of G-RST, γ = degree / mean p (default: 1, SAM's)")
     gamma: float | None = _option(None, "γ of G-RST itself, in place of a degree")
 
