@@ -14,7 +14,7 @@ SOURCE = Path(sharpless.__file__).parent
 FLOORS = [
     {"schedules", "coin"},
     {"cost"},
-    {"weights", "wrapper"},
+    {"batches", "weights", "wrapper"},
     {"gradients", "ascent"},
     {"optimizer"},
     {"lab", "report"},

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sharpless.weights import local
 
-__all__ = ["ClearingWatch", "Gradients", "add", "own", "put", "scale", "take"]
+__all__ = ["ClearingWatch", "Gradients", "Mixture", "add", "own", "put", "scale", "take"]
 
 Gradients = list[Tensor | None]
 """One entry for each of a list of parameters: its gradient, or None where it has none."""
@@ -60,6 +60,55 @@ def add(source: Gradients, *, to: Gradients) -> None:
             theirs.append(local(new))
     if ours:
         torch._foreach_add_(ours, theirs)
+
+
+class Mixture:
+    """The weighted sum of the gradients of successive passes, which autograd itself adds up.
+
+    It lies in `.grad` while a pass runs, in units of the weight of that pass: so it needs no second buffer, and the one
+    all-reduce of DistributedDataParallel sees the whole sum. Where gradients are cleared before every backward, it is
+    set aside instead and added afterwards.
+
+    Args:
+        parameters: the parameters.
+        grads: what the sum starts from.
+        aside: whether gradients are cleared before every backward.
+    """
+
+    def __init__(self, parameters: list[Tensor], grads: Gradients, *, aside: bool) -> None:
+        self._parameters, self._grads, self._aside = parameters, grads, aside
+        self._unit = 1.0
+
+    def expect(self, weight: float) -> None:
+        """Prepare for a pass whose gradient has `weight`, which is not 0."""
+        scale(self._grads, self._unit / weight)
+        self._unit = weight
+
+    def add(self, grads: Gradients, weight: float) -> None:
+        """Add `grads` times `weight`; they are used up."""
+        scale(grads, weight / self._unit)
+        add(grads, to=self._grads)
+
+    def is_aside(self) -> bool:
+        """Return whether something has to be set aside during the next pass."""
+        return self._aside and any(grad is not None for grad in self._grads)
+
+    def release(self) -> None:
+        """Let the next pass add its gradient."""
+        if not self._aside:
+            put(self._grads, self._parameters)
+            self._grads = [None] * len(self._parameters)
+
+    def collect(self) -> None:
+        """Take in the gradient of the pass that has ended."""
+        grads = take(self._parameters)
+        add(self._grads, to=grads)
+        self._grads = grads
+
+    def finish(self) -> None:
+        """Leave the sum in `.grad`, in its own units."""
+        self.expect(1.0)
+        put(self._grads, self._parameters)
 
 
 class ClearingWatch:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -10,10 +10,11 @@ from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from sharpless import ascent, gradients
+from sharpless import ascent, batches, gradients
 from sharpless.coin import uniform
 from sharpless.cost import Cost
 from sharpless.schedules import Schedule, schedule
@@ -33,6 +34,7 @@ class Options(TypedDict, total=False):
     freeze_batchnorm: bool
     repeat_dropout: bool
     climb_locally: bool
+    batch_fraction: float
 
 
 @dataclass
@@ -109,6 +111,7 @@ class RST(Wrapper):
         freeze_batchnorm: bool = True,
         repeat_dropout: bool = True,
         climb_locally: bool = True,
+        batch_fraction: float = 1.0,
     ) -> None:
         check_base(base)
         self.schedule = schedule(p)
@@ -121,6 +124,9 @@ class RST(Wrapper):
         _check_whole("seed", seed)
         _check_not_negative("gamma", gamma)
         _check_not_negative("rho", rho)
+        _check_not_negative("batch_fraction", batch_fraction)
+        if not 0 < batch_fraction <= 1:
+            raise ValueError(f"batch_fraction = {batch_fraction} is not a share of the batch: give a number in (0, 1]")
         rho_key = "sharpness_rho" if "rho" in base.defaults else "rho"  # Adadelta has a rho of its own
         for group in base.param_groups:
             _check_not_negative(f"{rho_key} of a parameter group", group.get(rho_key, rho))
@@ -139,6 +145,7 @@ class RST(Wrapper):
         self.freeze_batchnorm = freeze_batchnorm
         self.repeat_dropout = repeat_dropout
         self.climb_locally = climb_locally
+        self.batch_fraction = float(batch_fraction)
         self._draw: _Draw | None = None
         self._running = False
         self._reduced = False
@@ -180,11 +187,10 @@ class RST(Wrapper):
         Raises:
             ValueError: the tensors of `batch` disagree in length.
         """
-        lengths = sorted(set(_lengths(batch)))
-        if len(lengths) > 1:
+        if batches.length(batch) is None and self.batch_fraction < 1:
             raise ValueError(
-                f"the tensors of the batch have lengths {' and '.join(map(str, lengths))}: "
-                "give tensors of one length, or iterate over passes() without a batch"
+                f"batch_fraction = {self.batch_fraction:g} splits the batch, and here is none with a length: iterate "
+                "over passes((x, y)), say"
             )
         return self._passes(batch)
 
@@ -267,6 +273,11 @@ class RST(Wrapper):
         self._draw = None
 
     def _evaluate(self, closure: Callable[[], Any]) -> Any:
+        if self.batch_fraction < 1:
+            raise RuntimeError(
+                f"batch_fraction = {self.batch_fraction:g} needs the batch, which step(closure) does not see: run forward "
+                "and backward in `for x, y in opt.passes((x, y))`, and call step()"
+            )
         losses = []
         for _ in self._passes(None):
             with torch.enable_grad():
@@ -295,58 +306,72 @@ class RST(Wrapper):
         self._reduced = True
 
     def _sharp_passes(self, batch: Any, draw: _Draw) -> Iterator[Any]:
+        """Yield the part S to climb with, S again at the perturbed weights, and the rest R, if any.
+
+        The gradient is q·g(S) + (1−q)·g(R) + γ(g⁺(S) − g(S)), with q = 1 the one of G-RST.
+        """
         gamma, parameters, ddp = draw.gamma, self._parameters(), self._ddp_to_climb_alone()
+        part, share, rest = self._split(batch)
+        still = self.model if self.freeze_batchnorm else None
         noise = self._noise(parameters)
         kept = gradients.own(gradients.take(parameters))  # of earlier micro-batches
         watch = gradients.ClearingWatch(parameters)
         try:
             with nullcontext() if ddp is None else ddp.no_sync():
-                draw.passes += 1.0
-                yield batch
+                draw.passes += share
+                yield part
         finally:
             cleared = watch.end()
 
-        # The clean gradient stays where the perturbed one is added to it, so no second buffer is needed
-        # and the one all-reduce of DistributedDataParallel sees the mixture: until the end, everything is
-        # in units of γ. Where gradients are cleared before every backward, it is set aside instead.
         clean = gradients.take(parameters)
         weights, eps = self._perturbation(clean)
-        excursion = Excursion(weights, eps, self.model if self.freeze_batchnorm else None, noise)
+        excursion = Excursion(weights, eps, still, noise)
         if cleared:  # by the loop body or the closure: what stood there was left from the step before
             kept, clean = [None] * len(parameters), gradients.own(clean)
-        gradients.scale(kept, 1.0 / gamma)
+        mixture = gradients.Mixture(parameters, kept, aside=cleared)
+        mixture.expect(gamma)
         # DistributedDataParallel wants a gradient, if a zero, of parameters that only the clean pass went through.
-        if gamma != 1.0 or (ddp is not None and ddp.find_unused_parameters):
-            gradients.scale(clean, (1.0 - gamma) / gamma)
-            gradients.add(clean, to=kept)
-        aside = cleared and any(grad is not None for grad in kept)
-        if aside and ddp is not None:
+        if gamma != share or (ddp is not None and ddp.find_unused_parameters):
+            mixture.add(clean, share - gamma)
+        if mixture.is_aside() and ddp is not None:
             raise RuntimeError(
                 "the gradients were cleared within passes() or step(closure), where the clean gradient waits "
                 "to be reduced by DistributedDataParallel: clear them outside, or set climb_locally=False"
             )
-        if not aside:
-            gradients.put(kept, parameters)
-            del kept
-        del clean  # and with it the last references to gradients that are not needed any more
+        mixture.release()
+        del kept, clean  # and with them the last references to gradients that are not needed any more
 
         try:
             excursion.begin()
-            draw.passes += 1.0
-            yield batch
+            with nullcontext() if ddp is None or rest is None else ddp.no_sync():
+                draw.passes += share
+                yield part
         finally:
             try:
                 excursion.end()
             except BaseException:  # a Ctrl-C that arrives just here
                 excursion.end()
                 raise
+        mixture.collect()
 
-        if aside or gamma != 1.0:
-            mixed = gradients.take(parameters)
-            if aside:
-                gradients.add(kept, to=mixed)
-            gradients.scale(mixed, gamma)
-            gradients.put(mixed, parameters)
+        if rest is not None:
+            mixture.expect(1.0 - share)
+            mixture.release()
+            draw.passes += 1.0 - share
+            yield rest
+            mixture.collect()
+        mixture.finish()
+
+    def _split(self, batch: Any) -> tuple[Any, float, Any]:
+        """Return the part of the batch to climb with, its share, and the rest, None where the part is all."""
+        examples = batches.length(batch)
+        if self.batch_fraction == 1 or examples is None:
+            return batch, 1.0, None
+        few = 2 if self.model is not None and any(isinstance(m, _BatchNorm) for m in self.model.modules()) else 1
+        size = max(round(self.batch_fraction * examples), few)
+        if examples - size < few:
+            return batch, 1.0, None
+        return batches.part(batch, 0, size), size / examples, batches.part(batch, size, examples)
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
@@ -468,15 +493,3 @@ def _check_not_negative(name: str, value: Any) -> None:
 def _check_whole(name: str, value: Any) -> None:
     if not isinstance(value, Integral):
         raise TypeError(f"{name} = {value!r} is not a whole number: give one")
-
-
-def _lengths(batch: Any) -> Iterator[int]:
-    match batch:
-        case Tensor() if batch.dim() > 0:
-            yield len(batch)
-        case Mapping():
-            for value in batch.values():
-                yield from _lengths(value)
-        case list() | tuple():
-            for value in batch:
-                yield from _lengths(value)

@@ -1,0 +1,73 @@
+"""A batch as the loop knows it, any nest of tensors: its length, and a part of it."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["length", "part"]
+
+
+def length(batch: Any) -> int | None:
+    """Return the number of examples in `batch`, None where no tensor tells it.
+
+    >>> import torch
+    >>> length({"x": torch.zeros(8, 3), "y": [torch.zeros(8), "a note"]}), length(None)
+    (8, None)
+
+    Raises:
+        ValueError: the tensors of `batch` disagree.
+    """
+    lengths = sorted(set(_lengths(batch)))
+    if len(lengths) > 1:
+        raise ValueError(
+            f"the tensors of the batch have lengths {' and '.join(map(str, lengths))}: "
+            "give tensors of one length, or iterate over passes() without a batch"
+        )
+    return lengths[0] if lengths else None
+
+
+def part(batch: Any, start: int, end: int) -> Any:
+    """Return the examples `start` to `end` of `batch`, in the same nest; tensors are views.
+
+    What has no examples (numbers, 0-dim tensors, None) is handed on whole; lists without tensors that have an entry
+    for each example, such as names, are cut as the tensors are.
+
+    >>> import torch
+    >>> part((torch.arange(4), ["a", "b", "c", "d"], 0.5), 1, 3)
+    (tensor([1, 2]), ['b', 'c'], 0.5)
+    """
+    return _part(batch, start, end, length(batch))
+
+
+def _lengths(batch: Any) -> Iterator[int]:
+    match batch:
+        case Tensor() if batch.dim() > 0:
+            yield len(batch)
+        case Mapping():
+            for value in batch.values():
+                yield from _lengths(value)
+        case list() | tuple():
+            for value in batch:
+                yield from _lengths(value)
+
+
+def _part(batch: Any, start: int, end: int, examples: int | None) -> Any:
+    match batch:
+        case Tensor() if batch.dim() > 0:
+            return batch[start:end]
+        case Mapping():
+            cut: Any = copy.copy(batch)  # of its own class, as Hugging Face's batches are
+            for key, value in batch.items():
+                cut[key] = _part(value, start, end, examples)
+            return cut
+        case list() | tuple():
+            if len(batch) == examples and not any(True for _ in _lengths(batch)):
+                return batch[start:end]
+            return _like(batch, [_part(value, start, end, examples) for value in batch])
+    return batch
+
+
+def _like(batch: Sequence[Any], values: list[Any]) -> Any:
+    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)  # type: ignore[call-arg]
