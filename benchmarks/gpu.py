@@ -1,4 +1,4 @@
-"""What has to hold on a GPU: no synchronization, GradScaler, models on two devices, graphs for both kinds of step.
+"""What has to hold on a GPU: no synchronization, GradScaler, a model on two devices, graphs for both kinds of step.
 
     python benchmarks/gpu.py [--device cpu] [--steps 200] [--out benchmarks/results]
 
@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import nn
 
 from networks import TASKS, Task
 from sharpless import GRST, RST, SAM
 from sharpless.coin import uniform
+from two_devices import check_two_devices
 
 
 def sgd(task: Task) -> torch.optim.Optimizer:
@@ -82,36 +82,6 @@ def check_grad_scaler(device: str) -> dict[str, object]:
         assert scaler.get_scale() == (scale if spoiled is None else scale / 2)
     assert opt.cost.passes == 6
     return {"grad_scaler": "an overflow in either pass skipped the step and halved the scale once"}
-
-
-class TwoDevices(nn.Module):
-    """A network with one half on the CPU and the other on `device`."""
-
-    def __init__(self, device: str) -> None:
-        super().__init__()
-        self.here, self.there = nn.Linear(5, 8), nn.Linear(8, 1).to(device)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.there(self.here(x).tanh().to(self.there.weight.device)).to(x.device)
-
-
-def check_two_devices(device: str) -> dict[str, object]:
-    """One norm over both halves: training is that of the network on one device."""
-    split = TwoDevices(device)
-    whole = TwoDevices("cpu")
-    whole.load_state_dict(split.state_dict())
-    x, y = torch.randn(16, 5), torch.randn(16, 1)
-    for model in (split, whole):
-        opt = GRST(torch.optim.SGD(model.parameters(), lr=0.1), p=1.0, gamma=2.0, rho=0.1, model=model)
-        for _ in range(5):
-            for a, b in opt.passes((x, y)):
-                nn.functional.mse_loss(model(a), b).backward()
-            opt.step()
-            opt.zero_grad()
-    pairs = zip(split.parameters(), whole.parameters(), strict=True)
-    far = max(float((a.detach().cpu() - b.detach()).abs().max()) for a, b in pairs)
-    assert far < 1e-5, far
-    return {"two_devices": {"largest_difference": far}}
 
 
 def captured(function: Callable[[], None], device: str) -> Callable[[], None]:

@@ -265,3 +265,17 @@ def test_a_checkpoint_between_micro_batches(stop):
     train(resumed, second, steps[done:])
     assert identical(snapshot(whole), snapshot(resumed))
     assert second.cost == opt_of_whole.cost
+
+
+def test_one_call_for_each_device():
+    """Sees a foreach call that mixes devices, which CUDA forgives and XLA answers with a crash."""
+    from sharpless.weights import foreach
+
+    ours = [torch.zeros(1), torch.zeros(2, device="meta"), torch.zeros(3)]
+    theirs = [torch.ones_like(tensor) for tensor in ours]
+    calls = []
+    foreach(lambda a, b: calls.append((a, b)), ours, theirs)
+    assert sorted([len(t) for t in a] for a, _ in calls) == [[1, 3], [2]]
+    for a, b in calls:
+        assert len({t.device for t in (*a, *b)}) == 1
+        assert [t.shape for t in a] == [t.shape for t in b]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sharpless.weights import local
+from sharpless.weights import foreach, local
 
 __all__ = ["ClearingWatch", "Gradients", "Mixture", "add", "own", "put", "scale", "take"]
 
@@ -45,7 +45,7 @@ def scale(gradients: Gradients, factor: float) -> None:
     """Multiply all `gradients` by `factor`."""
     present = [local(grad) for grad in gradients if grad is not None]
     if present and factor != 1.0:
-        torch._foreach_mul_(present, factor)
+        foreach(lambda grads: torch._foreach_mul_(grads, factor), present)
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def add(source: Gradients, *, to: Gradients) -> None:
             ours.append(local(old))
             theirs.append(local(new))
     if ours:
-        torch._foreach_add_(ours, theirs)
+        foreach(torch._foreach_add_, ours, theirs)
 
 
 class Mixture:

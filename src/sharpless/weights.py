@@ -4,7 +4,7 @@ Everything here works in place, waits for no device, and undoes itself whatever 
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-__all__ = ["Excursion", "Noise", "buckets", "global_norm", "local", "placed_as"]
+__all__ = ["Excursion", "Noise", "buckets", "foreach", "global_norm", "local", "placed_as"]
 
 
 _PLAIN = {Tensor, nn.Parameter}
@@ -45,6 +45,17 @@ def buckets(
     for i, (tensor, value) in enumerate(zip(tensors, values, strict=True)):
         where[tensor.device, tensor.dtype, value].append(i)
     return dict(where)
+
+
+def foreach(operation: Callable[..., Any], *lists: list[Tensor]) -> None:
+    """Call an in-place foreach `operation` on aligned lists, once for each device: not every backend takes two."""
+    devices = {tensor.device for tensor in lists[0]}
+    if len(devices) == 1:
+        operation(*lists)
+        return
+    for device in devices:
+        where = [i for i, tensor in enumerate(lists[0]) if tensor.device == device]
+        operation(*([tensors[i] for i in where] for tensors in lists))
 
 
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -124,7 +135,7 @@ class Excursion:
         """Move the weights; use batch statistics without updating the running ones; draw the noise again."""
         if self._weights:
             self._before = _copies(self._weights)
-            torch._foreach_add_(self._weights, self._eps)
+            foreach(torch._foreach_add_, self._weights, self._eps)
             self._eps.clear()
         for layer in self._model.modules() if self._model is not None else ():
             if not (isinstance(layer, _NormBase) and layer.training and layer.track_running_stats):
@@ -146,7 +157,7 @@ class Excursion:
         Weights are copied back and not subtracted from, since (w + ε) − ε is not w in floating point.
         """
         if self._before:
-            torch._foreach_copy_(self._weights, self._before)
+            foreach(torch._foreach_copy_, self._weights, self._before)
         for layer in self._layers:
             layer.track_running_stats = True
         for layer, mean, variance in self._buffers:
@@ -157,7 +168,8 @@ class Excursion:
 
 
 def _copies(weights: list[Tensor]) -> list[Tensor]:
-    if hasattr(torch, "_foreach_clone"):  # younger than the oldest torch we support
+    # The one call for all is younger than the oldest torch we support.
+    if hasattr(torch, "_foreach_clone") and len({weight.device for weight in weights}) == 1:
         copies: list[Tensor] = list(torch._foreach_clone(weights))
         return copies
     return [weight.clone() for weight in weights]
