@@ -1,10 +1,11 @@
 """The ledger: what sharpness-aware training costs, in units of one gradient of the whole batch."""
 
+import math
 from dataclasses import dataclass
 
 from sharpless.schedules import Schedule
 
-__all__ = ["Cost", "expected_cost", "expected_sharp_steps"]
+__all__ = ["Cost", "Plan", "expected_cost", "expected_sharp_steps", "plan"]
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,80 @@ def expected_sharp_steps(schedule: Schedule, total_steps: int) -> float:
     return sum(schedule.at(step, total_steps) for step in range(total_steps))
 
 
-def expected_cost(schedule: Schedule, total_steps: int | None = None) -> float:
-    """Return the expected propagation count η̂ = 1 + mean p, in gradients per step (plain: 1, SAM: 2).
+def expected_cost(schedule: Schedule, total_steps: int | None = None, batch_fraction: float = 1.0) -> float:
+    """Return the expected propagation count η̂ = 1 + q·mean p, in gradients per step (plain: 1, SAM: 2).
 
     Exact for a run of `total_steps` steps; without it the limit for many steps, in closed form.
 
     >>> from sharpless.schedules import Constant, Linear
     >>> expected_cost(Constant(0.5)), expected_cost(Linear(0, 1)), expected_cost(Linear(0, 1), 5)
     (1.5, 1.5, 1.4)
+    >>> expected_cost(Constant(0.5), batch_fraction=0.25)
+    1.125
     """
-    if total_steps is None:
-        return 1.0 + schedule.mean()
-    return 1.0 + expected_sharp_steps(schedule, total_steps) / total_steps
+    share = schedule.mean() if total_steps is None else expected_sharp_steps(schedule, total_steps) / total_steps
+    return 1.0 + batch_fraction * share
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to spend a budget: p, q and γ of G-RST."""
+
+    p: float
+    """The probability of a sharpness-aware step."""
+    batch_fraction: float
+    """The share q of the batch that such a step climbs with."""
+    gamma: float
+    """The weight γ of the perturbed gradient."""
+    why: str
+    """The reason, for people."""
+
+    @property
+    def cost(self) -> float:
+        """The expected cost, 1 + p·q."""
+        return 1.0 + self.p * self.batch_fraction
+
+
+SMALLEST_PART = 4
+"""The fewest examples that a plan climbs with: below, the direction of the climb is little but noise."""
+
+
+def plan(budget: float, batch_size: int, degree: float = 1.0) -> Plan:
+    """Return p, q and γ of G-RST for a budget: climb as often as possible, with as few examples as possible.
+
+    A sharpness-aware step corrects the gradient by γ(g⁺ − g) of m = q·n of its n examples. With γ = degree/p, the
+    variance of the correction relative to the square of its mean is (1 + v)/p − 1, where v, the variance among parts
+    relative to the squared mean, hardly depends on m as long as noise dominates the gradient of a part: the smaller
+    part has the larger variance, but climbs a direction that is just as much steeper. So a budget 1 + p·q is best spent
+    by p near 1, and m as small as it then has to be, but no smaller than SMALLEST_PART.
+
+    >>> thrifty = plan(1.1, batch_size=128)
+    >>> round(thrifty.p, 3), thrifty.batch_fraction * 128, round(thrifty.gamma, 3), round(thrifty.cost, 9)
+    (0.985, 13.0, 1.016, 1.1)
+
+    Args:
+        budget: the cost wanted, in gradients per step: above 1 (plain training), up to 2 (SAM).
+        batch_size: n, the number of examples that one pass would run on (of a micro-batch, under accumulation).
+        degree: the regularization degree p·γ.
+
+    Returns:
+        The plan, whose cost is the budget.
+
+    Raises:
+        ValueError: the budget is not in (1, 2], or the batch size is not positive.
+    """
+    if not 1.0 < budget <= 2.0:
+        raise ValueError(f"budget = {budget} is out of range: give more than 1 (plain training) and at most 2 (SAM)")
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size} is out of range: give the number of examples, 1 or more")
+    extra = round((budget - 1.0) * batch_size, 9)  # examples a step
+    size = min(max(math.ceil(extra), SMALLEST_PART), batch_size)
+    if batch_size - size < 2:  # what is left would be no batch
+        size = batch_size
+    p = extra / size
+    part = "the whole batch" if size == batch_size else f"{size} of {batch_size} examples"
+    why = (
+        f"{budget - 1:.4g} gradients of {batch_size} examples are {extra:.4g} examples a step: climb with {part} in "
+        f"{p:.3g} of the steps"
+    )
+    return Plan(p, size / batch_size, degree / p, why)

@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     repeat_dropout: bool
     climb_locally: bool
     batch_fraction: float
+    keep_strength: bool
 
 
 @dataclass
@@ -92,11 +93,24 @@ class RST(Wrapper):
         repeat_dropout: False gives the perturbed pass dropout masks of its own.
         climb_locally: False synchronizes the clean gradient under DistributedDataParallel as well. With
             `static_graph`, the first step of a process does so in any case.
+        batch_fraction: the share q of the batch that a sharpness-aware step climbs with. The loop over
+            `passes(batch)` is then handed three parts: the first q·n examples S, S once more at perturbed
+            weights, and the rest R. The gradient is q·g(S) + (1−q)·g(R) + γ(g⁺(S) − g(S)): unbiased for the
+            regularizer of SAM with batches of q·n examples, at 1 + q gradients a step. It asks for losses that
+            are means over examples, and for batches in random order. BatchNorm normalizes each part by its own
+            statistics. Each part has an example, two where the model has BatchNorm; a batch too small for that
+            is climbed with as a whole, and paid for so.
+        keep_strength: climb with a part of share q by ρ√q. The gradient of a part is longer, by 1/√q where
+            noise dominates it, and so is the regularization ρ·E‖g‖; this keeps it what ρ is for whole batches.
+            False climbs by ρ.
 
     Raises:
         TypeError: `base` is no optimizer instance, or one that cannot be wrapped.
         ValueError: an argument is out of range.
     """
+
+    perturbed: bool
+    """Whether the weights are displaced just now: the loss of such a pass is not the clean one."""
 
     def __init__(
         self,
@@ -112,6 +126,7 @@ class RST(Wrapper):
         repeat_dropout: bool = True,
         climb_locally: bool = True,
         batch_fraction: float = 1.0,
+        keep_strength: bool = True,
     ) -> None:
         check_base(base)
         self.schedule = schedule(p)
@@ -146,7 +161,9 @@ class RST(Wrapper):
         self.repeat_dropout = repeat_dropout
         self.climb_locally = climb_locally
         self.batch_fraction = float(batch_fraction)
+        self.keep_strength = keep_strength
         self._draw: _Draw | None = None
+        self.perturbed = False
         self._running = False
         self._reduced = False
         self._scaled = False
@@ -275,8 +292,8 @@ class RST(Wrapper):
     def _evaluate(self, closure: Callable[[], Any]) -> Any:
         if self.batch_fraction < 1:
             raise RuntimeError(
-                f"batch_fraction = {self.batch_fraction:g} needs the batch, which step(closure) does not see: run forward "
-                "and backward in `for x, y in opt.passes((x, y))`, and call step()"
+                f"batch_fraction = {self.batch_fraction:g} needs the batch, which step(closure) does not see: run "
+                "forward and backward in `for x, y in opt.passes((x, y))`, and call step()"
             )
         losses = []
         for _ in self._passes(None):
@@ -309,6 +326,9 @@ class RST(Wrapper):
         """Yield the part S to climb with, S again at the perturbed weights, and the rest R, if any.
 
         The gradient is q·g(S) + (1−q)·g(R) + γ(g⁺(S) − g(S)), with q = 1 the one of G-RST.
+
+        Raises:
+            RuntimeError: gradients were cleared that DistributedDataParallel has to reduce.
         """
         gamma, parameters, ddp = draw.gamma, self._parameters(), self._ddp_to_climb_alone()
         part, share, rest = self._split(batch)
@@ -324,7 +344,7 @@ class RST(Wrapper):
             cleared = watch.end()
 
         clean = gradients.take(parameters)
-        weights, eps = self._perturbation(clean)
+        weights, eps = self._perturbation(clean, share)
         excursion = Excursion(weights, eps, still, noise)
         if cleared:  # by the loop body or the closure: what stood there was left from the step before
             kept, clean = [None] * len(parameters), gradients.own(clean)
@@ -343,10 +363,12 @@ class RST(Wrapper):
 
         try:
             excursion.begin()
+            self.perturbed = True
             with nullcontext() if ddp is None or rest is None else ddp.no_sync():
                 draw.passes += share
                 yield part
         finally:
+            self.perturbed = False
             try:
                 excursion.end()
             except BaseException:  # a Ctrl-C that arrives just here
@@ -377,14 +399,15 @@ class RST(Wrapper):
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
     @torch.no_grad()
-    def _perturbation(self, clean: gradients.Gradients) -> tuple[list[Tensor], list[Tensor]]:
+    def _perturbation(self, clean: gradients.Gradients, share: float) -> tuple[list[Tensor], list[Tensor]]:
         weights, grads, rho = [], [], []
+        shrink = math.sqrt(share) if self.keep_strength else 1.0
         radii = ((group[self._rho_key], parameter) for group in self.param_groups for parameter in group["params"])
         for (radius, parameter), grad in zip(radii, clean, strict=True):
             if radius > 0 and grad is not None:
                 weights.append(local(parameter))
                 grads.append(placed_as(parameter, grad))
-                rho.append(radius)
+                rho.append(radius * shrink)
         return weights, ascent.sam(weights, grads, rho) if weights else []
 
     def _ddp_to_climb_alone(self) -> DistributedDataParallel | None:

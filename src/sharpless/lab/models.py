@@ -1,22 +1,24 @@
-"""The networks."""
+"""The networks, for images of few pixels."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-__all__ = ["small_convnet"]
+__all__ = ["NETWORKS", "SmallViT", "small_convnet"]
 
 
-def small_convnet(width: int, classes: int) -> nn.Sequential:
-    """Return a network of three convolutions with BatchNorm for small grey images, (N, 1, H, W) → (N, classes).
+def small_convnet(width: int, classes: int, channels: int = 1, norm: type[nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
+    """Return a network of three convolutions, (N, channels, H, W) → (N, classes).
 
     >>> sum(p.numel() for p in small_convnet(16, 10).parameters())
     14458
     """
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        normalization = nn.GroupNorm(1, outputs) if norm is nn.GroupNorm else norm(outputs)
+        return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), normalization, nn.ReLU()]
 
     return nn.Sequential(
-        *block(1, width),
+        *block(channels, width),
         *block(width, 2 * width),
         nn.MaxPool2d(2),
         *block(2 * width, 2 * width),
@@ -24,3 +26,38 @@ def small_convnet(width: int, classes: int) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(2 * width, classes),
     )
+
+
+class SmallViT(nn.Module):
+    """A vision transformer of three layers with patches of 2 by 2 for images of 8 by 8, (N, 1, 8, 8) → (N, classes).
+
+    >>> SmallViT(16, 10)(torch.zeros(3, 1, 8, 8)).shape
+    torch.Size([3, 10])
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, width, 2, stride=2)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 16, width))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, width // 16, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(3)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        tokens = self.patches(images).flatten(2).transpose(1, 2) + self.positions
+        for layer in self.layers:
+            tokens = layer(tokens)
+        logits: Tensor = self.head(self.norm(tokens).mean(1))
+        return logits
+
+
+NETWORKS = {
+    "convnet": small_convnet,
+    "convnet-groupnorm": lambda width, classes: small_convnet(width, classes, norm=nn.GroupNorm),
+    "vit": SmallViT,
+}
+"""The networks of a recipe by name, each a function of width and classes."""

@@ -4,16 +4,27 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from sharpless.cost import expected_cost
-from sharpless.optimizer import GRST, RST, SAM
-from sharpless.schedules import Schedule, parse
+from sharpless.cost import expected_cost, plan
+from sharpless.lab.models import NETWORKS
+from sharpless.optimizer import RST
+from sharpless.schedules import Constant, Schedule, parse
 
 __all__ = ["METHODS", "Recipe"]
 
-METHODS = ("sgd", "sgd-long", "sam", "rst", "g-rst")
+METHODS = ("sgd", "sgd-long", "sam", "rst", "g-rst", "thrifty")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What makes a method of a recipe."""
+
+    schedule: Schedule
+    batch_fraction: float = 1.0
+    gamma: float = 1.0
 
 
 def _option(default: Any, text: str, *aliases: str) -> Any:
@@ -34,16 +45,24 @@ class Recipe:
     batch_size: int = _option(64, "examples in a batch; an incomplete last one is dropped")
     lr: float = _option(0.05, "learning rate at the start of a cosine to 0")
     momentum: float = _option(0.9, "momentum of SGD")
-    weight_decay: float = _option(5e-4, "weight decay of SGD")
-    width: int = _option(16, "channels of the first convolution")
+    weight_decay: float = _option(5e-4, "weight decay")
+    lr_warmup: float = _option(0.0, "share of the run in which the learning rate rises from 0")
+    network: str = _option("convnet", "the network: convnet (BatchNorm), convnet-groupnorm or vit")
+    optimizer: str = _option("sgd", "the base optimizer: sgd or adamw")
+    width: int = _option(16, "channels of the first convolution, or of a vit's tokens")
     rho: float = _option(0.3, "radius ρ of the perturbation")
     p: str = _option("0.5", "probability or schedule of RST and G-RST: 0.5, linear:0,1, cosine:1,0, …", "schedule")
     degree: float | None = _option(None, "regularization degree of G-RST, γ = degree / mean p (default: 1, SAM's)")
     gamma: float | None = _option(None, "γ of G-RST itself, in place of a degree")
+    batch_fraction: float = _option(1.0, "share of the batch that sharpness-aware steps of RST and G-RST climb with")
+    budget: float = _option(1.1, "cost of thrifty, which is G-RST with p, q and γ chosen for it")
+    clip: float = _option(0.0, "norm that longer gradients are clipped to, 0 for none")
+    validation: float = _option(0.0, "share of the training examples to test on in place of the test set")
 
     def __post_init__(self) -> None:
-        if self.task != "digits":
-            raise ValueError(f"task = {self.task} is unknown: give digits")
+        for name, known in (("task", ["digits"]), ("network", list(NETWORKS)), ("optimizer", ["sgd", "adamw"])):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} = {getattr(self, name)} is unknown: give {' or '.join(known)}")
         for check, name, remedy in (
             (0 <= self.noise <= 1, "noise", "give a share in [0, 1]"),
             (self.epochs >= 1, "epochs", "give 1 or more"),
@@ -51,7 +70,11 @@ class Recipe:
             (0 < self.lr < math.inf, "lr", "give a positive number"),
             (0 <= self.momentum < math.inf, "momentum", "give a finite number, 0 or more"),
             (0 <= self.weight_decay < math.inf, "weight_decay", "give a finite number, 0 or more"),
+            (0 <= self.lr_warmup < 1, "lr_warmup", "give a share in [0, 1)"),
             (self.width >= 1, "width", "give 1 or more"),
+            (0 < self.batch_fraction <= 1, "batch_fraction", "give a share in (0, 1]"),
+            (0 <= self.clip < math.inf, "clip", "give a norm, or 0 for none"),
+            (0 <= self.validation < 1, "validation", "give a share in [0, 1)"),
             (0 <= self.rho < math.inf, "rho", "give a finite number, 0 or more"),
             (self.degree is None or 0 <= self.degree < math.inf, "degree", "give a finite number, 0 or more"),
             (self.gamma is None or 0 <= self.gamma < math.inf, "gamma", "give a finite number, 0 or more"),
@@ -62,54 +85,77 @@ class Recipe:
             raise ValueError(f"gamma = {self.gamma} and degree = {self.degree} exclude each other: give one of them")
         if parse(self.p).mean() == 0 and self.gamma is None:
             raise ValueError(f"p = {self.p} gives G-RST no sharpness-aware step: give a positive p, or gamma")
-        if self.gamma_of("g-rst") == math.inf:
+        if self.settings("g-rst").gamma == math.inf:
             raise ValueError(f"p = {self.p} is too small for a degree: γ = degree / mean p overflows, give gamma")
+        plan(self.budget, self.batch_size)
 
-    def schedule(self, method: str) -> Schedule:
-        """Return the p(t) of `method`."""
-        return parse({"sgd": "0", "sgd-long": "0", "sam": "1"}.get(method, self.p))
+    def settings(self, method: str) -> Settings:
+        """Return when `method` is sharpness-aware, on how much of the batch, and how strongly.
+
+        Raises:
+            ValueError: there is no such method.
+        """
+        match method:
+            case "sgd" | "sgd-long":
+                return Settings(Constant(0.0))
+            case "sam":
+                return Settings(Constant(1.0))
+            case "rst":
+                return Settings(parse(self.p), self.batch_fraction)
+            case "g-rst" if self.gamma is not None:
+                return Settings(parse(self.p), self.batch_fraction, self.gamma)
+            case "g-rst":
+                degree = 1.0 if self.degree is None else self.degree
+                return Settings(parse(self.p), self.batch_fraction, degree / parse(self.p).mean())
+            case "thrifty":
+                thrifty = plan(self.budget, self.batch_size)
+                return Settings(Constant(thrifty.p), thrifty.batch_fraction, thrifty.gamma)
+        raise ValueError(f"method {method!r} is unknown: choose from {', '.join(METHODS)}")
 
     def epochs_of(self, method: str) -> int:
         """Return how long `method` trains: sgd-long takes as many gradients as G-RST, by more epochs."""
-        if method != "sgd-long" or self.rho == 0 or self.gamma_of("g-rst") == 0:
+        g_rst = self.settings("g-rst")
+        if method != "sgd-long" or self.rho == 0 or g_rst.gamma == 0:
             return self.epochs
-        return round(self.epochs * expected_cost(self.schedule("g-rst")))
-
-    def gamma_of(self, method: str) -> float:
-        """Return the γ of `method`."""
-        if method != "g-rst":
-            return 1.0
-        if self.gamma is not None:
-            return self.gamma
-        return (1.0 if self.degree is None else self.degree) / self.schedule(method).mean()
+        return round(self.epochs * expected_cost(g_rst.schedule, batch_fraction=g_rst.batch_fraction))
 
     def describe(self, method: str) -> str:
         """Return the name of `method` with its parameters, for tables and pages."""
+        base, own = self.optimizer.upper().replace("ADAMW", "AdamW"), self.settings(method)
+        part = "" if own.batch_fraction == 1 else f", q={own.batch_fraction:.3g}"
         match method:
+            case "sgd":
+                return base
             case "sgd-long":
-                return f"SGD, {self.epochs_of(method)} epochs"
+                return f"{base}, {self.epochs_of(method)} epochs"
             case "rst":
-                return f"RST, p={self.schedule(method)}"
+                return f"RST, p={own.schedule}{part}"
             case "g-rst":
-                return f"G-RST, p={self.schedule(method)}, γ={self.gamma_of(method):g}"
+                return f"G-RST, p={own.schedule}{part}, γ={own.gamma:g}"
+            case "thrifty":
+                return f"thrifty, p={own.schedule.mean():.2g}{part}, γ={own.gamma:.3g}"
             case _:
                 return method.upper()
 
+    def base(self, model: nn.Module) -> Optimizer:
+        """Return the base optimizer."""
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(model.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+
     def wrap(self, method: str, base: Optimizer, model: nn.Module, total_steps: int, seed: int) -> RST:
         """Return the optimizer of `method` around `base`."""
-        if method == "sam":
-            return SAM(base, self.rho, model=model, seed=seed)
-        if method == "g-rst":
-            return GRST(
-                base,
-                self.schedule(method),
-                rho=self.rho,
-                gamma=self.gamma_of(method),
-                total_steps=total_steps,
-                model=model,
-                seed=seed,
-            )
-        return RST(base, self.schedule(method), self.rho, total_steps=total_steps, model=model, seed=seed)
+        own = self.settings(method)
+        return RST(
+            base,
+            own.schedule,
+            self.rho,
+            own.gamma,
+            total_steps,
+            model,
+            seed,
+            batch_fraction=own.batch_fraction,
+        )
 
     def difference(self, other: "Recipe") -> str:
         """Return in which fields `other` differs, as a clause for a sentence; empty where it does not."""

@@ -1,9 +1,11 @@
 """One run: train a recipe with one method and one seed, and return the record of it."""
 
+import math
 import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sharpless.lab.data import Data, digits
-from sharpless.lab.models import small_convnet
+from sharpless.lab.models import NETWORKS
 from sharpless.lab.recipes import Recipe
 from sharpless.optimizer import RST
 
@@ -27,16 +29,15 @@ def train(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
     The seed decides the label noise, the initial weights, the order of the batches and the coins, and all
     of them are the same for every method: runs are paired by seed.
     """
-    data = digits(recipe.noise, seed)
+    data = digits(recipe.noise, seed, recipe.validation)
     steps_per_epoch = len(data.train_x) // recipe.batch_size
     epochs = recipe.epochs_of(method)
     steps = epochs * steps_per_epoch
 
     torch.manual_seed(seed)
-    model = small_convnet(recipe.width, data.classes)
-    base = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    opt = recipe.wrap(method, base, model, steps, seed)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps)
+    model = NETWORKS[recipe.network](recipe.width, data.classes)
+    opt = recipe.wrap(method, recipe.base(model), model, steps, seed)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, partial(_rate, steps=steps, warmup=recipe.lr_warmup))
 
     order = torch.Generator().manual_seed(seed)
     train_loss, test_accuracy, sharp_steps, seconds = [], [], [], 0.0
@@ -44,10 +45,10 @@ def train(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
         start = perf_counter()
         losses = []
         for i, batch in enumerate(_batches(data, recipe.batch_size, order)):
-            loss, passes = _step(model, opt, batch)
+            before = opt.cost.sharp_steps
+            losses.append(_step(model, opt, batch, recipe.clip))
             scheduler.step()
-            losses.append(loss)
-            if passes > 1:
+            if opt.cost.sharp_steps > before:
                 sharp_steps.append(epoch * steps_per_epoch + i)
         train_loss.append(float(torch.stack(losses).mean()))
         seconds += perf_counter() - start
@@ -62,6 +63,7 @@ def train(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
         "steps": opt.cost.steps,
         "schedule": str(opt.schedule),
         "gamma": opt.gamma,
+        "batch_fraction": opt.batch_fraction,
         "sharp_steps": sharp_steps,
         "passes": opt.cost.passes,
         "plain_passes": float(recipe.epochs * steps_per_epoch),
@@ -89,16 +91,27 @@ def _batches(data: Data, size: int, order: torch.Generator) -> Iterator[tuple[Te
         yield data.train_x[indices], data.train_y[indices]
 
 
-def _step(model: nn.Module, opt: RST, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, int]:
-    """Return the clean loss and the number of passes of one step."""
-    losses = []
+def _rate(step: int, steps: int, warmup: float) -> float:
+    """Return the learning rate in units of the recipe's: a straight rise from 0, then a cosine to 0."""
+    rise = warmup * steps
+    if step < rise:
+        return (step + 1) / math.ceil(rise)
+    return (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2
+
+
+def _step(model: nn.Module, opt: RST, batch: tuple[Tensor, Tensor], clip: float) -> Tensor:
+    """Return the mean clean loss of one step."""
+    clean = torch.zeros(())
     for x, y in opt.passes(batch):
         loss = cross_entropy(model(x), y)
         loss.backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.detach())
+        if not opt.perturbed:
+            clean += loss.detach() * len(y)
+    if clip:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
     opt.step()
     opt.zero_grad()
-    return losses[0], len(losses)
+    return clean / len(batch[1])
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from scipy import stats
 
 from sharpless.report.runs import Run, by_method
 
-__all__ = ["summarize"]
+__all__ = ["estimate", "paired", "summarize"]
 
 
 def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
         raise ValueError("runs is empty: give the runs of a comparison, as read_runs returns them")
     methods = by_method(runs)
     sam = _accuracy_by_seed(methods.get("sam", []))
-    advantage = _paired(sam, _accuracy_by_seed(methods.get("sgd", [])))
+    advantage = paired(sam, _accuracy_by_seed(methods.get("sgd", [])))
     return {
         "task": runs[0].recipe.get("task"),
         "recipe": runs[0].recipe,
@@ -61,16 +61,16 @@ def distinct(descriptions: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 def _describe(runs: Sequence[Run], sam: Mapping[int, float], margin: float) -> dict[str, Any]:
     method = runs[0].method
-    seconds = _estimate([run.seconds for run in runs])
+    seconds = estimate([run.seconds for run in runs])
     versus_sam = None
     if sam and method != "sam":
-        difference = _paired(_accuracy_by_seed(runs), sam)
+        difference = paired(_accuracy_by_seed(runs), sam)
         versus_sam = {**difference, "non_inferior": _exceeds(difference, -margin)}
     return {
         "method": method,
         "label": runs[0].label,
         "seeds": len(runs),
-        "accuracy": _estimate([run.accuracy for run in runs]),
+        "accuracy": estimate([run.accuracy for run in runs]),
         "cost": fmean(run.passes for run in runs) / fmean(run.plain_passes for run in runs),
         "seconds": {"mean": seconds["mean"], "std": seconds["std"]},
         "steps": mean(run.steps for run in runs),
@@ -84,7 +84,8 @@ def _accuracy_by_seed(runs: Sequence[Run]) -> dict[int, float]:
     return {run.seed: run.accuracy for run in runs}
 
 
-def _estimate(values: Sequence[float]) -> dict[str, Any]:
+def estimate(values: Sequence[float]) -> dict[str, Any]:
+    """Return mean, standard deviation and 95 % t-interval of the mean."""
     center = fmean(values)
     if len(values) == 1:
         return {"mean": center, "std": None, "ci95": None}
@@ -94,13 +95,13 @@ def _estimate(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": center, "std": spread, "ci95": [center - half, center + half]}
 
 
-def _paired(left: Mapping[int, float], right: Mapping[int, float]) -> dict[str, Any]:
+def paired(left: Mapping[int, float], right: Mapping[int, float]) -> dict[str, Any]:
     """Return left - right over the seeds that both have."""
     differences = [left[seed] - right[seed] for seed in sorted(left.keys() & right.keys())]
     if not differences:
         return {"difference": None, "ci95": None}
-    estimate = _estimate(differences)
-    return {"difference": estimate["mean"], "ci95": estimate["ci95"]}
+    found = estimate(differences)
+    return {"difference": found["mean"], "ci95": found["ci95"]}
 
 
 def _exceeds(difference: Mapping[str, Any], bound: float) -> bool | None:
