@@ -1,13 +1,25 @@
-"""Where to climb: the perturbation ε of the weights, a pure function of (weights, gradients, ρ)."""
+"""Where to climb: the perturbation ε of the weights, a function of (weights, gradients, ρ).
 
-from collections.abc import Sequence
+Any function with the arguments of `sam` can be the `ascent` of RST, GRST and SAM:
+
+>>> def signs(weights, grads, rho):
+...     return [radius * grad.sign() for grad, radius in zip(grads, rho)]
+
+One that learns from step to step, as `Friendly` does, sets `remembers = True` and takes a fourth argument: a dict for
+each weight, whose tensors become part of the optimizer's state.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpless.weights import buckets, global_norm, local
 
-__all__ = ["sam"]
+__all__ = ["Ascent", "Friendly", "asam", "normalization_parameters", "sam"]
+
+Ascent = Callable[..., list[Tensor]]
+"""A function of (weights, gradients, ρ), and of a memory where it remembers, that returns ε."""
 
 _SMALLEST_NORM = 1e-12
 """Below this norm a gradient counts as zero and the perturbation fades out, instead of dividing by zero."""
@@ -17,7 +29,8 @@ def sam(weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float]
     """Return ε = ρ·g/‖g‖ with one global L2 norm over all `grads` (SAM, arXiv 2010.01412, equation 2).
 
     Args:
-        weights: the weights to be perturbed; SAM's direction does not depend on them.
+        weights: the weights to be perturbed, of DTensors the shards on this rank; SAM's direction does not
+            depend on them.
         grads: their gradients, of the same shapes; any mixture of devices and dtypes.
         rho: the radius for each of them.
 
@@ -29,11 +42,107 @@ def sam(weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float]
     >>> sam([torch.zeros(2)], [torch.zeros(2)], [0.1])
     [tensor([0., 0.])]
     """
-    norm = global_norm(grads).clamp_min(_SMALLEST_NORM)
-    eps = [local(grad) for grad in grads]
-    for (device, dtype, _), where in buckets(grads, rho).items():
+    return _scaled([local(grad) for grad in grads], rho, global_norm(grads))
+
+
+def asam(weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float], eta: float = 0.01) -> list[Tensor]:
+    """Return ε = ρ·T²g/‖Tg‖ with T = |w| + η (ASAM, arXiv 2102.11600, equation 3): large weights move further.
+
+    Rescaling layers so that the network stays the same changes ε as it changes the weights, up to η. ρ is
+    another one than SAM's: about ten times it (the paper takes 0.5 to 2). For another η give
+    `functools.partial(asam, eta=…)`.
+
+    Args:
+        weights: the weights to be perturbed, as for `sam`.
+        grads: their gradients.
+        rho: the radius for each of them.
+        eta: η, which lets weights of zero move too.
+
+    Returns:
+        ε, as for `sam`.
+
+    >>> asam([torch.tensor([2.0, 0.0])], [torch.tensor([1.0, 1.0])], [0.1], eta=0.0)
+    [tensor([0.2000, 0.0000])]
+    """
+    scales = [weight.abs() + eta for weight in weights]
+    once = [scale * local(grad) for scale, grad in zip(scales, grads, strict=True)]
+    norm = global_norm(once, placed_like=grads)
+    return _scaled([scale * tensor for scale, tensor in zip(scales, once, strict=True)], rho, norm)
+
+
+class Friendly:
+    """Climb along ε = ρ·d/‖d‖, d = g − σm, where m is a running mean of past gradients (F-SAM, arXiv 2403.12350).
+
+    What the gradients of past steps have in common is taken out of the direction; the noise of the batch stays. The
+    first step, which has no past, is SAM's. m takes as much memory as the gradients, and is kept with the
+    optimizer's state. As in the authors' code, m is updated after it was used; gradients that are not finite leave it
+    as it is.
+
+    Args:
+        sigma: σ, how much of m to take out.
+        decay: λ in m ← λm + (1−λ)g, once for each climb.
+
+    >>> climb, memory = Friendly(), [{}]
+    >>> climb([torch.zeros(2)], [torch.tensor([3.0, 4.0])], [1.0], memory)
+    [tensor([0.6000, 0.8000])]
+    >>> climb([torch.zeros(2)], [torch.tensor([3.0, 6.0])], [1.0], memory)
+    [tensor([0., 1.])]
+    """
+
+    remembers = True
+
+    def __init__(self, sigma: float = 1.0, decay: float = 0.9) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"decay = {decay} is out of range: give a number in [0, 1)")
+        self.sigma, self.decay = sigma, decay
+
+    def __call__(
+        self, weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float], memory: list[dict[str, Tensor]]
+    ) -> list[Tensor]:
+        """Return ε, as `sam` does; `memory` is a dict for each weight, and keeps m."""
+        finite = global_norm(grads).isfinite()
+        directions = []
+        for grad, kept in zip(grads, memory, strict=True):
+            new = local(grad)
+            ok = finite.to(new.device)
+            if "friendly_mean" not in kept:
+                directions.append(new)
+                kept["friendly_mean"] = grad.detach().clone()
+                mean = local(kept["friendly_mean"])
+                mean.copy_(torch.where(ok, mean, 0.0))
+            else:
+                mean = local(kept["friendly_mean"])
+                directions.append(new - self.sigma * mean)
+                mean.lerp_(torch.where(ok, new, mean), 1.0 - self.decay)
+        return _scaled(directions, rho, global_norm(directions, placed_like=grads))
+
+
+def normalization_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of the normalization layers of `model`, for `only=` (SAM-ON, arXiv 2306.04226).
+
+    A normalization layer is a module with "Norm" in the name of its class.
+
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))
+    >>> [tuple(parameter.shape) for parameter in normalization_parameters(model)]
+    [(3,), (3,)]
+
+    Raises:
+        ValueError: there are none.
+    """
+    layers = [module for module in model.modules() if "Norm" in type(module).__name__]
+    found = [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
+    if not found:
+        raise ValueError("model has no normalization layer with parameters: choose what to perturb with only=[…]")
+    return found
+
+
+def _scaled(directions: list[Tensor], rho: Sequence[float], norm: Tensor) -> list[Tensor]:
+    """Return ρ·d/‖d‖, where `norm` is ‖d‖ or what stands in its place."""
+    norm = norm.clamp_min(_SMALLEST_NORM)
+    eps = list(directions)
+    for (device, dtype, _), where in buckets(directions, rho).items():
         scale = (rho[where[0]] / norm).to(device)
-        if dtype == torch.float16:  # in which ρ/‖g‖ may overflow
+        if dtype == torch.float16:  # in which ρ/‖d‖ may overflow
             scaled = [(eps[i].float() * scale).to(dtype) for i in where]
         else:
             scaled = list(torch._foreach_mul([eps[i] for i in where], scale.to(dtype)))

@@ -1,8 +1,9 @@
 """The coin: a uniform number for every step of every run, drawn without state."""
 
+import math
 from hashlib import blake2b
 
-__all__ = ["uniform"]
+__all__ = ["evenly", "uniform"]
 
 
 def uniform(seed: int, step: int) -> float:
@@ -20,3 +21,20 @@ def uniform(seed: int, step: int) -> float:
     """
     digest = blake2b(f"sharpless/{seed}/{step}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
+
+
+def evenly(seed: int, before: float, p: float) -> bool:
+    """Return whether systematic sampling takes a step: as many steps as Σp says, evenly spread, from a random start.
+
+    Each step is taken with probability p over the seeds, as with the coin; but their number is Σp rounded up or down.
+
+    >>> [evenly(seed=1, before=0.25 * step, p=0.25) for step in range(8)].count(True)
+    2
+
+    Args:
+        seed: decides the start.
+        before: the sum of p over the steps before this one.
+        p: the probability of this one.
+    """
+    start = uniform(seed, -1)
+    return math.floor(start + before + p) > math.floor(start + before)

@@ -1,25 +1,18 @@
 """RST, G-RST and SAM around any optimizer: draw, climb, mix, and let the base take the step."""
 
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
-from typing import Any, TypedDict, Unpack
+from typing import Any, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
 
-from sharpless import ascent, batches, gradients
-from sharpless.coin import uniform
-from sharpless.cost import Cost
+from sharpless.ascent import Ascent, sam
+from sharpless.cost import plan
+from sharpless.passes import Passes
 from sharpless.schedules import Schedule, schedule
-from sharpless.weights import Excursion, Noise, local, placed_as
-from sharpless.wrapper import Wrapper, check_base
+from sharpless.wrapper import check_base
 
 __all__ = ["GRST", "RST", "SAM"]
 
@@ -36,19 +29,12 @@ class Options(TypedDict, total=False):
     climb_locally: bool
     batch_fraction: float
     keep_strength: bool
+    systematic: bool
+    ascent: Ascent
+    only: Iterable[Tensor] | None
 
 
-@dataclass
-class _Draw:
-    """The coin of the step under way, and what its passes have spent."""
-
-    gamma: float
-    sharp: bool
-    passes: float = 0.0
-    plain_passes: float = 0.0
-
-
-class RST(Wrapper):
+class RST(Passes):
     """Randomized sharpness-aware training (arXiv 2203.09962) around any optimizer.
 
     At step t of T a coin with probability p(t/T) chooses between the base optimizer's own step and a
@@ -77,7 +63,8 @@ class RST(Wrapper):
     Args:
         base: an instance of any optimizer that takes dense gradients and needs no closure of its own.
         p: the probability of a sharpness-aware step: a number, a schedule (also as text, "linear:0,1"), or a
-            function of progress.
+            function of progress. `schedules.Adaptive` looks at the gradient of each step instead, for which the
+            host waits; under DistributedDataParallel that gradient, or with a `batch_fraction` its norm, is reduced.
         rho: the radius ρ of the perturbation, an L2 norm over all weights. A parameter group with a "rho" of
             its own ("sharpness_rho" where the base has a rho, as Adadelta does) is perturbed by that
             times ∇L/‖∇L‖, one norm over all groups; 0 leaves a group unperturbed and out of the norm.
@@ -103,18 +90,20 @@ class RST(Wrapper):
         keep_strength: climb with a part of share q by ρ√q. The gradient of a part is longer, by 1/√q where
             noise dominates it, and so is the regularization ρ·E‖g‖; this keeps it what ρ is for whole batches.
             False climbs by ρ.
+        systematic: draw the steps by systematic sampling in place of a coin at each: still each with its probability
+            p(t), but evenly spread, and as many as Σp(t) says.
+        ascent: where to climb: a function of (weights, gradients, ρ) that returns ε, such as `ascent.asam` or
+            `ascent.Friendly()`.
+        only: the parameters to perturb, `ascent.normalization_parameters(model)` say; by default all.
 
     Raises:
         TypeError: `base` is no optimizer instance, or one that cannot be wrapped.
         ValueError: an argument is out of range.
     """
 
-    perturbed: bool
-    """Whether the weights are displaced just now: the loss of such a pass is not the clean one."""
-
     def __init__(
         self,
-        base: Optimizer,
+        base: torch.optim.Optimizer,
         p: Probability = 0.5,
         rho: float = 0.05,
         gamma: float = 1.0,
@@ -127,6 +116,9 @@ class RST(Wrapper):
         climb_locally: bool = True,
         batch_fraction: float = 1.0,
         keep_strength: bool = True,
+        systematic: bool = False,
+        ascent: Ascent = sam,
+        only: Iterable[Tensor] | None = None,
     ) -> None:
         check_base(base)
         self.schedule = schedule(p)
@@ -147,11 +139,24 @@ class RST(Wrapper):
             _check_not_negative(f"{rho_key} of a parameter group", group.get(rho_key, rho))
         if not (model is None or isinstance(model, nn.Module)):
             raise TypeError(f"model is a {type(model).__name__}, not a network: give the torch.nn.Module")
-        mine = {id(parameter) for group in base.param_groups for parameter in group["params"]}
-        if model is not None and not any(id(parameter) in mine for parameter in model.parameters()):
+        mine = {parameter for group in base.param_groups for parameter in group["params"]}
+        if model is not None and mine.isdisjoint(model.parameters()):
             raise ValueError("model has no parameter in common with base: give the network that base trains")
+        chosen = None if only is None else set(only)
+        if chosen is not None and mine.isdisjoint(chosen):
+            raise ValueError("only has no parameter in common with base: give parameters that base trains")
+        if self.schedule.policy and systematic:
+            raise ValueError(f"systematic = True spreads coins, and p = {self.schedule} tosses none: leave one out")
 
-        kept = {"coin_seed": int(seed), "coin_step": 0, "sharp_steps": 0, "passes": 0.0, "plain_passes": 0.0}
+        kept: dict[str, Any] = {
+            "coin_seed": int(seed),
+            "coin_step": 0,
+            "sharp_steps": 0,
+            "passes": 0.0,
+            "plain_passes": 0.0,
+        }
+        if self.schedule.policy:
+            kept |= {"norm_mean": None, "norm_variance": 0.0}
         super().__init__(base, common=kept, each={rho_key: float(rho)})
         self._rho_key = rho_key
         self.gamma = float(gamma)
@@ -162,265 +167,17 @@ class RST(Wrapper):
         self.climb_locally = climb_locally
         self.batch_fraction = float(batch_fraction)
         self.keep_strength = keep_strength
-        self._draw: _Draw | None = None
-        self.perturbed = False
-        self._running = False
-        self._reduced = False
-        self._scaled = False
-        self._bare_steps = 0
+        self.systematic = systematic
+        self.ascent = ascent
+        self._only = chosen
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group to `base`; it may bring a "rho" of its own."""
         _check_not_negative(f"{self._rho_key} of a parameter group", param_group.get(self._rho_key, 0.0))
         super().add_param_group(param_group)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, or a checkpoint of the base optimizer alone."""
-        self._draw = None
-        super().load_state_dict(state_dict)
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}(p = {self.schedule}, γ = {self.gamma:g}) around {self.base!r}"
-
-    @property
-    def cost(self) -> Cost:
-        """What has been spent up to the last `step`; a bare `step()` without passes is not counted."""
-        self._complete_groups()
-        kept = self.param_groups[0]
-        return Cost(kept["coin_step"], kept["sharp_steps"], kept["passes"], kept["plain_passes"])
-
-    def passes(self, batch: Any = None) -> Iterator[Any]:
-        """Yield what to run forward and backward on: once on a plain step, twice on a sharpness-aware one.
-
-        The second time the weights are displaced. They are put back when the loop ends, also when it
-        ends by `break` or by an exception; the gradients of the step are then discarded.
-
-        Args:
-            batch: the (micro-)batch: any nest of tensors in tuples, lists and dicts, of one length.
-
-        Returns:
-            An iterator over `batch`.
-
-        Raises:
-            ValueError: the tensors of `batch` disagree in length.
-        """
-        if batches.length(batch) is None and self.batch_fraction < 1:
-            raise ValueError(
-                f"batch_fraction = {self.batch_fraction:g} splits the batch, and here is none with a length: iterate "
-                "over passes((x, y)), say"
-            )
-        return self._passes(batch)
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Let the base take its step with the gradients that stand in `.grad`.
-
-        Args:
-            closure: clears the gradients, computes the loss, calls `backward` and returns the loss. It is
-                called once or, on a sharpness-aware step, twice. Without it, the loop over `passes` has
-                done this; a bare `step()` is a step of the base and draws nothing.
-
-        Returns:
-            The loss at the unperturbed weights, or None without a closure.
-
-        Raises:
-            RuntimeError: the loop over `passes` has not ended.
-        """
-        if self._running:
-            raise RuntimeError(
-                "step() was called in the middle of passes(): call it after the loop has ended, "
-                "and keep no reference to the iterator when you leave the loop"
-            )
-        scaled, self._scaled = self._scaled, False
-        if scaled and closure is not None:
-            raise RuntimeError(
-                "GradScaler.step(opt, closure) cannot unscale what the closure computes: "
-                "run forward and backward in passes(), and call GradScaler.step(opt)"
-            )
-        loss = None if closure is None else self._evaluate(closure)
-        if self._draw is None:
-            self._warn_of_bare_steps()
-        self.base.step()
-        self._close_draw()
-        return loss
-
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """What GradScaler.step asks for before it calls `step`: no, but now we know who calls."""
-        self._scaled = True
-        return False
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients; passes that no `step` followed (after an overflow, say) are closed."""
-        self.base.zero_grad(set_to_none)
-        if not self._running:
-            self._close_draw()
-
-    def _warn_of_bare_steps(self) -> None:
-        """Say once that nothing sharpness-aware happens: one bare step is a host's, a second one is a loop's."""
-        self._bare_steps += 1
-        if self._bare_steps == 2 and self.cost.steps == 0 and self.schedule.mean() > 0:
-            warnings.warn(
-                "step() was called without passes(), twice: these are plain steps of the base optimizer; "
-                "run forward and backward in `for x, y in opt.passes((x, y))`",
-                stacklevel=4,
-            )
-
-    # One step, from the coin to the mixed gradient.
-
-    def _gamma_at(self, p: float) -> float:
-        return self.gamma
-
-    def _open_draw(self) -> _Draw:
-        self._complete_groups()
-        kept = self.param_groups[0]
-        p = self.schedule.at(kept["coin_step"], self.total_steps)
-        sharp = uniform(kept["coin_seed"], kept["coin_step"]) < p
-        gamma = self._gamma_at(p) if sharp else 0.0
-        # Without γ or ρ a sharpness-aware step is a plain one: it need not be paid for.
-        return _Draw(gamma, sharp=gamma > 0 and any(group[self._rho_key] > 0 for group in self.param_groups))
-
-    def _close_draw(self) -> None:
-        if self._draw is None:
-            return
-        for group in self.param_groups:
-            group["coin_step"] += 1
-            group["sharp_steps"] += int(self._draw.sharp)
-            group["passes"] += self._draw.passes
-            group["plain_passes"] += self._draw.plain_passes
-        self._draw = None
-
-    def _evaluate(self, closure: Callable[[], Any]) -> Any:
-        if self.batch_fraction < 1:
-            raise RuntimeError(
-                f"batch_fraction = {self.batch_fraction:g} needs the batch, which step(closure) does not see: run "
-                "forward and backward in `for x, y in opt.passes((x, y))`, and call step()"
-            )
-        losses = []
-        for _ in self._passes(None):
-            with torch.enable_grad():
-                losses.append(closure())
-        return losses[0]
-
-    def _passes(self, batch: Any) -> Iterator[Any]:
-        if self._running:
-            raise RuntimeError("passes() was called within passes(): let the loop under way end first")
-        if self._draw is not None and all(p.grad is None for p in self._parameters()):
-            self._close_draw()  # its gradients were cleared without a step
-        draw = self._draw = self._draw or self._open_draw()
-        draw.plain_passes += 1.0
-        self._running = True
-        try:
-            if draw.sharp:
-                yield from self._sharp_passes(batch, draw)
-            else:
-                draw.passes += 1.0
-                yield batch
-        except BaseException:
-            gradients.take(self._parameters())
-            raise
-        finally:
-            self._running = False
-        self._reduced = True
-
-    def _sharp_passes(self, batch: Any, draw: _Draw) -> Iterator[Any]:
-        """Yield the part S to climb with, S again at the perturbed weights, and the rest R, if any.
-
-        The gradient is q·g(S) + (1−q)·g(R) + γ(g⁺(S) − g(S)), with q = 1 the one of G-RST.
-
-        Raises:
-            RuntimeError: gradients were cleared that DistributedDataParallel has to reduce.
-        """
-        gamma, parameters, ddp = draw.gamma, self._parameters(), self._ddp_to_climb_alone()
-        part, share, rest = self._split(batch)
-        still = self.model if self.freeze_batchnorm else None
-        noise = self._noise(parameters)
-        kept = gradients.own(gradients.take(parameters))  # of earlier micro-batches
-        watch = gradients.ClearingWatch(parameters)
-        try:
-            with nullcontext() if ddp is None else ddp.no_sync():
-                draw.passes += share
-                yield part
-        finally:
-            cleared = watch.end()
-
-        clean = gradients.take(parameters)
-        weights, eps = self._perturbation(clean, share)
-        excursion = Excursion(weights, eps, still, noise)
-        if cleared:  # by the loop body or the closure: what stood there was left from the step before
-            kept, clean = [None] * len(parameters), gradients.own(clean)
-        mixture = gradients.Mixture(parameters, kept, aside=cleared)
-        mixture.expect(gamma)
-        # DistributedDataParallel wants a gradient, if a zero, of parameters that only the clean pass went through.
-        if gamma != share or (ddp is not None and ddp.find_unused_parameters):
-            mixture.add(clean, share - gamma)
-        if mixture.is_aside() and ddp is not None:
-            raise RuntimeError(
-                "the gradients were cleared within passes() or step(closure), where the clean gradient waits "
-                "to be reduced by DistributedDataParallel: clear them outside, or set climb_locally=False"
-            )
-        mixture.release()
-        del kept, clean  # and with them the last references to gradients that are not needed any more
-
-        try:
-            excursion.begin()
-            self.perturbed = True
-            with nullcontext() if ddp is None or rest is None else ddp.no_sync():
-                draw.passes += share
-                yield part
-        finally:
-            self.perturbed = False
-            try:
-                excursion.end()
-            except BaseException:  # a Ctrl-C that arrives just here
-                excursion.end()
-                raise
-        mixture.collect()
-
-        if rest is not None:
-            mixture.expect(1.0 - share)
-            mixture.release()
-            draw.passes += 1.0 - share
-            yield rest
-            mixture.collect()
-        mixture.finish()
-
-    def _split(self, batch: Any) -> tuple[Any, float, Any]:
-        """Return the part of the batch to climb with, its share, and the rest, None where the part is all."""
-        examples = batches.length(batch)
-        if self.batch_fraction == 1 or examples is None:
-            return batch, 1.0, None
-        few = 2 if self.model is not None and any(isinstance(m, _BatchNorm) for m in self.model.modules()) else 1
-        size = max(round(self.batch_fraction * examples), few)
-        if examples - size < few:
-            return batch, 1.0, None
-        return batches.part(batch, 0, size), size / examples, batches.part(batch, size, examples)
-
-    def _parameters(self) -> list[Tensor]:
-        return [parameter for group in self.param_groups for parameter in group["params"]]
-
-    @torch.no_grad()
-    def _perturbation(self, clean: gradients.Gradients, share: float) -> tuple[list[Tensor], list[Tensor]]:
-        weights, grads, rho = [], [], []
-        shrink = math.sqrt(share) if self.keep_strength else 1.0
-        radii = ((group[self._rho_key], parameter) for group in self.param_groups for parameter in group["params"])
-        for (radius, parameter), grad in zip(radii, clean, strict=True):
-            if radius > 0 and grad is not None:
-                weights.append(local(parameter))
-                grads.append(placed_as(parameter, grad))
-                rho.append(radius * shrink)
-        return weights, ascent.sam(weights, grads, rho) if weights else []
-
-    def _ddp_to_climb_alone(self) -> DistributedDataParallel | None:
-        """Return the DistributedDataParallel whose ranks climb each along its own gradient, or None."""
-        if not (self.climb_locally and isinstance(self.model, DistributedDataParallel)):
-            return None
-        # A static graph is learned in the first backward, which therefore has to be a reduced one.
-        return None if self.model.static_graph and not self._reduced else self.model
-
-    def _noise(self, parameters: list[Tensor]) -> Noise | None:
-        if self.model is None or not self.repeat_dropout:
-            return None
-        return Noise({parameter.device for parameter in parameters})
 
 
 class GRST(RST):
@@ -449,7 +206,7 @@ class GRST(RST):
 
     def __init__(
         self,
-        base: Optimizer,
+        base: torch.optim.Optimizer,
         p: Probability = 0.5,
         *,
         degree: float | None = None,
@@ -473,6 +230,40 @@ class GRST(RST):
             if gamma == math.inf:
                 raise ValueError(f"p = {p} is too small for degree = {self.degree}: γ = degree / mean p overflows")
         super().__init__(base, p, rho, gamma, total_steps, **options)
+
+    @classmethod
+    def for_budget(
+        cls,
+        base: torch.optim.Optimizer,
+        budget: float,
+        *,
+        batch_size: int,
+        degree: float = 1.0,
+        rho: float = 0.05,
+        **options: Unpack[Options],
+    ) -> Self:
+        """Return G-RST with p, q and γ chosen so that the cost is `budget` (see `sharpless.cost.plan`, which says why).
+
+        >>> base = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
+        >>> GRST.for_budget(base, 1.1, batch_size=128).batch_fraction * 128
+        13.0
+
+        Args:
+            base: the base optimizer.
+            budget: gradients per step: above 1 (plain training), up to 2 (SAM).
+            batch_size: examples that one pass would run on, on one device.
+            degree: the regularization degree, SAM's being 1.
+            rho: the radius of the perturbation, for whole batches.
+            **options: the options of RST, without `batch_fraction`.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        if "batch_fraction" in options:
+            raise ValueError(f"batch_fraction = {options['batch_fraction']} is what the budget decides: leave it out")
+        chosen = plan(budget, batch_size, degree)
+        options["batch_fraction"] = chosen.batch_fraction
+        return cls(base, chosen.p, gamma=chosen.gamma, rho=rho, **options)
 
     def _gamma_for(self, p: float) -> float:
         if self.degree == 0:
@@ -502,7 +293,7 @@ class SAM(RST):
         **options: the options of RST.
     """
 
-    def __init__(self, base: Optimizer, rho: float = 0.05, **options: Unpack[Options]) -> None:
+    def __init__(self, base: torch.optim.Optimizer, rho: float = 0.05, **options: Unpack[Options]) -> None:
         super().__init__(base, 1.0, rho, **options)
 
 

@@ -27,7 +27,18 @@ from itertools import pairwise
 from numbers import Real
 from typing import Any
 
-__all__ = ["Constant", "Cosine", "Linear", "Periodic", "Piecewise", "Schedule", "Warmup", "parse", "schedule"]
+__all__ = [
+    "Adaptive",
+    "Constant",
+    "Cosine",
+    "Linear",
+    "Periodic",
+    "Piecewise",
+    "Schedule",
+    "Warmup",
+    "parse",
+    "schedule",
+]
 
 
 def _check_probability(name: str, value: float) -> None:
@@ -64,6 +75,11 @@ class Schedule(ABC):
         0.5
         """
         return self.area(0.0, 1.0)
+
+    @property
+    def policy(self) -> "Adaptive | None":
+        """What decides, where p is positive, in place of a coin."""
+        return None
 
     def at(self, step: int, total_steps: int | None) -> float:
         """Return p at step `step` (counted from 0) of `total_steps`; past the last step p stays what it was.
@@ -220,6 +236,74 @@ class Periodic(Schedule):
 
 
 @dataclass(frozen=True)
+class Adaptive(Schedule):
+    """Where the gradient is unusually large: the policy of AE-SAM (arXiv 2304.14647), in place of a coin.
+
+    A step is sharpness-aware when ‖g‖² ≥ μ + cσ, with exponential moving averages μ and σ² of mean and variance
+    of ‖g‖² over the steps (this one included), and c going in a straight line from `start` to `end`: λ₂ and λ₁
+    of the paper, which takes 1 and −1 and a decay of 0.9. μ starts at the first ‖g‖², σ at 0. As a function of
+    progress it is the chance of that for a normal distribution, which is what expected costs and γ = degree /
+    mean p are computed from; the gradients decide what is spent.
+
+    >>> Adaptive().mean(), round(Adaptive(1, 1).mean(), 4)
+    (0.5, 0.1587)
+    """
+
+    start: float = 1.0
+    end: float = -1.0
+    decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start) and math.isfinite(self.end)):
+            raise ValueError(f"Adaptive({self.start}, {self.end}) has no finite thresholds: give numbers like 1 and -1")
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"decay = {self.decay} is out of range: give a number in [0, 1)")
+
+    def _threshold(self, progress: float) -> float:
+        return (1.0 - progress) * self.start + progress * self.end
+
+    @property
+    def policy(self) -> "Adaptive | None":
+        return self
+
+    def takes(
+        self, step: int, total_steps: int | None, square: float, mean: float | None, variance: float
+    ) -> tuple[bool, tuple[float | None, float]]:
+        """Return whether a step is sharpness-aware, and the moments that the next one is to be given.
+
+        Args:
+            step: the step, counted from 0.
+            total_steps: the number of steps.
+            square: ‖g‖²; what is not finite is not taken, and leaves the moments alone.
+            mean: μ so far, None before the first step.
+            variance: σ² so far, at first 0.
+        """
+        if not math.isfinite(square):
+            return False, (mean, variance)
+        mean = square if mean is None else self.decay * mean + (1.0 - self.decay) * square
+        variance = self.decay * variance + (1.0 - self.decay) * (square - mean) ** 2
+        threshold = self._threshold(0.0 if total_steps is None else min(step, total_steps - 1) / total_steps)
+        return square >= mean + threshold * math.sqrt(variance), (mean, variance)
+
+    def __call__(self, progress: float) -> float:
+        return math.erfc(self._threshold(progress) / math.sqrt(2)) / 2
+
+    def area(self, start: float, end: float) -> float:
+        low, high = self._threshold(start), self._threshold(end)
+        if low == high:
+            return (end - start) * self(start)
+
+        def integral(c: float) -> float:
+            density = math.exp(-(c**2) / 2) / math.sqrt(2 * math.pi)
+            return c * math.erfc(c / math.sqrt(2)) / 2 - density
+
+        return (end - start) * (integral(high) - integral(low)) / (high - low)
+
+    def __str__(self) -> str:
+        return f"adaptive:{_text(self.start, self.end, self.decay)}"
+
+
+@dataclass(frozen=True)
 class Warmup(Schedule):
     """0 for the first `fraction` of the run, then `then`, which still sees the progress of the whole run.
 
@@ -248,6 +332,10 @@ class Warmup(Schedule):
         if total_steps is None or min(step, total_steps - 1) / total_steps < self.fraction:
             return 0.0
         return self.then.at(step, total_steps)
+
+    @property
+    def policy(self) -> "Adaptive | None":
+        return self.then.policy
 
     def __str__(self) -> str:
         return f"warmup:{_text(self.fraction)}/{self.then}"
@@ -322,7 +410,7 @@ def parse(text: str) -> Schedule:
     except _FormError:
         raise ValueError(
             f"schedule {text!r} cannot be read: write 0.5, linear:0,1, cosine:1,0, piecewise:0,1@0.75, "
-            "periodic:10, or warmup:0.05/ before one of these"
+            "periodic:10, adaptive:1,-1, or warmup:0.05/ before one of these"
         ) from None
 
 
@@ -334,19 +422,22 @@ def _read(text: str) -> Schedule:
     kind, _, rest = text.partition(":")
     match kind:
         case "linear":
-            return Linear(*_numbers(rest, 2))
+            found: Schedule = Linear(*_numbers(rest, 2))
         case "cosine":
-            return Cosine(*_numbers(rest, 2))
+            found = Cosine(*_numbers(rest, 2))
         case "piecewise":
             values, _, boundaries = rest.partition("@")
-            return Piecewise(_numbers(values), _numbers(boundaries))
+            found = Piecewise(_numbers(values), _numbers(boundaries))
+        case "adaptive":
+            found = Adaptive(*_numbers(rest, 3 if rest.count(",") > 1 else 2))
         case "periodic" if rest.isdecimal():
-            return Periodic(int(rest))
+            found = Periodic(int(rest))
         case "warmup":
             fraction, _, then = rest.partition("/")
-            return Warmup(_numbers(fraction, 1)[0], _read(then))
+            found = Warmup(_numbers(fraction, 1)[0], _read(then))
         case _:
-            return Constant(*_numbers(text.removeprefix("constant:"), 1))
+            found = Constant(*_numbers(text.removeprefix("constant:"), 1))
+    return found
 
 
 def _numbers(text: str, count: int | None = None) -> tuple[float, ...]:

@@ -58,16 +58,18 @@ def foreach(operation: Callable[..., Any], *lists: list[Tensor]) -> None:
         operation(*([tensors[i] for i in where] for tensors in lists))
 
 
-def global_norm(tensors: Sequence[Tensor]) -> Tensor:
+def global_norm(tensors: Sequence[Tensor], placed_like: Sequence[Tensor] | None = None) -> Tensor:
     """Return the L2 norm over all `tensors`, over all shards of DTensors, as a 0-dim tensor.
 
-    Sums are kept in float32, or in float64 for float64 tensors, also where the tensors are half precision.
+    Where `tensors` are the shards themselves, `placed_like` says of which DTensors. Sums are kept in float32, or in
+    float64 for float64 tensors, also where the tensors are half precision.
 
     >>> global_norm([torch.tensor([3.0]), torch.tensor([[4.0]], dtype=torch.bfloat16)])
     tensor(5.)
     """
     norms = []
-    for (_, dtype, layout), where in buckets(tensors, [_layout(tensor) for tensor in tensors]).items():
+    layouts = [_layout(tensor) for tensor in placed_like or tensors]
+    for (_, dtype, layout), where in buckets(tensors, layouts).items():
         precision = torch.promote_types(dtype, torch.float32)
         parts = torch._foreach_norm([local(tensors[i]) for i in where], 2, dtype=precision)
         norm = _over_shards(torch.linalg.vector_norm(torch.stack(parts)), layout)
