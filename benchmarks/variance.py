@@ -1,0 +1,134 @@
+"""How noisy the correction g⁺ − g of a part of the batch is, and how long its gradient: what `plan` and ρ√q rest on.
+
+    python benchmarks/variance.py [--draws 150] [--out benchmarks/results]
+
+At several points of a training of the digits, parts of m examples are drawn again and again, and each is climbed with
+by ρ√(m/64), as the optimizer does.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from sharpless.lab import files
+from sharpless.lab.data import Data, digits
+from sharpless.lab.models import NETWORKS
+from sharpless.lab.recipes import Recipe
+
+BATCH, SIZES, EPOCHS = 64, (64, 32, 16, 8, 4), (2, 10, 20, 28)
+RECIPES = {
+    "convnet (BatchNorm), SGD": (Recipe(rho=0.4), "sgd"),
+    "convnet (BatchNorm), SAM": (Recipe(rho=0.4), "sam"),
+    "convnet (GroupNorm), SAM": (Recipe(network="convnet-groupnorm", lr=0.1, rho=0.1), "sam"),
+}
+
+
+def moments(model: nn.Module, data: Data, rho: float, size: int, draws: int) -> dict[str, float]:
+    """Return the mean length of g, the squared length of the mean of D = g⁺ − g, and the mean squared length of D."""
+    generator = torch.Generator().manual_seed(size)
+    parameters = list(model.parameters())
+    lengths, corrections = [], []
+    for _ in range(draws):
+        part = torch.randperm(len(data.train_x), generator=generator)[:size]
+        x, y = data.train_x[part], data.train_y[part]
+        clean = torch.autograd.grad(cross_entropy(model(x), y), parameters)
+        length = torch.stack([g.norm() for g in clean]).norm()
+        step = float(rho * math.sqrt(size / BATCH) / length)
+        before = [w.detach().clone() for w in parameters]
+        with torch.no_grad():
+            for w, g in zip(parameters, clean, strict=True):
+                w += step * g
+        sharp = torch.autograd.grad(cross_entropy(model(x), y), parameters)
+        with torch.no_grad():
+            for w, b in zip(parameters, before, strict=True):
+                w.copy_(b)
+        lengths.append(float(length))
+        corrections.append(torch.cat([(h - g).flatten() for h, g in zip(sharp, clean, strict=True)]))
+    drawn = torch.stack(corrections)
+    total, squares = drawn.sum(0), float((drawn**2).sum())
+    # Without the terms of a draw with itself, the squared length of the mean is not too long.
+    mean = (float(total @ total) - squares) / (draws * (draws - 1))
+    return {"length": sum(lengths) / draws, "mean": mean, "second": squares / draws}
+
+
+def measure(recipe: Recipe, method: str, draws: int) -> list[dict[str, float]]:
+    """Return the moments at EPOCHS of one training."""
+    data = digits(recipe.noise, 0)
+    torch.manual_seed(0)
+    model = NETWORKS[recipe.network](recipe.width, data.classes)
+    steps = len(data.train_x) // BATCH
+    opt = recipe.wrap(method, recipe.base(model), model, recipe.epochs * steps, 0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(opt, recipe.epochs * steps)
+    order = torch.Generator().manual_seed(0)
+    rows = []
+    for epoch in range(1, recipe.epochs + 1):
+        shuffled = torch.randperm(len(data.train_x), generator=order)
+        for where in shuffled[: steps * BATCH].view(-1, BATCH):
+            for x, y in opt.passes((data.train_x[where], data.train_y[where])):
+                cross_entropy(model(x), y).backward()
+            opt.step()
+            opt.zero_grad()
+            scheduler.step()
+        if epoch in EPOCHS:
+            buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+            for size in SIZES:
+                rows.append({"epoch": epoch, "m": size, **moments(model, data, recipe.rho, size, draws)})
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+    return rows
+
+
+def table(rows: list[dict[str, float]]) -> list[str]:
+    """Return, for each epoch, the moments of each m relative to those of the whole batch."""
+    lines = [
+        "| epoch | m | ‖g‖ ÷ whole batch's | × √(m/64) | ‖E D‖ ÷ whole batch's | E‖D‖² ÷ ‖E D‖² | at a cost of 1 + 1/16 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        whole = next(other for other in rows if other["epoch"] == row["epoch"] and other["m"] == BATCH)
+        longer = row["length"] / whole["length"]
+        signal = math.sqrt(max(row["mean"], 0.0) / whole["mean"]) if whole["mean"] > 0 else math.nan
+        noise = row["second"] / row["mean"] if row["mean"] > 0 else math.nan
+        p = min(1.0, BATCH / 16 / row["m"])
+        lines.append(
+            f"| {row['epoch']} | {row['m']} | {longer:.2f} | {longer * math.sqrt(row['m'] / BATCH):.2f} | {signal:.2f} "
+            f"| {noise:.1f} | {noise / p:.0f} |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=150)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    results = {
+        "command": f"python benchmarks/variance.py --draws {options.draws}",
+        "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "rows": {name: measure(recipe, method, options.draws) for name, (recipe, method) in RECIPES.items()},
+    }
+    files.write(options.out / "variance.json", json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+    page = [
+        "# The noise of the correction",
+        "",
+        f"`{results['command']}`, torch {torch.__version__}. Parts of m of 64 examples, climbed with by ρ√(m/64); D = g⁺ − g. "
+        "The last column is the second moment of the correction γ·D of a coin with γ = 1/p, where p·m/64 = 1/16, relative to "
+        "the square of its mean: what a budget buys.",
+        "",
+    ]
+    for name, rows in results["rows"].items():
+        page += [f"## {name}", "", *table(rows), ""]
+    files.write(options.out / "variance.md", "\n".join(page))
+    print("\n".join(page))
+
+
+if __name__ == "__main__":
+    main()
