@@ -44,7 +44,7 @@ def moments(model: nn.Module, data: Data, rho: float, size: int, draws: int) -> 
         before = [w.detach().clone() for w in parameters]
         with torch.no_grad():
             for w, g in zip(parameters, clean, strict=True):
-                w += step * g
+                w.add_(g, alpha=step)
         sharp = torch.autograd.grad(cross_entropy(model(x), y), parameters)
         with torch.no_grad():
             for w, b in zip(parameters, before, strict=True):
@@ -88,7 +88,7 @@ def measure(recipe: Recipe, method: str, draws: int) -> list[dict[str, float]]:
 def table(rows: list[dict[str, float]]) -> list[str]:
     """Return, for each epoch, the moments of each m relative to those of the whole batch."""
     lines = [
-        "| epoch | m | ‖g‖ ÷ whole batch's | × √(m/64) | ‖E D‖ ÷ whole batch's | E‖D‖² ÷ ‖E D‖² | at a cost of 1 + 1/16 |",
+        "| epoch | m | ‖g‖ ÷ whole batch's | × √(m/64) | ‖E D‖ ÷ whole batch's | r(m) | at a cost of 1 + 1/16 |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -119,9 +119,9 @@ def main() -> None:
     page = [
         "# The noise of the correction",
         "",
-        f"`{results['command']}`, torch {torch.__version__}. Parts of m of 64 examples, climbed with by ρ√(m/64); D = g⁺ − g. "
-        "The last column is the second moment of the correction γ·D of a coin with γ = 1/p, where p·m/64 = 1/16, relative to "
-        "the square of its mean: what a budget buys.",
+        f"`{results['command']}`, torch {torch.__version__}. Parts of m of 64 examples, climbed with by ρ√(m/64); D = "
+        "g⁺ − g, and r(m) = E‖D‖² ÷ ‖E D‖². The last column is what a budget of 1 + 1/16 buys: the second moment of "
+        "the correction D/p, relative to the square of its mean, r(m)/p with p = 4/m.",
         "",
     ]
     for name, rows in results["rows"].items():

@@ -76,17 +76,18 @@ class Plan:
 
 
 SMALLEST_PART = 4
-"""The fewest examples that a plan climbs with: below, the direction of the climb is little but noise."""
+"""The fewest examples that a plan climbs with: with fewer, the correction gets no better for its price."""
 
 
 def plan(budget: float, batch_size: int, degree: float = 1.0) -> Plan:
-    """Return p, q and γ of G-RST for a budget: climb as often as possible, with as few examples as possible.
+    """Return p, q and γ of G-RST for a budget: climb as often as possible, with as few examples as that takes.
 
-    A sharpness-aware step corrects the gradient by γ(g⁺ − g) of m = q·n of its n examples. With γ = degree/p, the
-    variance of the correction relative to the square of its mean is (1 + v)/p − 1, where v, the variance among parts
-    relative to the squared mean, hardly depends on m as long as noise dominates the gradient of a part: the smaller
-    part has the larger variance, but climbs a direction that is just as much steeper. So a budget 1 + p·q is best spent
-    by p near 1, and m as small as it then has to be, but no smaller than SMALLEST_PART.
+    A sharpness-aware step corrects the gradient by γD, where D = g⁺ − g is that of m = q·n of the n examples and
+    γ = degree/p. The second moment of the correction, relative to the square of its mean, is r(m)/p with r(m) =
+    E‖D‖²/‖E D‖². For a budget 1 + p·q that is r(m)·m/(n·(budget − 1)): where noise dominates, r grows more
+    slowly than 1/m, since a smaller part climbs a direction that is steeper for it, and the product falls with m. So
+    p is taken as near to 1 as whole examples allow, and γ near to the degree. Below SMALLEST_PART the product was
+    found to fall no further (benchmarks/results/variance.md).
 
     >>> thrifty = plan(1.1, batch_size=128)
     >>> round(thrifty.p, 3), thrifty.batch_fraction * 128, round(thrifty.gamma, 3), round(thrifty.cost, 9)
@@ -101,20 +102,20 @@ def plan(budget: float, batch_size: int, degree: float = 1.0) -> Plan:
         The plan, whose cost is the budget.
 
     Raises:
-        ValueError: the budget is not in (1, 2], or the batch size is not positive.
+        ValueError: the budget is not in (1, 2], the batch size not positive, or the degree negative or not finite.
     """
     if not 1.0 < budget <= 2.0:
         raise ValueError(f"budget = {budget} is out of range: give more than 1 (plain training) and at most 2 (SAM)")
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size} is out of range: give the number of examples, 1 or more")
-    extra = round((budget - 1.0) * batch_size, 9)  # examples a step
-    size = min(max(math.ceil(extra), SMALLEST_PART), batch_size)
+    if not 0.0 <= degree < math.inf:
+        raise ValueError(f"degree = {degree} is out of range: give a finite number, 0 or more")
+    extra = (budget - 1.0) * batch_size  # examples a step
+    size = min(max(math.ceil(round(extra, 9)), SMALLEST_PART), batch_size)
     if batch_size - size < 2:  # what is left would be no batch
         size = batch_size
-    p = extra / size
-    part = "the whole batch" if size == batch_size else f"{size} of {batch_size} examples"
-    why = (
-        f"{budget - 1:.4g} gradients of {batch_size} examples are {extra:.4g} examples a step: climb with {part} in "
-        f"{p:.3g} of the steps"
-    )
+    p = min(extra / size, 1.0)
+    why = f"{extra:.4g} examples a step are left to climb with: {size} of {batch_size} in {100 * p:.3g} % of the steps"
+    if size == SMALLEST_PART < batch_size:
+        why += ", fewer would climb along noise"
     return Plan(p, size / batch_size, degree / p, why)

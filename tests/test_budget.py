@@ -1,0 +1,89 @@
+"""A budget in place of knobs: the plan, and the optimizer that follows it."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from problems import distance, network
+from sharpless import GRST, SAM
+from sharpless.coin import uniform
+from sharpless.cost import SMALLEST_PART, plan
+
+
+@given(st.floats(1.0, 2.0, exclude_min=True), st.integers(1, 5000), st.floats(0.0, 3.0))
+def test_a_plan_spends_its_budget(budget, batch_size, degree):
+    """Sees a plan that costs more or less than was asked for, cuts examples in two, or changes the degree."""
+    found = plan(budget, batch_size, degree)
+    part = found.batch_fraction * batch_size
+    assert found.cost == pytest.approx(budget, abs=1e-9)
+    assert part == pytest.approx(round(part), abs=1e-9)
+    assert round(part) >= min(SMALLEST_PART, batch_size)
+    assert 0 <= found.p <= 1
+    assert found.p == 0 or found.p * found.gamma == pytest.approx(degree)
+
+
+def test_p_is_as_large_as_it_can_be():
+    """Sees a budget spent on rare and large steps, whose γ breaks networks without BatchNorm."""
+    for batch_size in (64, 128, 256, 1000):
+        assert plan(1.1, batch_size).p > 0.9
+    assert plan(1.1, 16).batch_fraction == 0.25  # 4 examples: with the 1.6 that p = 1 would leave, a climb is noise
+    assert plan(1.1, 16).p == pytest.approx(0.4)
+
+
+def test_the_whole_budget_is_sam():
+    """Sees a budget of 2 that is not SAM, or a plan for batches that cannot be split."""
+    found = plan(2.0, 64)
+    assert (found.p, found.batch_fraction, found.gamma) == (1.0, 1.0, 1.0)
+    found = plan(1.5, 4)
+    assert (found.p, found.batch_fraction, found.gamma) == (0.5, 1.0, 2.0)
+
+
+@pytest.mark.parametrize("budget", [1.0, 0.5, 2.5, float("nan"), float("inf")])
+def test_bad_budgets(budget):
+    """Sees a budget that no p and q has."""
+    with pytest.raises(ValueError, match=f"^budget = {budget} is out of range: give more than 1"):
+        plan(budget, 64)
+    with pytest.raises(ValueError, match=r"^batch_size = 0 is out of range"):
+        plan(1.1, 0)
+
+
+def run(opt, model, steps, batch_size):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        x = torch.randn(batch_size, 5, generator=generator, dtype=torch.float64)
+        for a, b in opt.passes((x, x.sum(1, keepdim=True))):
+            mse_loss(model(a), b).backward()
+        opt.step()
+        opt.zero_grad()
+
+
+def test_for_budget():
+    """Sees an optimizer that does not follow its plan: what it spends is the plan's cost for the coins it tossed."""
+    model = network()
+    base = torch.optim.SGD(model.parameters(), lr=0.01)
+    opt = GRST.for_budget(base, 1.1, batch_size=64, rho=0.1, degree=0.5, model=model, seed=3)
+    assert opt.schedule.mean() == pytest.approx(6.4 / 7)
+    assert opt.batch_fraction == 7 / 64
+    assert opt.gamma == pytest.approx(0.5 * 7 / 6.4)
+    run(opt, model, 200, 64)
+    heads = sum(uniform(3, step) < 6.4 / 7 for step in range(200))
+    assert opt.cost.passes == pytest.approx(200 + heads * 7 / 64)
+    assert opt.cost.ratio == pytest.approx(1.1, abs=0.005)
+
+
+def test_for_a_budget_of_two():
+    """Sees SAM's budget buy something else."""
+    one, other = network(), network()
+    run(GRST.for_budget(torch.optim.SGD(one.parameters(), lr=0.01), 2.0, batch_size=64, rho=0.1), one, 5, 64)
+    run(SAM(torch.optim.SGD(other.parameters(), lr=0.01), rho=0.1), other, 5, 64)
+    assert distance(one, other) == 0.0
+
+
+def test_the_budget_decides_the_part():
+    """Sees a batch_fraction of the user's silently replaced."""
+    base = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"^batch_fraction = 0.5 is what the budget decides"):
+        GRST.for_budget(base, 1.1, batch_size=64, batch_fraction=0.5)
