@@ -1,6 +1,6 @@
 """What each share of SAM's extra cost buys: accuracy against cost over p and q, ρ chosen for every method.
 
-    python benchmarks/frontier.py STUDY [--jobs 2] [--out benchmarks/results]
+    python benchmarks/frontier.py STUDY [--jobs 2] [--data-dir CIFAR-10] [--out benchmarks/results]
 
 Every method gets its ρ from one grid, by accuracy on a fifth of the training examples that is held out, labels as noisy
 as the others (seeds 100 and up); it is then trained on all of them and tested on the test set (seeds 0 and up).
@@ -56,6 +56,7 @@ class Study:
     rho: tuple[float, ...]
     seeds: int = 10
     choosing_seeds: int = 3
+    images: bool = False
 
 
 def grid(*cells: tuple[float, float]) -> tuple[Entry, ...]:
@@ -63,11 +64,48 @@ def grid(*cells: tuple[float, float]) -> tuple[Entry, ...]:
 
 
 BASICS = (Entry("sgd"), Entry("sgd-long"), Entry("sam"), Entry("thrifty"))
+GROUPNORM = Recipe(network="convnet-groupnorm", lr=0.1, epochs=80)
+VIT = Recipe(network="vit", optimizer="adamw", width=32, lr=2e-3, weight_decay=0.05, lr_warmup=0.1)
+IMAGES = Recipe(noise=0.4, network="convnet-strided", width=24, epochs=20, lr_warmup=0.05)
 STUDIES = {
     "digits": Study(
         {f"{noise:.0%} noise": Recipe(noise=noise) for noise in (0.3, 0.0, 0.5, 0.1)},
         (*BASICS, *grid((1, 1 / 4), (1, 1 / 16), (1 / 4, 1), (1 / 4, 1 / 4), (0.05, 1), (0.05, 1 / 4))),
         (0.1, 0.2, 0.4, 0.8),
+    ),
+    "images": Study(
+        {"CIFAR-10, 4000 images of 16 × 16, 40% noise": IMAGES},
+        (*BASICS, *grid((1 / 4, 1), (1 / 4, 1 / 4))),
+        (0.05, 0.1, 0.2),
+        seeds=5,
+        choosing_seeds=1,
+        images=True,
+    ),
+    "groupnorm": Study(
+        {"GroupNorm, 30% noise": GROUPNORM},
+        (
+            *(entry for entry in BASICS if entry.method != "sgd-long"),
+            *grid((1, 1 / 4), (1 / 4, 1), (0.05, 1)),
+            Entry("g-rst", "0.05", 1.0, note=", clipped at 1", clip=1.0),
+        ),
+        (0.05, 0.1, 0.2),
+        choosing_seeds=2,
+    ),
+    "vit": Study(
+        {"ViT with AdamW, 30% noise": VIT},
+        (
+            *(entry for entry in BASICS if entry.method != "sgd-long"),
+            Entry("g-rst", "warmup:0.1/1"),
+            *grid((1 / 4, 1), (0.05, 1)),
+            Entry("g-rst", "0.05", 1.0, note=", clipped at 1", clip=1.0),
+        ),
+        (0.0125, 0.025, 0.05),
+        choosing_seeds=2,
+    ),
+    "batchnorm": Study(
+        {"30% noise, next to no perturbation": Recipe()},
+        (Entry("sgd"), *grid((1, 1 / 16), (1, 1 / 8), (1, 1 / 4), (1, 1 / 2))),
+        (1e-6,),
     ),
 }
 
@@ -83,11 +121,16 @@ class Cell:
     seed: int
 
 
-def run(cell: Cell, recipe: Recipe, method: str) -> tuple[Cell, dict[str, Any]]:
+def run(cell: Cell, recipe: Recipe, method: str, pictures: Path | None) -> tuple[Cell, dict[str, Any]]:
     torch.set_num_threads(1)
     if cell.validation:
         recipe = replace(recipe, validation=0.2)
-    record = train(recipe, method, cell.seed)
+    data = None
+    if pictures is not None:
+        from images import images
+
+        data = images(pictures, recipe.noise, cell.seed, recipe.validation)
+    record = train(recipe, method, cell.seed, data)
     cost = record["passes"] / record["plain_passes"]
     return cell, {"accuracy": record["test_accuracy"][-1], "cost": cost, "seconds": round(record["seconds"], 2)}
 
@@ -95,8 +138,8 @@ def run(cell: Cell, recipe: Recipe, method: str) -> tuple[Cell, dict[str, Any]]:
 class Runs:
     """The runs of a study that there are, in a file that is whole at any time."""
 
-    def __init__(self, name: str, study: Study, folder: Path, jobs: int) -> None:
-        self.study, self.jobs = study, jobs
+    def __init__(self, name: str, study: Study, folder: Path, jobs: int, pictures: Path | None) -> None:
+        self.study, self.jobs, self.pictures = study, jobs, pictures
         self.path = folder / f"frontier-{name}.json"
         self.facts = {
             "command": f"python benchmarks/frontier.py {name} --jobs {jobs}",
@@ -124,11 +167,11 @@ class Runs:
             for cell in missing:
                 entry = entries[cell.entry]
                 recipe = entry.recipe(self.study.tasks[cell.task], cell.rho)
-                futures.append(pool.submit(run, cell, recipe, entry.method))
+                futures.append(pool.submit(run, cell, recipe, entry.method, self.pictures))
             for count, future in enumerate(as_completed(futures), 1):
                 cell, result = future.result()
                 self.done[cell] = result
-                if count % 10 == 0:
+                if count % 4 == 0:
                     self.save()
                     print(f"{count} of {len(missing)}", flush=True)
         self.save()
@@ -144,6 +187,8 @@ class Runs:
         """Return the ρ of the best mean accuracy on the examples held out; the smaller one of equals."""
         if entry.method.startswith("sgd"):
             return 0.1  # which is not used, but says how long sgd-long trains
+        if len(self.study.rho) == 1:
+            return self.study.rho[0]
         means = {
             rho: statistics.fmean(r["accuracy"] for r in self.results(task, entry.name, rho, validation=True).values())
             for rho in self.study.rho
@@ -206,14 +251,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--data-dir", type=Path, help="folder of train-*.parquet and test-*.parquet, for images")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     study = STUDIES[options.study]
-    runs = Runs(options.study, study, options.out, options.jobs)
+    if study.images and options.data_dir is None:
+        parser.error("the images are CIFAR-10's: give the folder of its Parquet files with --data-dir")
+    runs = Runs(options.study, study, options.out, options.jobs, options.data_dir if study.images else None)
     for task in study.tasks:
         print(task, flush=True)
         with_rho = [entry for entry in study.entries if not entry.method.startswith("sgd")]
-        choosing = range(100, 100 + study.choosing_seeds)
+        choosing = range(100, 100 + (study.choosing_seeds if len(study.rho) > 1 else 0))
         runs.execute([Cell(task, e.name, rho, True, seed) for seed in choosing for e in with_rho for rho in study.rho])
         seeds = range(study.seeds)
         runs.execute([Cell(task, e.name, runs.choose(task, e), False, seed) for seed in seeds for e in study.entries])

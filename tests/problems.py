@@ -58,6 +58,22 @@ def train_plainly(model, opt, steps, loss=mse_loss):
         opt.zero_grad()
 
 
+def scaled_steps(model, opt, scaler, steps, clip=None, spoil=()):
+    """The loop of torch's AMP recipe; `spoil` names (step, pass) whose loss overflows."""
+    for step, (batch,) in enumerate(steps):
+        for count, (x, y) in enumerate(opt.passes(batch)):
+            loss = mse_loss(model(x), y)
+            if (step, count) in spoil:
+                loss = loss * float("inf")
+            scaler.scale(loss).backward()
+        if clip is not None:
+            scaler.unscale_(opt)
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        scaler.step(opt)
+        scaler.update()
+        opt.zero_grad()
+
+
 def snapshot(model):
     return copy.deepcopy(model.state_dict())
 

@@ -5,6 +5,7 @@ import json
 import tempfile
 import traceback
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def _rank(rank, world, store, cases):
         try:
             case(**options)
             outcomes[name] = ""
-        except Exception:
+        except BaseException:  # what pytest.raises raises is no Exception
             outcomes[name] = traceback.format_exc()
     (store / f"{rank}.json").write_text(json.dumps(outcomes))
     dist.destroy_process_group()
@@ -72,14 +73,36 @@ def wrap(model, gamma, **options):
     return RST(sgd(model), p=P, rho=RHO, gamma=gamma, seed=SEED, model=model, **options)
 
 
-def climb_each_alone(model, steps, gamma, world, *, zeros=False, together=0):
+def splitting(size):
+    """The oracle's gradient of a batch whose first `size` examples are climbed with; None: all of them."""
+    return oracle.sharpness_aware_gradient if size is None else partial(oracle.split_gradient, size=size)
+
+
+def union(steps, world, size):
+    """The batches of all ranks as one process has to see them: the `size` first examples of each rank come first."""
+
+    def reordered(tensor):
+        shares = tensor.chunk(world)
+        return torch.cat([s[:size] for s in shares] + [s[size:] for s in shares])
+
+    return [[(reordered(x), reordered(y)) for x, y in micro] for micro in steps]
+
+
+def climb_together(model, steps, base, gamma, world, size=None):
+    """One process on the union of the data, which climbs along the gradient of all ranks' parts."""
+    together = None if size is None else world * size
+    steps = steps if size is None else union(steps, world, size)
+    oracle.train(model, mse_loss, steps, base, COINS[: len(steps)], RHO, gamma, splitting(together))
+
+
+def climb_each_alone(model, steps, gamma, world, *, zeros=False, together=0, size=None):
     """One process: the mean over ranks of what each computes on its share, climbing along its own gradient.
 
     With `zeros`, a gradient missing in the perturbed pass alone counts as zero; the first `together` steps are
-    climbed along the common gradient.
+    climbed along the common gradient; with `size`, a rank climbs with so many of its examples.
     """
     base = sgd(model)
-    oracle.train(model, mse_loss, steps[:together], base, COINS[:together], RHO, gamma)
+    climb_together(model, steps[:together], base, gamma, world, size)
     for micro, heads in zip(steps[together:], COINS[together:], strict=True):
         for p in model.parameters():
             p.grad = None
@@ -87,7 +110,7 @@ def climb_each_alone(model, steps, gamma, world, *, zeros=False, together=0):
             for batch in share([micro], rank, world)[0]:
                 model.calls = 0
                 if heads:
-                    grads = oracle.sharpness_aware_gradient(model, mse_loss, batch, RHO, gamma)
+                    grads = splitting(size)(model, mse_loss, batch, RHO, gamma)
                 else:
                     grads = oracle.gradient(model, mse_loss, batch)
                 if zeros:
@@ -101,19 +124,19 @@ def climb_each_alone(model, steps, gamma, world, *, zeros=False, together=0):
 
 
 class Gated(nn.Module):
-    """A network whose second branch takes part in every other pass only."""
+    """A network with two branches that take turns: for one pass, or for two."""
 
-    def __init__(self):
+    def __init__(self, turn=1):
         super().__init__()
         self.trunk, self.first, self.second = network(0), network(1), network(2)
-        self.calls = 0
+        self.calls, self.turn = 0, turn
 
     def forward(self, x):
         self.calls += 1
-        return self.trunk(x) + (self.first(x) if self.calls % 2 else self.second(x))
+        return self.trunk(x) + (self.second(x) if (self.calls - 1) // self.turn % 2 else self.first(x))
 
 
-def ddp(gamma, micro=1, make=network, zeros=False, **options):
+def ddp(gamma, micro=1, make=network, zeros=False, fraction=1.0, **options):
     """DDP, each rank climbing alone: the reference, and one all-reduce a step."""
     rank, world = dist.get_rank(), dist.get_world_size()
     steps = batches(STEPS, micro, size=8)
@@ -127,7 +150,7 @@ def ddp(gamma, micro=1, make=network, zeros=False, **options):
         return allreduce_hook(None, bucket)
 
     parallel.register_comm_hook(None, counting_hook)
-    opt = wrap(parallel, gamma)
+    opt = wrap(parallel, gamma, batch_fraction=fraction)
     for batches_of_step in share(steps, rank, world):
         *first, last = batches_of_step
         with parallel.no_sync():
@@ -141,23 +164,24 @@ def ddp(gamma, micro=1, make=network, zeros=False, **options):
         opt.step()
         opt.zero_grad()
     together = int(options.get("static_graph", False))
-    climb_each_alone(theirs, steps, gamma, world, zeros=zeros, together=together)
+    size = None if fraction == 1 else round(fraction * 8 / world)
+    climb_each_alone(theirs, steps, gamma, world, zeros=zeros, together=together, size=size)
     assert distance(ours, theirs) < 1e-12, distance(ours, theirs)
-    assert reductions.count(0) == STEPS + together, reductions
+    assert reductions.count(0) == STEPS + together * (1 if size is None else 2), reductions
 
 
-def ddp_gated(gamma):
-    """Parameters that no pass, or one pass only, goes through."""
-    ddp(gamma, make=Gated, zeros=gamma == 1.0, find_unused_parameters=True)
+def ddp_gated(gamma, turn=1, **options):
+    """Parameters that no pass, or some passes only, go through."""
+    ddp(gamma, make=lambda: Gated(turn), zeros=gamma == 1.0, find_unused_parameters=True, **options)
 
 
-def ddp_synchronized(gamma, micro=1, body="", **options):
+def ddp_synchronized(gamma, micro=1, body="", fraction=1.0, **options):
     """DDP with a synchronized perturbation: one process on the union of the data."""
     rank, world = dist.get_rank(), dist.get_world_size()
     steps = batches(STEPS, micro, size=8)
     ours, theirs = network(), network()
     parallel = DistributedDataParallel(ours, **options)
-    opt = wrap(parallel, gamma, climb_locally=False)
+    opt = wrap(parallel, gamma, climb_locally=False, batch_fraction=fraction)
     for batches_of_step in share(steps, rank, world):
         for batch in batches_of_step:
 
@@ -177,7 +201,7 @@ def ddp_synchronized(gamma, micro=1, body="", **options):
         if body != "closure":
             opt.step()
             opt.zero_grad()
-    oracle.train(theirs, mse_loss, steps, sgd(theirs), COINS, RHO, gamma)
+    climb_together(theirs, steps, sgd(theirs), gamma, world, None if fraction == 1 else round(fraction * 8 / world))
     assert distance(ours, theirs) < 1e-12, distance(ours, theirs)
 
 
@@ -200,6 +224,19 @@ def ddp_closure_that_clears():
     assert distance(ours, before) == 0
 
 
+def ddp_loop_that_clears(gamma, fraction):
+    """The same in a loop over the three passes, also where the clean gradient has no weight: γ = m/n."""
+    ours = network()
+    parallel = DistributedDataParallel(ours)
+    before = copy.deepcopy(ours)
+    opt = RST(sgd(parallel), p=1.0, rho=RHO, gamma=gamma, model=parallel, batch_fraction=fraction)
+    with pytest.raises(RuntimeError, match="climb_locally=False"):
+        for x, y in opt.passes(batches(1, size=8)[0][0]):
+            opt.zero_grad()
+            mse_loss(parallel(x), y).backward()
+    assert distance(ours, before) == 0
+
+
 def gathered(model):
     """A plain copy of a model whose parameters may be sharded."""
     plain = network(dtype=next(model.parameters()).dtype)
@@ -217,7 +254,7 @@ def sharded(mesh=None, **options):
     return fully_shard(model, mesh=mesh, **options)
 
 
-def fsdp(gamma, micro=1, kind="plain"):
+def fsdp(gamma, micro=1, kind="plain", fraction=1.0, clears=False):
     """FSDP2: one process on the union of the data."""
     rank, world = dist.get_rank(), dist.get_world_size()
     steps = batches(STEPS, micro, size=8)
@@ -233,8 +270,15 @@ def fsdp(gamma, micro=1, kind="plain"):
         mesh = init_device_mesh("cpu", (world,))
     ours = sharded(mesh, **options)
     storage = [p.to_local().data_ptr() for p in ours.parameters()]
-    train(ours, wrap(ours, gamma), share(steps, rank, world))
-    oracle.train(theirs, mse_loss, steps, sgd(theirs), COINS, RHO, gamma)
+    opt = wrap(ours, gamma, batch_fraction=fraction)
+
+    def loss(prediction, y):
+        if clears:
+            opt.zero_grad()
+        return mse_loss(prediction, y)
+
+    train(ours, opt, share(steps, rank, world), loss)
+    climb_together(theirs, steps, sgd(theirs), gamma, world, None if fraction == 1 else round(fraction * 8 / world))
     far = distance(gathered(ours), theirs)
     assert far < tolerance, far
     assert kind == "mixed" or storage == [p.to_local().data_ptr() for p in ours.parameters()]

@@ -36,6 +36,41 @@ CASES = {
         "FSDP2, micro-batches": (ranks.fsdp, {"gamma": 2.0, "micro": 2}),
         "FSDP2, offload": (ranks.fsdp, {"gamma": 2.0, "kind": "offload"}),
         "FSDP2, mixed precision": (ranks.fsdp, {"gamma": 2.0, "kind": "mixed"}),
+        # A part climbed with: its gradients never reduced, reduced twice, weighed by the wrong share, or lost:
+        "DDP, a part": (ranks.ddp, {"gamma": 2.0, "fraction": 0.25}),
+        "DDP, a part, γ = q": (ranks.ddp, {"gamma": 0.25, "fraction": 0.25}),
+        "DDP, a part, micro-batches": (ranks.ddp, {"gamma": 2.0, "fraction": 0.25, "micro": 3}),
+        "DDP, a part, buckets as views": (
+            ranks.ddp,
+            {"gamma": 2.0, "fraction": 0.25, "micro": 2, "gradient_as_bucket_view": True},
+        ),
+        "DDP, a part, static graph": (ranks.ddp, {"gamma": 2.0, "fraction": 0.25, "static_graph": True}),
+        "DDP, a part, static graph, views": (
+            ranks.ddp,
+            {"gamma": 2.0, "fraction": 0.25, "static_graph": True, "gradient_as_bucket_view": True},
+        ),
+        "DDP, a part, parameters unused in a climb": (ranks.ddp_gated, {"gamma": 2.0, "fraction": 0.25}),
+        "DDP, a part, parameters unused in the rest": (ranks.ddp_gated, {"gamma": 2.0, "fraction": 0.25, "turn": 2}),
+        "DDP, a part, synchronized, views": (
+            ranks.ddp_synchronized,
+            {"gamma": 2.0, "fraction": 0.25, "micro": 2, "gradient_as_bucket_view": True},
+        ),
+        "DDP, a part, synchronized, clearing": (
+            ranks.ddp_synchronized,
+            {"gamma": 2.0, "fraction": 0.25, "body": "clears"},
+        ),
+        # A sum set aside in DDP's buckets, which the next backward overwrites:
+        "DDP, a part, synchronized, views, clearing": (
+            ranks.ddp_synchronized,
+            {"gamma": 2.0, "fraction": 0.25, "body": "clears", "gradient_as_bucket_view": True},
+        ),
+        # The gradients of each rank's part mixed in without ever being reduced:
+        "DDP, a part, a loop that clears": (ranks.ddp_loop_that_clears, {"gamma": 2.0, "fraction": 0.25}),
+        "DDP, a part, a loop that clears, γ = q": (ranks.ddp_loop_that_clears, {"gamma": 0.25, "fraction": 0.25}),
+        # A climb along the gradient of one rank's part:
+        "FSDP2, a part": (ranks.fsdp, {"gamma": 2.0, "fraction": 0.25}),
+        "FSDP2, a part, micro-batches": (ranks.fsdp, {"gamma": 2.0, "fraction": 0.25, "micro": 2}),
+        "FSDP2, a part, clearing": (ranks.fsdp, {"gamma": 2.0, "fraction": 0.25, "clears": True}),
         # Partial sums taken for gradients, plain tensors and DTensors in one norm:
         "tensor parallel": (ranks.tensor_parallel, {"gamma": 2.0}),
         "sequence parallel": (ranks.tensor_parallel, {"gamma": 2.0, "sequence": True}),

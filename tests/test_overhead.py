@@ -1,6 +1,8 @@
 """What a sharpness-aware step costs beside its two gradients: operations and memory, not time."""
 
 from collections import Counter
+from functools import cache
+from itertools import accumulate
 
 import pytest
 import torch
@@ -49,11 +51,11 @@ def test_operations_do_not_grow_with_the_number_of_tensors(gamma):
     assert operations(2, gamma) == operations(30, gamma) <= 16
 
 
-@pytest.mark.parametrize(("gamma", "earlier"), [(1.0, False), (2.0, False), (2.0, True)])
-def test_memory(gamma, earlier):
-    """Sees more than one copy of the weights beside the gradients in the perturbed pass, or any copy after the step."""
-    model = nn.Sequential(nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 256))
-    opt = RST(torch.optim.SGD(model.parameters(), lr=0.1), p=1.0, gamma=gamma, model=model)
+@cache
+def held(gamma, earlier=False, fraction=1.0):
+    """Memory beyond that before a step, in copies of the parameters: around each pass, at the end, at most."""
+    model = nn.Sequential(*(nn.Linear(256, 256) for _ in range(8)))
+    opt = RST(torch.optim.SGD(model.parameters(), lr=0.1), p=1.0, gamma=gamma, model=model, batch_fraction=fraction)
     x = torch.randn(4, 256)
     one_copy = sum(p.nbytes for p in model.parameters())
 
@@ -64,6 +66,7 @@ def test_memory(gamma, earlier):
         for count, batch in enumerate(opt.passes(x)):
             mark(f"pass {count}")
             model(batch).sum().backward()
+            mark(f"after {count}")
         opt.step()
         opt.zero_grad()
         mark("end")
@@ -77,12 +80,36 @@ def test_memory(gamma, earlier):
         mark("start")
         step(mark)
     events = profiler.profiler.kineto_results.events()
-    when = {event.name(): event.start_ns() for event in events if event.name() in {"start", "pass 0", "pass 1", "end"}}
+    marks = {"start", "end", *(f"{when} {number}" for when in ("pass", "after") for number in range(3))}
+    moments = {e.name(): e.start_ns() for e in events if e.name() in marks}
+    changes = sorted((e.start_ns(), e.nbytes() / one_copy) for e in events if e.name() == "[memory]")
+    amounts = {name: sum(change for at, change in changes if at < moment) for name, moment in moments.items()}
+    amounts["peak"] = max(accumulate(change for _, change in changes))
+    return {name: amount - amounts["start"] for name, amount in amounts.items()}
 
-    def allocated(name):
-        return sum(e.nbytes() for e in events if e.name() == "[memory]" and e.start_ns() < when[name]) / one_copy
 
-    assert len(when) == 4
+@pytest.mark.parametrize(("gamma", "earlier"), [(1.0, False), (2.0, False), (2.0, True)])
+def test_memory(gamma, earlier):
+    """Sees more than one copy of the weights beside the gradients in the perturbed pass, or any copy after the step."""
+    memory = held(gamma, earlier)
     gradients = 0 if gamma == 1.0 and not earlier else 1
-    assert allocated("pass 1") - allocated("start") == pytest.approx(1 + gradients, abs=0.02)
-    assert allocated("end") == pytest.approx(allocated("start"), abs=0.02)
+    assert memory["pass 1"] == pytest.approx(1 + gradients, abs=0.02)
+    assert memory["after 1"] == pytest.approx(2, abs=0.02)
+    assert memory["end"] == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("gamma", [0.25, 2.0])
+def test_memory_with_a_part_of_the_batch(gamma, earlier):
+    """Sees a second gradient buffer, or the copy of the weights kept while the rest of the batch is run."""
+    memory = held(gamma, earlier, fraction=0.25)
+    expected = {
+        "pass 0": 1 if earlier else 0,
+        "pass 1": 2 if earlier or gamma != 0.25 else 1,
+        "after 1": 2,
+        "pass 2": 1,
+        "after 2": 1,
+        "end": 0,
+    }
+    assert {name: memory[name] for name in expected} == pytest.approx(expected, abs=0.02)
+    assert memory["peak"] <= held(2.0, earlier)["peak"] + 0.02

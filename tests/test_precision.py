@@ -1,6 +1,7 @@
 """Mixed precision: autocast, GradScaler, dtypes side by side, gradients that are not finite."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,29 +9,13 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import oracle
-from problems import batches, distance, identical, network, noisy_network, snapshot, train
+from problems import batches, distance, identical, network, noisy_network, scaled_steps, snapshot, train
 from sharpless import RST, SAM
 from sharpless.coin import uniform
 
 
 def sgd(model, **options):
     return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, **options)
-
-
-def scaled_steps(model, opt, scaler, steps, clip=None, spoil=()):
-    """The loop of torch's AMP recipe; `spoil` names (step, pass) whose loss overflows."""
-    for step, (batch,) in enumerate(steps):
-        for count, (x, y) in enumerate(opt.passes(batch)):
-            loss = mse_loss(model(x), y)
-            if (step, count) in spoil:
-                loss = loss * float("inf")
-            scaler.scale(loss).backward()
-        if clip is not None:
-            scaler.unscale_(opt)
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-        scaler.step(opt)
-        scaler.update()
-        opt.zero_grad()
 
 
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
@@ -101,19 +86,26 @@ def test_grad_scaler_with_a_closure():
     assert identical(snapshot(model), before)
 
 
-def test_autocast():
-    """Sees a climb or a mixture that depends on the precision of the forward pass."""
+@pytest.mark.parametrize("around_the_loop", [False, True])
+def test_autocast(around_the_loop):
+    """Sees a step that depends on the precision of the forward pass, or a perturbed pass that runs on cached casts."""
     ours, theirs = network(dtype=torch.float32), network(dtype=torch.float32)
     steps = batches(8, dtype=torch.float32)
+    opt = RST(sgd(ours), p=0.6, rho=0.1, gamma=2.0, seed=3)
+    for (batch,) in steps:
+        with torch.autocast("cpu", dtype=torch.bfloat16) if around_the_loop else nullcontext():
+            for x, y in opt.passes(batch):
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    prediction = ours(x)
+                mse_loss(prediction.float(), y).backward()
+        opt.step()
+        opt.zero_grad()
 
     def loss(prediction, y):
         return mse_loss(prediction.float(), y)
 
-    opt = RST(sgd(ours), p=0.6, rho=0.1, gamma=2.0, seed=3)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        train(ours, opt, steps, loss)
-        coins = [uniform(3, step) < 0.6 for step in range(8)]
-        oracle.train(theirs, loss, steps, sgd(theirs), coins, 0.1, 2.0)
+    theirs.forward = torch.autocast("cpu", dtype=torch.bfloat16)(theirs.forward)
+    oracle.train(theirs, loss, steps, sgd(theirs), [uniform(3, step) < 0.6 for step in range(8)], 0.1, 2.0)
     assert distance(ours, theirs) < 1e-3
 
 

@@ -17,7 +17,7 @@ def test_the_lines_of_user_code():
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     loader = [(torch.randn(16, 1, 8, 8), torch.randint(10, (16,)))] * 20
     examples = re.findall(r"^ *```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in map(textwrap.dedent, examples):
         names = {"model": model, "loader": loader, "loss_fn": nn.CrossEntropyLoss(), "epochs": 2, "torch": torch}
         names["device"] = "cpu"

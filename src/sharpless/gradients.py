@@ -102,6 +102,8 @@ class Mixture:
     def collect(self) -> None:
         """Take in the gradient of the pass that has ended."""
         grads = take(self._parameters)
+        if self._aside:
+            grads = own(grads)
         add(self._grads, to=grads)
         self._grads = grads
 

@@ -264,7 +264,7 @@ class Passes(Wrapper):
         # DistributedDataParallel wants a gradient, if a zero, of parameters that only the clean pass went through.
         if gamma != share or (ddp is not None and ddp.find_unused_parameters):
             mixture.add(clean, share - gamma)
-        if mixture.is_aside() and ddp is not None:
+        if ddp is not None and (mixture.is_aside() or (cleared and rest is not None)):
             raise RuntimeError(
                 "the gradients were cleared within passes() or step(closure), where the clean gradient waits "
                 "to be reduced by DistributedDataParallel: clear them outside, or set climb_locally=False"

@@ -139,6 +139,7 @@ class Excursion:
             self._before = _copies(self._weights)
             foreach(torch._foreach_add_, self._weights, self._eps)
             self._eps.clear()
+            torch.clear_autocast_cache()  # casts of the weights as they were, where autocast surrounds the loop
         for layer in self._model.modules() if self._model is not None else ():
             if not (isinstance(layer, _NormBase) and layer.training and layer.track_running_stats):
                 continue
@@ -160,6 +161,7 @@ class Excursion:
         """
         if self._before:
             foreach(torch._foreach_copy_, self._weights, self._before)
+            torch.clear_autocast_cache()
         for layer in self._layers:
             layer.track_running_stats = True
         for layer, mean, variance in self._buffers:

@@ -1,0 +1,52 @@
+"""Small color images for `frontier.py`: CIFAR-10 as two Parquet files of JPEG or PNG images, averaged to 16 by 16."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, load_dataset
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from sharpless.lab.data import Data
+
+EXAMPLES, TEST = 4000, 4000
+
+
+@cache
+def files(folder: Path) -> dict[str, Dataset]:
+    found = {name: [str(path) for path in sorted(folder.glob(f"{name}-*.parquet"))] for name in ("train", "test")}
+    if not all(found.values()):
+        raise SystemExit(
+            f"{folder} holds no train-*.parquet and test-*.parquet: give the folder of CIFAR-10 with --data-dir"
+        )
+    return dict(load_dataset("parquet", data_files=found))
+
+
+def read(examples: Dataset, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    chosen = examples.select(indices)
+    image, label = sorted(chosen.column_names, key=lambda name: "label" in name)[:2]
+    pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in chosen[image]])
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    return avg_pool2d((x - 0.47) / 0.25, 2), torch.tensor(chosen[label])
+
+
+@cache
+def tested(folder: Path) -> tuple[Tensor, Tensor]:
+    return read(files(folder)["test"], np.arange(TEST))
+
+
+def images(folder: Path, noise: float, seed: int, validation: float) -> Data:
+    """Return EXAMPLES images, some labels random, and TEST test images, or some held out in their place."""
+    generator = np.random.default_rng(seed)
+    there = files(folder)
+    x, y = read(there["train"], generator.choice(len(there["train"]), EXAMPLES, replace=False))
+    replaced = round(noise * EXAMPLES)
+    y[:replaced] = torch.from_numpy(generator.integers(0, 10, replaced))
+    order = torch.from_numpy(generator.permutation(EXAMPLES))
+    x, y = x[order], y[order]
+    if validation:
+        held = round(validation * EXAMPLES)
+        return Data(x[held:], y[held:], x[:held], y[:held], classes=10)
+    return Data(x, y, *tested(folder), classes=10)

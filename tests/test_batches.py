@@ -1,0 +1,100 @@
+"""Batches as loops know them: their length, and the part of them that a step climbs with."""
+
+from collections import OrderedDict, UserDict, namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sharpless.batches import length, part
+
+X, Y = torch.arange(12.0).reshape(6, 2), torch.arange(6)
+NAMES = list("abcdef")
+Pair = namedtuple("Pair", ["x", "y"])
+
+
+class Encoding(UserDict):
+    """Built as the batches of Hugging Face's tokenizers are: keys are attributes, and what else it holds stays."""
+
+    def __init__(self, data, encodings=None):
+        super().__init__(data)
+        self.encodings = encodings
+
+    def __getattr__(self, name):
+        try:
+            return self.data[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def same(one, other):
+    """Whether two nests agree in structure, classes and values."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict | UserDict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+OBJECT = SimpleNamespace(x=X)
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        (X, X[1:3]),
+        ((X, Y), (X[1:3], Y[1:3])),
+        ([X, Y], [X[1:3], Y[1:3]]),
+        (Pair(X, Y), Pair(X[1:3], Y[1:3])),
+        ({"x": X, "y": Y}, {"x": X[1:3], "y": Y[1:3]}),
+        (OrderedDict(y=Y, x=X), OrderedDict(y=Y[1:3], x=X[1:3])),
+        (Encoding({"x": X, "y": Y}), Encoding({"x": X[1:3], "y": Y[1:3]})),
+        (([X, {"y": (Y, None)}], Pair(X, [Y])), ([X[1:3], {"y": (Y[1:3], None)}], Pair(X[1:3], [Y[1:3]]))),
+        ((X, NAMES), (X[1:3], ["b", "c"])),
+        ((X, tuple(NAMES)), (X[1:3], ("b", "c"))),
+        ((X, {"names": NAMES, "kind": ["p", "q"]}), (X[1:3], {"names": ["b", "c"], "kind": ["p", "q"]})),
+        ((X, [[i] * i for i in range(6)]), (X[1:3], [[1], [2, 2]])),
+        ((X, 0.5, 7, "abcdef", None, OBJECT), (X[1:3], 0.5, 7, "abcdef", None, OBJECT)),
+        ((X, torch.tensor(2.0)), (X[1:3], torch.tensor(2.0))),
+        ([X] * 6, [X[1:3]] * 6),
+        ((X, [], {}), (X[1:3], [], {})),
+    ],
+    ids=lambda nest: type(nest).__name__,
+)
+def test_a_part_of_every_nest(batch, expected):
+    """Sees another structure or class, names that stay behind or shift, scalars and texts that are cut."""
+    assert length(batch) == 6
+    assert same(part(batch, 1, 3), expected)
+
+
+def test_a_class_of_batches():
+    """Sees the whole batch cut for good by cutting a copy of it, or attributes lost that are no entries."""
+    batch = Encoding({"x": X, "y": Y}, encodings=["as they were"])
+    cut = part(batch, 0, 2)
+    assert torch.equal(cut.x, X[:2])
+    assert cut.encodings == ["as they were"]
+    assert len(batch["x"]) == len(batch["y"]) == 6
+    nest = {"x": X, "inner": {"y": Y}}
+    part(nest, 0, 2)
+    assert len(nest["x"]) == len(nest["inner"]["y"]) == 6
+
+
+def test_parts_are_views():
+    """Sees copies of the data, and parts that overlap or leave examples out."""
+    first, rest = part((X, Y), 0, 4), part((X, Y), 4, 6)
+    assert first[0].data_ptr() == X.data_ptr()
+    assert torch.equal(torch.cat([first[0], rest[0]]), X)
+    assert torch.equal(torch.cat([first[1], rest[1]]), Y)
+
+
+def test_lengths():
+    """Sees a length made up where no tensor tells it, or one of two picked in silence."""
+    for batch in (None, 3, "abc", torch.tensor(1.0), [], ["a", "b"], {"x": None}):
+        assert length(batch) is None
+    assert length((torch.zeros(0, 3),)) == 0
+    with pytest.raises(ValueError, match="lengths 5 and 6"):
+        length(Encoding({"x": X, "y": [Y[:5]]}))
