@@ -6,6 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from sharpless.schedules import parse
+
 METHODS: dict[str, dict[str, Any]] = {
     "sgd": {"label": "SGD", "schedule": "0", "gamma": 1.0, "epochs": 30, "accuracy": 84.0, "spread": 1.6},
     "sgd-long": {
@@ -33,6 +35,24 @@ METHODS: dict[str, dict[str, Any]] = {
         "accuracy": 97.4,
         "spread": 0.4,
     },
+    "thrifty": {
+        "label": "thrifty, p=0.91, q=0.109, γ=1.09",
+        "schedule": "0.91",
+        "batch_fraction": 7 / 64,
+        "gamma": 1.09,
+        "epochs": 30,
+        "accuracy": 96.9,
+        "spread": 0.5,
+    },
+    "peer-sam": {"label": "peer SAM", "schedule": "1", "gamma": 1.0, "epochs": 30, "accuracy": 97.3, "spread": 0.3},
+    "peer-looksam": {
+        "label": "peer LookSAM, k = 10",
+        "schedule": "periodic:10",
+        "gamma": 1.0,
+        "epochs": 30,
+        "accuracy": 95.1,
+        "spread": 0.9,
+    },
 }
 STEPS_PER_EPOCH = 20
 RECIPE = {
@@ -44,10 +64,12 @@ RECIPE = {
 def make_record(method: str, seed: int, /, **changes: Any) -> dict[str, Any]:
     """Return the record of one run; `changes` replace fields of it."""
     told = METHODS[method]
-    chance = float(told["schedule"])
+    chance = parse(told["schedule"]).at
+    share = told.get("batch_fraction", 1.0)
     steps = told["epochs"] * STEPS_PER_EPOCH
     coin = random.Random(seed)  # the same for all methods, like the library's
-    sharp_steps = [step for step in range(steps) if coin.random() < chance]
+    sharp_steps = [step for step in range(steps) if coin.random() < chance(step, steps)]
+    passes = steps + share * len(sharp_steps)
     generator = random.Random(f"{method} {seed}")
     final = told["accuracy"] + told["spread"] * generator.uniform(-1, 1)
     progress = [(epoch + 1) / told["epochs"] for epoch in range(told["epochs"])]
@@ -61,11 +83,12 @@ def make_record(method: str, seed: int, /, **changes: Any) -> dict[str, Any]:
         "schedule": told["schedule"],
         "gamma": told["gamma"],
         "sharp_steps": sharp_steps,
-        "passes": float(steps + len(sharp_steps)),
+        "batch_fraction": share,
+        "passes": passes,
         "plain_passes": float(RECIPE["epochs"] * STEPS_PER_EPOCH),
         "train_loss": [2.3 - final / 65 + 1.3 * math.exp(-4 * u) + 0.02 * generator.random() for u in progress],
         "test_accuracy": [final - 60 * math.exp(-9 * u) * (1 - u) for u in progress],
-        "seconds": 0.005 * (steps + len(sharp_steps)) * generator.uniform(0.95, 1.1),
+        "seconds": 0.005 * passes * generator.uniform(0.95, 1.1),
         "versions": {"sharpless": "0.1.0", "torch": "2.14.1", "python": "3.11.7"},
         "machine": {"system": "Linux", "processor": "x86_64", "cores": 2, "threads": 1},
     } | changes

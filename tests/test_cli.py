@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,8 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from sharpless import GRST
 from sharpless.cli import main
+from sharpless.lab.compare import Comparison
+from sharpless.lab.recipes import METHODS, Recipe
 
 SHARPLESS = [sys.executable, "-c", "import sys; from sharpless.cli import main; sys.exit(main())"]
 QUICK = ["--epochs", "2", "--seeds", "2", "--methods", "sgd", "sam,g-rst"]
@@ -54,10 +59,12 @@ def test_compare(finished):
     assert costs["sgd"] == 1.0
     assert costs["sam"] == 2.0
     assert 1.2 < costs["g-rst"] < 1.8
-    assert set(summary["methods"][2]) >= {"accuracy", "cost", "seconds", "versus_sam"}
+    assert set(summary["methods"][2]) >= {"accuracy", "cost", "seconds", "versus_sam", "non_dominated"}
     assert set(summary["methods"][2]["versus_sam"]) == {"difference", "ci95", "non_inferior"}
     assert "<svg" in (folder / "report.html").read_text()
     assert max(map(len, ended.stdout.splitlines())) <= 80
+    for method in summary["methods"]:
+        assert (f"{method['label']} • " in ended.stdout) == method["non_dominated"]
 
 
 def test_started_again(finished):
@@ -138,6 +145,7 @@ def test_stopped_and_continued(blow, tmp_path):
         (["--jobs", "0"], "jobs = 0 is out of range"),
         (["--margin", "0"], "margin = 0.0 is out of range"),
         (["--noise", "2"], "noise = 2.0 is out of range"),
+        (["--budget", "1"], "budget = 1.0 is out of range"),
     ],
 )
 def test_bad_options(arguments, message, tmp_path, capsys):
@@ -190,6 +198,63 @@ def test_plan(capsys):
     assert "γ for SAM's degree          2," in text
 
 
+def test_plan_with_a_part_of_the_batch(capsys):
+    """Sees a climb with a tenth of the batch priced as one with all of it, expected, drawn, or in seconds."""
+    assert main(["plan", "--schedule", "1", "--batch-fraction", "0.1", "--steps", "99", "--seconds-per-step", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "q                           0.1 of the batch" in text
+    assert "expected propagation count  1.1 forward-backward passes per step" in text
+    assert "99 sharpness-aware steps, 1.1 passes per step" in text
+    assert "1 min 49 s (plain training 1 min 39 s" in text
+
+
+def test_plan_of_a_budget(capsys):
+    """Sees a plan whose numbers are not those of the optimizer that it tells to write."""
+    assert main(["plan", "--budget", "1.02", "--batch-size", "128", "--degree", "0.5", "--steps", "1000"]) == 0
+    text = capsys.readouterr().out
+    told = dict(line.split(maxsplit=1) for line in text.splitlines() if line.split()[0] in {"p", "q", "γ", "why"})
+    code = re.search(r"GRST\.for_budget\(.*\)", text)[0]
+    model = torch.nn.Linear(2, 1)
+    opt = eval(code, {"GRST": GRST, "model": model, "base": torch.optim.SGD(model.parameters(), lr=0.1)})
+    assert told["p"] == str(opt.schedule) == "0.64"
+    assert told["q"] == f"{128 * opt.batch_fraction:.0f} of 128 examples" == "4 of 128 examples"
+    assert told["γ"] == f"{opt.gamma:.4g}, degree / p" == "0.7812, degree / p"
+    assert "2.56 examples" in told["why"]
+    assert "expected propagation count  1.02 forward-backward passes per step" in text
+    assert "640 ± 15 of 1000 expected" in text
+
+
+@pytest.mark.parametrize("budget", ["1.1", "1.5", "2", "1.000000000001"])
+def test_plan_takes_any_budget(budget, capsys):
+    """Sees a budget that divides by zero, or is overdrawn by rounding."""
+    assert main(["plan", "--budget", budget, "--batch-size", "128", "--steps", "10"]) == 0
+    assert f"{float(budget):.4g} forward-backward passes per step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "plan takes either a schedule or a budget: give --schedule P, or --budget B --batch-size N"),
+        (["--schedule", "1", "--budget", "1.1"], "plan takes either a schedule or a budget"),
+        (["--budget", "1.1"], "budget = 1.1 needs batch-size, the examples in a batch: give --batch-size N"),
+        (["--budget", "2.1", "--batch-size", "8"], "budget = 2.1 is out of range"),
+        (["--budget", "1.1", "--batch-size", "0"], "batch_size = 0 is out of range"),
+        (["--budget", "1.1", "--batch-size", "8", "--degree", "-1"], "degree = -1.0 is out of range"),
+        (["--budget", "1.1", "--batch-size", "8", "--batch-fraction", "1"], "batch-fraction = 1.0 says nothing to a"),
+        (["--schedule", "1", "--batch-size", "8"], "batch-size = 8 says nothing to a schedule: leave it out"),
+        (["--schedule", "1", "--degree", "2"], "degree = 2.0 says nothing to a schedule: leave it out"),
+        (["--schedule", "1", "--batch-fraction", "0"], "batch-fraction = 0.0 is not a share of the batch"),
+    ],
+)
+def test_plans_that_cannot_be(arguments, message, capsys):
+    """Sees options ignored that exclude each other, or bad ones explained in more than a sentence."""
+    assert main(["plan", *arguments, "--steps", "10"]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -202,6 +267,17 @@ def test_bad_plans(arguments, message, capsys):
     """Sees a plan made of nonsense."""
     assert main(["plan", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_the_peers(tmp_path, monkeypatch, capsys):
+    """Sees a traceback, or work done, where the package of the peers is missing, or it asked for without them."""
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    assert main(["compare", "--methods", "sgd", "peer-sam", "--out", str(tmp_path / "new")]) == 2
+    printed = capsys.readouterr()
+    assert "peer-sam and peer-looksam need pytorch_optimizer: pip install pytorch_optimizer" in printed.err
+    assert printed.err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+    Comparison(Recipe(), METHODS, 1, tmp_path / "new", 1)
 
 
 def test_without_the_laboratory():

@@ -165,7 +165,8 @@ def test_order_of_methods(tmp_path):
     late = [make_record("rst", 0, method=method) for method in ("rst-late", "part-batch")]
     folder = write_records(make_folder(tmp_path, seeds=1), late)
     methods = [described["method"] for described in summarize(read_runs(folder))["methods"]]
-    assert methods == ["sgd", "sgd-long", "sam", "rst", "g-rst", "part-batch", "rst-late"]
+    known = ["sgd", "sgd-long", "sam", "rst", "g-rst", "thrifty"]
+    assert methods == [*known, "part-batch", "peer-looksam", "peer-sam", "rst-late"]
 
 
 @pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])
@@ -269,7 +270,7 @@ def test_page_stands_alone(page):
 
 def test_page_tells_every_method(page, runs):
     """Sees: a method lost between runs, tables and figures, and a figure without name or caption."""
-    rows = re.findall(r'<th scope="row">(.*?)</th>', page)
+    rows = re.findall(r'<th scope="row">(.*?)(?: •)?</th>', page)
     for told in METHODS.values():
         assert rows.count(told["label"]) == 2  # results and ledger
     drawings = re.findall(r"<figure>.*?</figure>", page, flags=re.DOTALL)
@@ -304,9 +305,70 @@ def test_expected_cost_follows_the_schedule(tmp_path):
     runs = read_runs(write_records(tmp_path, [record]))
     page = render(runs, summarize(runs))
     ledger = page[page.index("Cost ledger") :]
-    cells = re.findall(r"<td>(.*?)</td>", ledger)[:7]
+    cells = re.findall(r"<td>(.*?)</td>", ledger)[:8]
     # p = 0, 1/4, 1/2, 3/4: five and a half passes expected, five spent, two plain.
-    assert cells == ["linear:0,1", "4", "1.0", "5.0", "2", "2.500", "2.750"]
+    assert cells == ["linear:0,1", "1", "4", "1.0", "5.0", "2", "2.500", "2.750"]
+
+
+def test_expected_cost_with_a_part_of_the_batch(tmp_path):
+    """Sees: a climb with a quarter of the batch priced as one with all of it, or q left out of the ledger."""
+    record = make_record("rst", 0, schedule="0.5", batch_fraction=0.25, steps=8, passes=8.75, plain_passes=8.0)
+    runs = read_runs(write_records(tmp_path, [record]))
+    page = render(runs, summarize(runs))
+    cells = re.findall(r"<td>(.*?)</td>", page[page.index("Cost ledger") :])[:8]
+    assert (cells[1], cells[-2:]) == ("0.25", ["1.094", "1.125"])
+
+
+def test_a_record_without_batch_fraction(tmp_path):
+    """Sees: runs made before there was one that cannot be read any more, or a wrong type that can."""
+    record = make_record("sam", 0)
+    del record["batch_fraction"]
+    assert read_runs(write_records(tmp_path, [record]))[0].batch_fraction == 1.0
+    with pytest.raises(ValueError, match=r"\(batch_fraction missing or of the wrong type\)"):
+        read_runs(write_records(tmp_path, [record | {"batch_fraction": "all"}]))
+
+
+# Frontier
+
+
+def bought(tmp_path: Path, **methods: tuple[float, float, float]) -> dict[str, Any]:
+    """Return the summary of methods with these (cost, accuracy, seconds)."""
+    records = [
+        make_record(name, seed, passes=cost, plain_passes=1.0, test_accuracy=[accuracy + off], seconds=seconds + off)
+        for name, (cost, accuracy, seconds) in methods.items()
+        for seed, off in ((0, -0.5), (1, 0.5))
+    ]
+    return summarize(read_runs(write_records(tmp_path, records)))
+
+
+def test_frontier(tmp_path):
+    """Sees: one seed or the interval asked in place of the mean, ties lost, a dearer or worse method kept."""
+    summary = bought(
+        tmp_path, **{"sgd": (1, 84, 1), "rst": (1.5, 92, 2), "g-rst": (1.5, 97, 2), "thrifty": (1.5, 97, 2)},
+        **{"sgd-long": (1.2, 84, 1), "sam": (2.0, 97, 3), "peer-sam": (2.5, 97.1, 4)},
+    )  # fmt: skip
+    assert {found["method"] for found in summary["methods"] if found["non_dominated"]} == {
+        "sgd", "g-rst", "thrifty", "peer-sam",
+    }  # fmt: skip
+    drawn = figures.accuracy_against_cost(summary)
+    hollow = re.findall(r"fill: var\(--paper, white\); stroke: (#\w+)", drawn)
+    assert set(hollow) == {"#997700", "#0077bb", "#009988"}  # sgd-long, sam, rst
+
+
+def test_frontier_of_seconds_is_its_own(tmp_path):
+    """Sees: the frontier of gradients drawn over seconds, where a cheap method that is slow is dominated."""
+    summary = bought(tmp_path, sgd=(1, 84, 1), sam=(2, 97, 3), rst=(1.5, 92, 4))
+    assert all(found["non_dominated"] for found in summary["methods"])
+    assert "var(--paper" not in figures.accuracy_against_cost(summary)
+    drawn = figures.accuracy_against_seconds(summary)
+    assert set(re.findall(r"fill: var\(--paper, white\); stroke: (#\w+)", drawn)) == {"#009988"}
+
+
+def test_frontier_is_marked_on_the_page(tmp_path):
+    """Sees: a table that marks other methods than the summary, or none."""
+    runs = runs_with(tmp_path, sgd=[84.0] * 3, sgd_long=[83.0] * 3, sam=[97.0] * 3)
+    page = render(runs, summarize(runs))
+    assert re.findall(r'<th scope="row">([^<]*) •</th>', page) == ["SGD", "SAM"]
 
 
 def test_diverged_training_is_drawn(tmp_path):
@@ -319,8 +381,8 @@ def test_diverged_training_is_drawn(tmp_path):
 
 
 def test_coin_is_drawn_for_methods_that_toss_one(runs, tmp_path):
-    """Sees: an empty panel for SGD or SAM, a method with a coin left out, no panel where none tosses."""
-    assert re.findall(r"([\w-]+)[^>]*\(seed 0\)<", figures.coin(runs)) == ["RST", "G-RST"]
+    """Sees: an empty panel for SGD or SAM, one for LookSAM, a coin left out, no panel where none tosses."""
+    assert re.findall(r"([\w-]+)[^>]*\(seed 0\)<", figures.coin(runs)) == ["RST", "G-RST", "thrifty"]
     plain = read_runs(make_folder(tmp_path, ("sgd", "sam"), seeds=1))
     assert re.findall(r"(\w+) \(seed 0\)<", figures.coin(plain)) == ["SGD", "SAM"]
 

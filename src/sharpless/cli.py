@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from sharpless import schedules
 from sharpless.coin import uniform
-from sharpless.cost import expected_cost, expected_sharp_steps
+from sharpless.cost import expected_cost, expected_sharp_steps, plan
+from sharpless.lab.peers import PEERS
 from sharpless.lab.recipes import METHODS, Recipe
+from sharpless.schedules import Constant, Schedule
 
 if TYPE_CHECKING:
     from sharpless.lab.compare import Comparison
@@ -57,8 +59,9 @@ def _add_compare(commands: Any) -> None:
     )
     command.set_defaults(command=_compare)
     add = command.add_argument
-    methods = ", ".join(METHODS)
-    add("--methods", nargs="+", default=METHODS, metavar="METHOD", help=f"among {methods} (default: all)")
+    methods = f"among {', '.join(METHODS)} (default: all of these)"
+    peers = f"{' and '.join(PEERS)}, which need pip install pytorch_optimizer"
+    add("--methods", nargs="+", default=METHODS, metavar="METHOD", help=f"{methods}, and {peers}")
     add("--seeds", type=int, default=5, metavar="N", help="number of seeds (default: %(default)s)")
     add("--out", type=Path, default=Path("runs/compare"), metavar="FOLDER", help="folder (default: %(default)s)")
     add("--jobs", type=int, metavar="N", help="runs at a time (default: one for each core)")
@@ -124,11 +127,11 @@ def _watch(comparison: "Comparison") -> None:
         bar = progress.add_task("runs", total=total, completed=done)
         progress.refresh()
         if done < total:
-            say(f"{'method':10}{'seed':>4}{'accuracy %':>12}{'cost':>7}{'seconds':>9}", style="bold")
+            say(f"{'method':12}{'seed':>5}{'accuracy %':>12}{'cost':>7}{'seconds':>9}", style="bold")
         for record in comparison.execute():
             cost = record["passes"] / record["plain_passes"]
             say(
-                f"{record['method']:10}{record['seed']:4d}{record['test_accuracy'][-1]:12.1f}"
+                f"{record['method']:12}{record['seed']:5d}{record['test_accuracy'][-1]:12.1f}"
                 f"{cost:7.2f}{record['seconds']:9.1f}",
                 highlight=False,
             )
@@ -156,7 +159,8 @@ def _conclude(folder: Path, margin: float) -> None:
         table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
     for method in summary["methods"]:
         table.add_row(*_row(method, margin))
-    Console().print("", table, f"The page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    legend = "• not dominated: none is as accurate for as little, and better in one"
+    Console().print("", table, f"{legend}\n\nThe page: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 def _row(method: Mapping[str, Any], margin: float) -> tuple[str, ...]:
@@ -170,7 +174,7 @@ def _row(method: Mapping[str, Any], margin: float) -> tuple[str, ...]:
         if interval and versus["ci95"][1] < -margin:
             verdict = "no"
     return (
-        method["label"],
+        method["label"] + (" •" if method["non_dominated"] else ""),
         f"{accuracy['mean']:.1f}{spread}",
         f"{method['cost']:.2f}",
         f"{seconds['mean']:.1f}",
@@ -182,47 +186,107 @@ def _row(method: Mapping[str, Any], margin: float) -> tuple[str, ...]:
 def _add_plan(commands: Any) -> None:
     command = commands.add_parser(
         "plan",
-        help="draw a schedule, and say what it will cost",
-        description="Draw p(t), and say how many propagations, sharpness-aware steps and seconds to expect.",
+        help="price a schedule, or find p, q and γ for a budget",
+        description="Draw p(t) of a schedule, or choose p, q and γ of G-RST for a budget, and say how many "
+        "propagations, sharpness-aware steps and seconds to expect.",
     )
     command.set_defaults(command=_plan)
     add = command.add_argument
     add(
         "--schedule",
-        required=True,
         metavar="P",
         help="0.5, linear:0,1, cosine:1,0, piecewise:0,1@0.75, periodic:10, or warmup:0.05/ before one of these",
     )
+    add(
+        "--batch-fraction",
+        type=float,
+        metavar="Q",
+        help="with --schedule: share of the batch to climb with (default: 1)",
+    )
+    add("--budget", type=float, metavar="B", help="gradients per step: above 1 (plain training), up to 2 (SAM)")
+    add("--batch-size", type=int, metavar="N", help="with --budget: examples in a batch")
+    add("--degree", type=float, metavar="D", help="with --budget: regularization degree (default: 1, SAM's)")
     add("--steps", type=int, required=True, metavar="T", help="number of steps of the run")
     add("--seed", type=int, default=0, metavar="N", help="seed of the coin (default: %(default)s)")
     add("--seconds-per-step", type=float, metavar="S", help="measured duration of a plain step")
 
 
 def _plan(options: argparse.Namespace) -> int:
-    schedule, steps, seconds = schedules.parse(options.schedule), options.steps, options.seconds_per_step
+    if (options.schedule is None) == (options.budget is None):
+        raise ValueError("plan takes either a schedule or a budget: give --schedule P, or --budget B --batch-size N")
+    schedule, share, rows = _of_schedule(options) if options.budget is None else _of_budget(options)
+    steps, seconds = options.steps, options.seconds_per_step
     if steps < 1:
         raise ValueError(f"steps = {steps} is not a number of steps: give 1 or more")
     if seconds is not None and not 0 < seconds < math.inf:
         raise ValueError(f"seconds-per-step = {seconds} is not a duration: give a positive number of seconds")
     chances = [schedule.at(step, steps) for step in range(steps)]
-    cost = expected_cost(schedule, steps)
+    cost = expected_cost(schedule, steps, share)
     spread = math.sqrt(sum(p * (1 - p) for p in chances))
     drawn = sum(uniform(options.seed, step) < p for step, p in enumerate(chances))
-    print(_drawing(chances), end="\n\n")
-    rows = [
-        ("schedule", str(schedule)),
+    rows += [
         ("expected propagation count", f"{cost:.4g} forward-backward passes per step (plain training 1, SAM 2)"),
         ("sharpness-aware steps", f"{expected_sharp_steps(schedule, steps):.0f} ± {spread:.0f} of {steps} expected"),
-        (f"with seed {options.seed}", f"{drawn} sharpness-aware steps, {1 + drawn / steps:.4g} passes per step"),
+        (
+            f"with seed {options.seed}",
+            f"{drawn} sharpness-aware steps, {1 + share * drawn / steps:.4g} passes per step",
+        ),
     ]
-    if schedule.mean() > 0:
-        rows.append(("γ for SAM's degree", f"{1 / schedule.mean():.4g}, G-RST's degree / mean p"))
     if seconds is not None:
         durations = [_duration(steps * seconds * ratio) for ratio in (cost, 1, 2)]
         rows.append(("expected time", "{} (plain training {}, SAM {})".format(*durations)))
+    if options.budget is None:
+        print(_drawing(chances), end="\n\n")
     for name, value in rows:
         print(f"{name:28}{value}")
     return 0
+
+
+def _of_schedule(options: argparse.Namespace) -> tuple[Schedule, float, list[tuple[str, str]]]:
+    """Return the schedule, the share of the batch to climb with, and what there is to say about them.
+
+    Raises:
+        ValueError: an option is out of range, or belongs to a budget.
+    """
+    _refuse(options, "schedule", ("batch_size", "degree"))
+    schedule = schedules.parse(options.schedule)
+    share = 1.0 if options.batch_fraction is None else options.batch_fraction
+    if not 0 < share <= 1:
+        raise ValueError(f"batch-fraction = {share} is not a share of the batch: give a number in (0, 1]")
+    rows = [("schedule", str(schedule))]
+    if share < 1:
+        rows.append(("q", f"{share:.4g} of the batch"))
+    if schedule.mean() > 0:
+        rows.append(("γ for SAM's degree", f"{1 / schedule.mean():.4g}, G-RST's degree / mean p"))
+    return schedule, share, rows
+
+
+def _of_budget(options: argparse.Namespace) -> tuple[Schedule, float, list[tuple[str, str]]]:
+    """Return what `_of_schedule` does, of the plan for a budget.
+
+    Raises:
+        ValueError: an option is out of range or missing, or belongs to a schedule.
+    """
+    _refuse(options, "budget", ("batch_fraction",))
+    budget, size, degree = options.budget, options.batch_size, options.degree
+    if size is None:
+        raise ValueError(f"budget = {budget} needs batch-size, the examples in a batch: give --batch-size N")
+    planned = plan(budget, size, 1.0 if degree is None else degree)
+    given = "" if degree is None else f"degree={degree:g}, "
+    rows = [
+        ("in Python", f"GRST.for_budget(base, {budget}, batch_size={size}, {given}model=model)"),
+        ("p", f"{planned.p:.4g}"),
+        ("q", f"{planned.batch_fraction * size:.0f} of {size} examples"),
+        ("γ", f"{planned.gamma:.4g}, degree / p"),
+        ("why", planned.why),
+    ]
+    return Constant(planned.p), planned.batch_fraction, rows
+
+
+def _refuse(options: argparse.Namespace, mode: str, names: Sequence[str]) -> None:
+    for name in names:
+        if (value := getattr(options, name)) is not None:
+            raise ValueError(f"{name.replace('_', '-')} = {value} says nothing to a {mode}: leave it out")
 
 
 def _drawing(chances: Sequence[float], width: int = 60, height: int = 8) -> str:

@@ -110,12 +110,12 @@ def plan(budget: float, batch_size: int, degree: float = 1.0) -> Plan:
         raise ValueError(f"batch_size = {batch_size} is out of range: give the number of examples, 1 or more")
     if not 0.0 <= degree < math.inf:
         raise ValueError(f"degree = {degree} is out of range: give a finite number, 0 or more")
-    extra = (budget - 1.0) * batch_size  # examples a step
-    size = min(max(math.ceil(round(extra, 9)), SMALLEST_PART), batch_size)
+    extra = float(f"{(budget - 1.0) * batch_size:.12g}")  # examples a step, without the rounding error of 1.1 - 1
+    size = min(max(math.ceil(extra), SMALLEST_PART), batch_size)
     if batch_size - size < 2:  # what is left would be no batch
         size = batch_size
-    p = min(extra / size, 1.0)
-    why = f"{extra:.4g} examples a step are left to climb with: {size} of {batch_size} in {100 * p:.3g} % of the steps"
+    p = extra / size
+    why = f"{extra:.4g} examples a step are there to climb with: take {size} in {100 * p:.3g} % of the steps"
     if size == SMALLEST_PART < batch_size:
-        why += ", fewer would climb along noise"
+        why += ", since fewer would climb along noise"
     return Plan(p, size / batch_size, degree / p, why)

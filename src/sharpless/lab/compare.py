@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from sharpless.lab import files
+from sharpless.lab.peers import PEERS, pytorch_optimizer
 from sharpless.lab.recipes import METHODS, Recipe
 from sharpless.lab.train import train
 
@@ -50,21 +51,24 @@ class Comparison:
 
     Args:
         recipe: what all runs have in common.
-        methods: a choice of METHODS.
+        methods: a choice of METHODS and PEERS.
         seeds: the number of seeds, 0 … seeds − 1.
         folder: where run files go.
         jobs: processes at a time; the cores are shared out among them.
 
     Raises:
         ValueError: an argument is out of range, or the folder holds another experiment.
+        ModuleNotFoundError: a peer is among the methods whose package is not installed.
     """
 
     def __init__(self, recipe: Recipe, methods: Sequence[str], seeds: int, folder: Path, jobs: int) -> None:
         for method in methods:
-            if method not in METHODS:
-                raise ValueError(f"method {method!r} is unknown: choose from {', '.join(METHODS)}")
+            if method not in METHODS + PEERS:
+                raise ValueError(f"method {method!r} is unknown: choose from {', '.join(METHODS + PEERS)}")
         if not methods:
-            raise ValueError(f"methods is empty: choose from {', '.join(METHODS)}")
+            raise ValueError(f"methods is empty: choose from {', '.join(METHODS + PEERS)}")
+        if not set(PEERS).isdisjoint(methods):
+            pytorch_optimizer()
         for name, value in (("seeds", seeds), ("jobs", jobs)):
             if value < 1:
                 raise ValueError(f"{name} = {value} is out of range: give 1 or more")

@@ -1,9 +1,12 @@
 """The networks, for images of few pixels."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NETWORKS", "SmallViT", "small_convnet"]
+__all__ = ["NETWORKS", "SmallViT", "small_convnet", "strided_convnet"]
 
 
 def small_convnet(width: int, classes: int, channels: int = 1, norm: type[nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
@@ -28,16 +31,29 @@ def small_convnet(width: int, classes: int, channels: int = 1, norm: type[nn.Mod
     )
 
 
+def strided_convnet(width: int, classes: int, channels: int = 3) -> nn.Sequential:
+    """Return a network of four convolutions with BatchNorm, two with strides, (N, channels, H, W) → (N, classes).
+
+    >>> sum(p.numel() for p in strided_convnet(32, 10).parameters())
+    242474
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in ((channels, width, 1), (width, 2 * width, 2), (2 * width, 4 * width, 2)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    layers += [nn.Conv2d(4 * width, 4 * width, 3, 1, 1, bias=False), nn.BatchNorm2d(4 * width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, classes))
+
+
 class SmallViT(nn.Module):
-    """A vision transformer of three layers with patches of 2 by 2 for images of 8 by 8, (N, 1, 8, 8) → (N, classes).
+    """A vision transformer of three layers with patches of 2 by 2, (N, channels, 8, 8) → (N, classes).
 
     >>> SmallViT(16, 10)(torch.zeros(3, 1, 8, 8)).shape
     torch.Size([3, 10])
     """
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int, classes: int, channels: int = 1) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(1, width, 2, stride=2)
+        self.patches = nn.Conv2d(channels, width, 2, stride=2)
         self.positions = nn.Parameter(0.02 * torch.randn(1, 16, width))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(width, width // 16, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
@@ -55,9 +71,10 @@ class SmallViT(nn.Module):
         return logits
 
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "convnet": small_convnet,
-    "convnet-groupnorm": lambda width, classes: small_convnet(width, classes, norm=nn.GroupNorm),
+    "convnet-groupnorm": partial(small_convnet, norm=nn.GroupNorm),
+    "convnet-strided": strided_convnet,
     "vit": SmallViT,
 }
-"""The networks of a recipe by name, each a function of width and classes."""
+"""The networks of a recipe by name, each a function of width, classes and channels."""

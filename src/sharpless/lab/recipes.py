@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 from sharpless.cost import expected_cost, plan
 from sharpless.lab.models import NETWORKS
+from sharpless.lab.peers import PEERS, Peer
 from sharpless.optimizer import RST
-from sharpless.schedules import Constant, Schedule, parse
+from sharpless.schedules import Constant, Periodic, Schedule, parse
 
 __all__ = ["METHODS", "Recipe"]
 
@@ -47,7 +48,7 @@ class Recipe:
     momentum: float = _option(0.9, "momentum of SGD")
     weight_decay: float = _option(5e-4, "weight decay")
     lr_warmup: float = _option(0.0, "share of the run in which the learning rate rises from 0")
-    network: str = _option("convnet", "the network: convnet (BatchNorm), convnet-groupnorm or vit")
+    network: str = _option("convnet", "the network: convnet (BatchNorm), convnet-groupnorm, convnet-strided or vit")
     optimizer: str = _option("sgd", "the base optimizer: sgd or adamw")
     width: int = _option(16, "channels of the first convolution, or of a vit's tokens")
     rho: float = _option(0.3, "radius ρ of the perturbation")
@@ -55,7 +56,7 @@ class Recipe:
     degree: float | None = _option(None, "regularization degree of G-RST, γ = degree / mean p (default: 1, SAM's)")
     gamma: float | None = _option(None, "γ of G-RST itself, in place of a degree")
     batch_fraction: float = _option(1.0, "share of the batch that sharpness-aware steps of RST and G-RST climb with")
-    budget: float = _option(1.1, "cost of thrifty, which is G-RST with p, q and γ chosen for it")
+    budget: float = _option(1.1, "cost of thrifty, G-RST with p, q and γ chosen for it, and of peer-looksam")
     clip: float = _option(0.0, "norm that longer gradients are clipped to, 0 for none")
     validation: float = _option(0.0, "share of the training examples to test on in place of the test set")
 
@@ -98,19 +99,19 @@ class Recipe:
         match method:
             case "sgd" | "sgd-long":
                 return Settings(Constant(0.0))
-            case "sam":
+            case "sam" | "peer-sam":
                 return Settings(Constant(1.0))
+            case "peer-looksam":
+                return Settings(Periodic(round(1 / (self.budget - 1))))  # its k, by its cost of 1 + 1/k
             case "rst":
                 return Settings(parse(self.p), self.batch_fraction)
-            case "g-rst" if self.gamma is not None:
-                return Settings(parse(self.p), self.batch_fraction, self.gamma)
             case "g-rst":
-                degree = 1.0 if self.degree is None else self.degree
-                return Settings(parse(self.p), self.batch_fraction, degree / parse(self.p).mean())
+                p, degree = parse(self.p), 1.0 if self.degree is None else self.degree
+                return Settings(p, self.batch_fraction, degree / p.mean() if self.gamma is None else self.gamma)
             case "thrifty":
                 thrifty = plan(self.budget, self.batch_size)
                 return Settings(Constant(thrifty.p), thrifty.batch_fraction, thrifty.gamma)
-        raise ValueError(f"method {method!r} is unknown: choose from {', '.join(METHODS)}")
+        raise ValueError(f"method {method!r} is unknown: choose from {', '.join(METHODS + PEERS)}")
 
     def epochs_of(self, method: str) -> int:
         """Return how long `method` trains: sgd-long takes as many gradients as G-RST, by more epochs."""
@@ -123,19 +124,17 @@ class Recipe:
         """Return the name of `method` with its parameters, for tables and pages."""
         base, own = self.optimizer.upper().replace("ADAMW", "AdamW"), self.settings(method)
         part = "" if own.batch_fraction == 1 else f", q={own.batch_fraction:.3g}"
-        match method:
-            case "sgd":
-                return base
-            case "sgd-long":
-                return f"{base}, {self.epochs_of(method)} epochs"
-            case "rst":
-                return f"RST, p={own.schedule}{part}"
-            case "g-rst":
-                return f"G-RST, p={own.schedule}{part}, γ={own.gamma:g}"
-            case "thrifty":
-                return f"thrifty, p={own.schedule.mean():.2g}{part}, γ={own.gamma:.3g}"
-            case _:
-                return method.upper()
+        labels = {
+            "sgd": base,
+            "sgd-long": f"{base}, {self.epochs_of(method)} epochs",
+            "sam": "SAM",
+            "rst": f"RST, p={own.schedule}{part}",
+            "g-rst": f"G-RST, p={own.schedule}{part}, γ={own.gamma:g}",
+            "thrifty": f"thrifty, p={own.schedule.mean():.2g}{part}, γ={own.gamma:.3g}",
+            "peer-sam": "peer SAM",
+            "peer-looksam": f"peer LookSAM, k={str(own.schedule).removeprefix('periodic:')}",
+        }
+        return labels[method]
 
     def base(self, model: nn.Module) -> Optimizer:
         """Return the base optimizer."""
@@ -143,9 +142,11 @@ class Recipe:
             return torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         return torch.optim.SGD(model.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
-    def wrap(self, method: str, base: Optimizer, model: nn.Module, total_steps: int, seed: int) -> RST:
+    def wrap(self, method: str, base: Optimizer, model: nn.Module, total_steps: int, seed: int) -> RST | Peer:
         """Return the optimizer of `method` around `base`."""
         own = self.settings(method)
+        if method in PEERS:
+            return Peer(method, base, model, self.rho, own.schedule)
         return RST(
             base,
             own.schedule,

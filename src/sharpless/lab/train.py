@@ -17,27 +17,29 @@ from torch.nn.functional import cross_entropy
 
 from sharpless.lab.data import Data, digits
 from sharpless.lab.models import NETWORKS
+from sharpless.lab.peers import PEERS, Peer
 from sharpless.lab.recipes import Recipe
 from sharpless.optimizer import RST
 
 __all__ = ["train"]
 
 
-def train(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
+def train(recipe: Recipe, method: str, seed: int, data: Data | None = None) -> dict[str, Any]:
     """Return the record of a run: configuration, curves, passes, seconds, versions and machine.
 
     The seed decides the label noise, the initial weights, the order of the batches and the coins, and all
-    of them are the same for every method: runs are paired by seed.
+    of them are the same for every method: runs are paired by seed. Without `data`, the task's are taken.
     """
-    data = digits(recipe.noise, seed, recipe.validation)
+    data = data or digits(recipe.noise, seed, recipe.validation)
     steps_per_epoch = len(data.train_x) // recipe.batch_size
     epochs = recipe.epochs_of(method)
     steps = epochs * steps_per_epoch
 
     torch.manual_seed(seed)
-    model = NETWORKS[recipe.network](recipe.width, data.classes)
-    opt = recipe.wrap(method, recipe.base(model), model, steps, seed)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(opt, partial(_rate, steps=steps, warmup=recipe.lr_warmup))
+    model = NETWORKS[recipe.network](recipe.width, data.classes, data.train_x.shape[1])
+    base = recipe.base(model)
+    opt = recipe.wrap(method, base, model, steps, seed)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(base, partial(_rate, steps=steps, warmup=recipe.lr_warmup))
 
     order = torch.Generator().manual_seed(seed)
     train_loss, test_accuracy, sharp_steps, seconds = [], [], [], 0.0
@@ -74,6 +76,7 @@ def train(recipe: Recipe, method: str, seed: int) -> dict[str, Any]:
             "sharpless": version("sharpless"),
             "torch": torch.__version__,
             "python": platform.python_version(),
+            **({"pytorch_optimizer": version("pytorch_optimizer")} if method in PEERS else {}),
         },
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
@@ -99,7 +102,7 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     return (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2
 
 
-def _step(model: nn.Module, opt: RST, batch: tuple[Tensor, Tensor], clip: float) -> Tensor:
+def _step(model: nn.Module, opt: RST | Peer, batch: tuple[Tensor, Tensor], clip: float) -> Tensor:
     """Return the mean clean loss of one step."""
     clean = torch.zeros(())
     for x, y in opt.passes(batch):

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-__all__ = ["FAINT", "STYLE", "WIDTH", "styles", "to_svg"]
+__all__ = ["FAINT", "PAPER", "STYLE", "WIDTH", "styles", "to_svg"]
 
 # Readable on white and on black, distinct to the color-blind; marker and dashes say the same a second time.
 KNOWN = {
@@ -19,10 +19,14 @@ KNOWN = {
     "sam": ("#0077bb", "D", (0, ())),
     "rst": ("#009988", "^", (0, (5, 1.5))),
     "g-rst": ("#cc3311", "v", (0, (2, 2))),
+    "thrifty": ("#aa4499", "P", (0, (3, 1, 1, 1))),
+    "peer-sam": ("#6677cc", "X", (0, (1, 1))),
+    "peer-looksam": ("#a0622d", "h", (0, (8, 2))),
 }
-OTHERS = [("#aa4499", "P", (0, (3, 1, 1, 1))), ("#6677cc", "X", (0, (1, 1))), ("#a0622d", "h", (0, (8, 2)))]
+OTHERS = [("#2288aa", "p", (0, (6, 1, 1, 1))), ("#4d8b31", "*", (0, (4, 4))), ("#d1618f", "d", (0, (1, 3)))]
 FAINT = "#888888"
 INK = "#010203"  # replaced by the color of the surrounding text, in light and in dark
+PAPER = "#fdfcfb"  # by that of the page
 WIDTH = 3.8  # inches: narrow, so that the letters are large enough on a phone
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -65,5 +69,6 @@ def to_svg(figure: Figure, description: str) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
-    element = re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg ") :]).replace(INK, "currentColor")
+    element = re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg ") :])
+    element = element.replace(INK, "currentColor").replace(PAPER, "var(--paper, white)")
     return element.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)

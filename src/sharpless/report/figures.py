@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
 import numpy
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from sharpless import schedules
-from sharpless.report.drawing import FAINT, STYLE, WIDTH, styles, to_svg
-from sharpless.report.labels import place_labels
+from sharpless.report.drawing import FAINT, PAPER, STYLE, WIDTH, styles, to_svg
+from sharpless.report.labels import place_labels, place_name
 from sharpless.report.runs import Run, by_method
+from sharpless.report.summary import non_dominated
 
 __all__ = ["accuracy_against_cost", "accuracy_against_seconds", "coin", "test_accuracy", "training_loss"]
 
@@ -50,10 +51,10 @@ def test_accuracy(runs: Sequence[Run]) -> str:
 def coin(runs: Sequence[Run]) -> str:
     """Return p(t) and the steps at which the coin fell, one panel per method that tosses one, first seed.
 
-    Where no method tosses a coin (p is always 0 or always 1), every method has its panel.
+    Where no method tosses a coin (p is always 0, always 1 or periodic), every method has its panel.
     """
     first = {method: group[0] for method, group in by_method(runs).items()}
-    tossing = {method: run for method, run in first.items() if set(_chances(run)) not in ({0.0}, {1.0})}
+    tossing = {method: run for method, run in first.items() if _tosses(run)}
     shown = tossing or first
     looks = styles(first)
     figure = Figure(figsize=(WIDTH, 0.3 + 0.95 * len(shown)), dpi=72, layout="constrained")
@@ -67,44 +68,64 @@ def coin(runs: Sequence[Run]) -> str:
 def _accuracy_against(summary: Mapping[str, Any], positions: Sequence[float], position_label: str) -> str:
     figure = Figure(figsize=(WIDTH, 3.0), dpi=72, layout="constrained")
     axes = figure.add_subplot()
-    looks = styles(entry["method"] for entry in summary["methods"])
+    entries, margin = summary["methods"], summary["margin"]
+    looks = styles(entry["method"] for entry in entries)
+    results = list(zip(positions, (entry["accuracy"]["mean"] for entry in entries), strict=True))
+    on_frontier = non_dominated(results)
     points, spans = [], []
-    obstacles: list[Artist] = []
-    for entry, x in zip(summary["methods"], positions, strict=True):
-        mean = entry["accuracy"]["mean"]
-        low, high = entry["accuracy"]["ci95"] or (mean, mean)
+    for entry, name, (x, mean), stands in zip(entries, _names(entries), results, on_frontier, strict=True):
+        low, high = numpy.clip(entry["accuracy"]["ci95"] or (mean, mean), 0.0, 100.0)  # two seeds may say −20 to 160
         color, marker, _ = looks[entry["method"]]
-        axes.errorbar(x, mean, [[mean - low], [high - mean]], color=color, marker=marker, ms=5.5, capsize=2.5)
-        points.append((x, mean, entry["label"].replace(", ", "\n", 1), color))
+        look: dict[str, Any] = {
+            "color": color,
+            "marker": marker,
+            "mfc": color if stands else PAPER,
+            "zorder": 3 if stands else 2,
+        }
+        axes.errorbar(x, mean, [[mean - low], [high - mean]], ms=5.5, capsize=2.5, **look)
+        points.append((x, mean, name, color))
         spans.append(((x, low), (x, high)))
-        if entry["method"] == "sam":
-            obstacles += _bound(axes, mean, summary["margin"])
-    axes.margins(0.2, 0.16)
+    sam = [entry["accuracy"]["mean"] - margin for entry in entries if entry["method"] == "sam"]
+    bounds = [axes.axhline(level, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.8, zorder=1) for level in sam]
+    axes.margins(0.2, 0.22)
+    standing = [result for result, stands in zip(results, on_frontier, strict=True) if stands]
+    frontier = _steps(standing, axes.get_xlim()[1])
+    axes.plot(*zip(*frontier, strict=True), color=FAINT, linewidth=1.1, zorder=1, scalex=False)
     axes.set_xlabel(position_label)
     axes.set_title("test accuracy (%)", loc="left")
     figure.draw_without_rendering()  # fixes the limits and the layout that the labels are placed in
-    marks = [Bbox(axes.transData.transform(span)).padded(3.5) for span in spans]
-    taken = marks + [obstacle.get_window_extent().padded(1.5) for obstacle in obstacles]
-    for label in place_labels(axes, points, taken):
+    taken = [Bbox(axes.transData.transform(span)).padded(3.5) for span in spans]
+    taken += [Bbox(axes.transData.transform(span)).padded(1.5) for span in pairwise(frontier)]
+    names = [place_name(axes, f"SAM − {margin:g} point{'' if margin == 1 else 's'}", level, taken) for level in sam]
+    taken += [artist.get_window_extent().padded(1.5) for artist in (*bounds, *names)]
+    for label in (*names, *place_labels(axes, points, taken)):
         label.set_in_layout(False)
     return to_svg(figure, f"Test accuracy against {position_label}, one point per method")
 
 
-def _bound(axes: Axes, accuracy: float, margin: float) -> list[Artist]:
-    """Return the line that is `margin` below SAM's accuracy, and its name."""
-    level = accuracy - margin
-    line = axes.axhline(level, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.8, zorder=1)
-    name = axes.annotate(
-        f"SAM − {margin:g} point{'' if margin == 1 else 's'}",
-        (0, level),
-        (2, -2),
-        xycoords=axes.get_yaxis_transform(),
-        textcoords="offset points",
-        va="top",
-        size=7.5,
-        alpha=0.75,
-    )
-    return [line, name]
+def _steps(points: Sequence[tuple[float, float]], end: float) -> list[tuple[float, float]]:
+    """Return the corners of the accuracy that is to be had at each price, up to the price `end`.
+
+    >>> _steps([(2.0, 97.0), (1.0, 84.0)], 2.5)
+    [(1.0, 84.0), (2.0, 84.0), (2.0, 97.0), (2.5, 97.0)]
+    """
+    points = sorted(points)
+    corners = [corner for (x, y), (right, _) in pairwise(points) for corner in ((x, y), (right, y))]
+    return [*corners, points[-1], (end, points[-1][1])]
+
+
+def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    r"""Return the labels without parameters, where that leaves them different.
+
+    >>> _names([{"label": "SGD"}, {"label": "SGD, 45 epochs"}, {"label": "RST, p=0.5, q=0.25"}])
+    ['SGD', 'SGD\n45 epochs', 'RST']
+    """
+    labels = [entry["label"] for entry in entries]
+    heads = [label.split(", ")[0] for label in labels]
+    return [
+        head if heads.count(head) == 1 else label.replace(", ", "\n", 1)
+        for head, label in zip(heads, labels, strict=True)
+    ]
 
 
 def _curves(runs: Sequence[Run], curve: Callable[[Run], Sequence[float | None]], title: str) -> str:
@@ -145,6 +166,11 @@ def _toss(axes: Axes, run: Run, color: str) -> None:
     axes.imshow(strip, extent=(0, run.steps, -0.36, -0.14), aspect="auto", interpolation="none")
     axes.set(xlim=(0, run.steps), ylim=(-0.42, 1.08), yticks=(0, 0.5, 1))
     axes.set_title(f"{run.label} (seed {run.seed})", loc="left")
+
+
+def _tosses(run: Run) -> bool:
+    periodic = isinstance(schedules.parse(run.schedule), schedules.Periodic)
+    return not periodic and set(_chances(run)) not in ({0.0}, {1.0})
 
 
 def _chances(run: Run) -> list[float]:

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sharpless import schedules
+from sharpless.cost import expected_cost
 from sharpless.report import figures
 from sharpless.report.runs import Run, by_method
 from sharpless.report.verdict import MISSING, interval, signed, verdict
@@ -52,11 +53,12 @@ def _ledger(runs: Sequence[Run]) -> dict[str, Any]:
     """Return what the runs of one method spent, and what its schedule lets expect."""
     run = runs[0]
     schedule = schedules.parse(run.schedule)
-    expected_passes = sum(1 + schedule.at(step, run.steps) for step in range(run.steps))
+    expected_passes = run.steps * expected_cost(schedule, run.steps, run.batch_fraction)
     passes = fmean(run.passes for run in runs)
     return {
         "label": run.label,
-        "schedule": run.schedule,
+        "schedule": f"{schedule.mean():.4g}" if isinstance(schedule, schedules.Constant) else run.schedule,
+        "batch_fraction": run.batch_fraction,
         "steps": run.steps,
         "sharp_steps": fmean(len(run.sharp_steps) for run in runs),
         "passes": passes,

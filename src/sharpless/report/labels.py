@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 
+import numpy
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-__all__ = ["place_labels"]
+__all__ = ["place_labels", "place_name"]
 
 NEAR = 7.0  # points between a marker and its label
 SIDES = [(1, "left"), (-1, "right")]
@@ -26,6 +27,12 @@ PLACES = [
     (0, -NEAR, "center", "top"),
     *sorted(FAR, key=lambda place: math.hypot(*place[:2])),
 ]
+# The ends of a horizontal line, and the place of its name there.
+ENDS = [
+    (end, (side * 2, lift, ha, va))
+    for lift, va in ((-2, "top"), (2, "bottom"))
+    for end, side, ha in ((0, 1, "left"), (1, -1, "right"))
+]
 
 
 def place_labels(
@@ -39,21 +46,49 @@ def place_labels(
         taken: boxes in display coordinates that no label may cover.
 
     Returns:
-        The labels, each at the place where it covers least.
+        The labels, each at the place where it and its line cover least.
     """
     occupied = list(taken)
     labels = []
     for x, y, text, color in points:
         label = axes.annotate(text, (x, y), (0, 0), textcoords="offset points")
-        boxes = [_move(label, place) for place in PLACES]
-        covered = [_covered(box, occupied, axes.bbox) for box in boxes]
-        place = PLACES[covered.index(min(covered))]
-        occupied.append(_move(label, place))
+        boxes = [[_move(label, place), *_line(axes, (x, y), place)] for place in PLACES]
+        chosen = _least_covering(boxes, occupied, axes.bbox)
+        place = PLACES[chosen]
+        _move(label, place)
+        occupied += boxes[chosen]
         labels.append(label)
-        if max(map(abs, place[:2])) > NEAR:
+        if _is_far(place):
             line = {"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
             axes.annotate("", (x, y), place[:2], textcoords="offset points", arrowprops=line)
     return labels
+
+
+def place_name(axes: Axes, text: str, level: float, taken: Sequence[Bbox]) -> Annotation:
+    """Write the name of a horizontal line at one of its ends, below or above it.
+
+    Args:
+        axes: where to write; its limits have to be final.
+        text: the name.
+        level: where the line is, in data coordinates.
+        taken: boxes in display coordinates that the name may not cover.
+
+    Returns:
+        The name, where it covers least.
+    """
+    name = axes.annotate(text, (0, level), (0, 0), axes.get_yaxis_transform(), "offset points", size=7.5, alpha=0.75)
+
+    def put(end: int, place: tuple[float, float, str, str]) -> Bbox:
+        name.xy = (end, level)
+        return _move(name, place)
+
+    boxes = [[put(*where)] for where in ENDS]
+    put(*ENDS[_least_covering(boxes, taken, axes.bbox)])
+    return name
+
+
+def _is_far(place: tuple[float, float, str, str]) -> bool:
+    return max(map(abs, place[:2])) > NEAR
 
 
 def _move(label: Annotation, place: tuple[float, float, str, str]) -> Bbox:
@@ -63,13 +98,34 @@ def _move(label: Annotation, place: tuple[float, float, str, str]) -> Bbox:
     return label.get_window_extent()
 
 
-def _covered(box: Bbox, occupied: Sequence[Bbox], inside: Bbox) -> float:
-    """Return the area of `box` over other things or outside the axes, in whole square pixels."""
-    overlaps = [Bbox.intersection(box, other) for other in occupied]
-    visible = Bbox.intersection(box, inside)
-    outside = _area(box) - (_area(visible) if visible else 0.0)
-    return round(outside + sum(_area(overlap) for overlap in overlaps if overlap))
+def _line(axes: Axes, point: tuple[float, float], place: tuple[float, float, str, str]) -> list[Bbox]:
+    """Return the line from near a point to a label far away, as a chain of small boxes."""
+    if not _is_far(place):
+        return []
+    x, y = axes.transData.transform(point)
+    dx, dy, *_ = place
+    length = math.hypot(dx, dy)
+    return [
+        Bbox.from_bounds(x + dx * at / length - 1, y + dy * at / length - 1, 2, 2)
+        for at in range(round(NEAR), round(length), 2)
+    ]
 
 
-def _area(box: Bbox) -> float:
-    return float(box.width * box.height)
+def _least_covering(choices: Sequence[Sequence[Bbox]], occupied: Sequence[Bbox], inside: Bbox) -> int:
+    """Return which of `choices`, each some boxes that belong together, covers least; the first of equals."""
+    covered = [_covered(boxes, occupied, inside) for boxes in choices]
+    return covered.index(min(covered))
+
+
+def _covered(boxes: Sequence[Bbox], occupied: Sequence[Bbox], inside: Bbox) -> float:
+    """Return the area of `boxes` over other things or outside the axes, in whole square pixels."""
+    outside = sum(box.width * box.height for box in boxes) - _overlap(boxes, [inside])
+    return round(outside + _overlap(boxes, occupied))
+
+
+def _overlap(boxes: Sequence[Bbox], others: Sequence[Bbox]) -> float:
+    """Return the area that `boxes` and `others` share, summed over all pairs."""
+    one = numpy.array([box.extents for box in boxes])[:, None]
+    other = numpy.array([box.extents for box in others]).reshape(1, -1, 4)
+    sides = numpy.minimum(one[..., 2:], other[..., 2:]) - numpy.maximum(one[..., :2], other[..., :2])
+    return float(sides.clip(0).prod(axis=-1).sum())

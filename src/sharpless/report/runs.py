@@ -9,7 +9,7 @@ from typing import Any, get_origin
 
 __all__ = ["Run", "by_method", "read_runs"]
 
-ORDER = ("sgd", "sgd-long", "sam", "rst", "g-rst")
+ORDER = ("sgd", "sgd-long", "sam", "rst", "g-rst", "thrifty")
 """The methods that come first in every table and figure; others follow alphabetically."""
 
 
@@ -31,6 +31,7 @@ class Run:
     seconds: float
     versions: dict[str, str]
     machine: dict[str, Any]
+    batch_fraction: float = 1.0  # the share q of the batch that sharpness-aware steps climb with
 
     @property
     def accuracy(self) -> float:
@@ -93,15 +94,16 @@ def _read(path: Path) -> Run:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not complete JSON ({error}): delete the file and train this run again") from error
-    found = record if isinstance(record, dict) else {}
-    wrong = [field.name for field in fields(Run) if not _is_a(field.type, found.get(field.name))]
+    read = record if isinstance(record, dict) else {}
+    found = {field.name: read.get(field.name, field.default) for field in fields(Run)}
+    wrong = [field.name for field in fields(Run) if not _is_a(field.type, found[field.name])]
     if wrong:
         raise ValueError(
             f"{path} is not the record of a run ({', '.join(wrong)} missing or of the wrong type): "
             "move the file out of the folder or train this run again"
         )
-    run = Run(**{field.name: found[field.name] for field in fields(Run)})
-    numbers = [run.passes, run.plain_passes, run.seconds, *run.test_accuracy]
+    run = Run(**found)
+    numbers = [run.passes, run.plain_passes, run.seconds, run.batch_fraction, *run.test_accuracy]
     if not run.test_accuracy or run.plain_passes <= 0 or not all(map(math.isfinite, numbers)):
         raise ValueError(
             f"{path} is not a finished run (no epoch, no passes or a result that is not finite): "

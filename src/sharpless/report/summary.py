@@ -9,7 +9,7 @@ from scipy import stats
 
 from sharpless.report.runs import Run, by_method
 
-__all__ = ["estimate", "paired", "summarize"]
+__all__ = ["estimate", "non_dominated", "paired", "summarize"]
 
 
 def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
@@ -23,7 +23,8 @@ def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
         margin: the accuracy, in percentage points, whose loss would still count as keeping up with SAM.
 
     Returns:
-        The task, the recipe, the margin, whether SAM beats SGD, one entry per method, and what ran where.
+        The task, the recipe, the margin, whether SAM beats SGD, one entry per method, and what ran where. A
+        method is non-dominated unless another one is, by the means, as accurate for as little, and better in one.
 
     Raises:
         ValueError: `margin` is not a positive number, or there are no runs.
@@ -35,15 +36,29 @@ def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
     methods = by_method(runs)
     sam = _accuracy_by_seed(methods.get("sam", []))
     advantage = paired(sam, _accuracy_by_seed(methods.get("sgd", [])))
+    described = [_describe(group, sam, margin) for group in methods.values()]
+    on_frontier = non_dominated([(entry["cost"], entry["accuracy"]["mean"]) for entry in described])
     return {
         "task": runs[0].recipe.get("task"),
         "recipe": runs[0].recipe,
         "margin": margin,
         "sam_beats_sgd": {**advantage, "verdict": _exceeds(advantage, 0.0)},
-        "methods": [_describe(group, sam, margin) for group in methods.values()],
+        "methods": [{**entry, "non_dominated": stands} for entry, stands in zip(described, on_frontier, strict=True)],
         "versions": distinct(run.versions for run in runs),
         "machines": distinct(run.machine for run in runs),
     }
+
+
+def non_dominated(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Return for each point (cost, accuracy) whether no other one is as good in both and better in one of them.
+
+    >>> non_dominated([(1.0, 84.0), (1.5, 97.0), (1.5, 91.0), (2.0, 97.0)])
+    [True, True, False, False]
+    """
+    return [
+        not any(cost <= x and accuracy >= y and (cost, accuracy) != (x, y) for cost, accuracy in points)
+        for x, y in points
+    ]
 
 
 def distinct(descriptions: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
