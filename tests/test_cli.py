@@ -234,9 +234,8 @@ def test_plan_takes_any_budget(budget, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "plan takes either a schedule or a budget: give --schedule P, or --budget B --batch-size N"),
+        ([], "plan takes either a schedule or a budget: give --schedule P --steps T, or --budget B"),
         (["--schedule", "1", "--budget", "1.1"], "plan takes either a schedule or a budget"),
-        (["--budget", "1.1"], "budget = 1.1 needs batch-size, the examples in a batch: give --batch-size N"),
         (["--budget", "2.1", "--batch-size", "8"], "budget = 2.1 is out of range"),
         (["--budget", "1.1", "--batch-size", "0"], "batch_size = 0 is out of range"),
         (["--budget", "1.1", "--batch-size", "8", "--degree", "-1"], "degree = -1.0 is out of range"),
@@ -259,6 +258,8 @@ def test_plans_that_cannot_be(arguments, message, capsys):
     ("arguments", "message"),
     [
         (["--schedule", "linear:0,2", "--steps", "10"], "end = 2.0 is not a probability"),
+        (["--schedule", "0.5"], "a schedule and a duration refer to a number of steps: give --steps T"),
+        (["--budget", "1.1", "--seconds-per-step", "1"], "a schedule and a duration refer to a number of steps"),
         (["--schedule", "0.5", "--steps", "0"], "steps = 0 is not a number of steps"),
         (["--schedule", "0.5", "--steps", "9", "--seconds-per-step", "0"], "seconds-per-step = 0.0 is not a duration"),
     ],
@@ -290,3 +291,19 @@ def test_without_the_laboratory():
     assert ended.stderr.count("\n") == 1
     plan = [sys.executable, "-c", code, "plan", "--schedule", "0.5", "--steps", "9"]
     assert subprocess.run(plan, capture_output=True, check=False).returncode == 0
+
+
+def test_plan_of_a_policy(capsys):
+    """Sees a coin promised where the gradients decide."""
+    assert main(["plan", "--schedule", "adaptive:1,-1", "--steps", "100"]) == 0
+    text = capsys.readouterr().out
+    assert "the gradients decide" in text
+    assert "with seed" not in text
+
+
+def test_plan_of_a_budget_alone(capsys):
+    """Sees a budget that cannot be planned without knowing the number of steps and the batch."""
+    assert main(["plan", "--budget", "1.1"]) == 0
+    text = capsys.readouterr().out
+    assert "13 of 128 examples" in text
+    assert "sharpness-aware steps" not in text

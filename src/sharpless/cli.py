@@ -74,8 +74,12 @@ def _add_compare(commands: Any) -> None:
     )
     recipe = command.add_argument_group("the recipe")
     for field in fields(Recipe):
+        names = ["--" + name.replace("_", "-") for name in (field.name, *field.metadata["aliases"])]
+        if field.type is bool:
+            recipe.add_argument(*names, action="store_true", help=field.metadata["help"])
+            continue
         recipe.add_argument(
-            *["--" + name.replace("_", "-") for name in (field.name, *field.metadata["aliases"])],
+            *names,
             dest=field.name,
             type=str if field.type is str else int if field.type is int else float,
             default=field.default,
@@ -195,7 +199,7 @@ def _add_plan(commands: Any) -> None:
     add(
         "--schedule",
         metavar="P",
-        help="0.5, linear:0,1, cosine:1,0, piecewise:0,1@0.75, periodic:10, or warmup:0.05/ before one of these",
+        help="0.5, linear:0,1, cosine:1,0, piecewise:0,1@0.75, periodic:10, adaptive:1,-1, or warmup:0.05/ before one",
     )
     add(
         "--batch-fraction",
@@ -204,34 +208,32 @@ def _add_plan(commands: Any) -> None:
         help="with --schedule: share of the batch to climb with (default: 1)",
     )
     add("--budget", type=float, metavar="B", help="gradients per step: above 1 (plain training), up to 2 (SAM)")
-    add("--batch-size", type=int, metavar="N", help="with --budget: examples in a batch")
+    add("--batch-size", type=int, metavar="N", help="with --budget: examples in a batch (default: 128)")
     add("--degree", type=float, metavar="D", help="with --budget: regularization degree (default: 1, SAM's)")
-    add("--steps", type=int, required=True, metavar="T", help="number of steps of the run")
+    add("--steps", type=int, metavar="T", help="number of steps of the run; a schedule needs it")
     add("--seed", type=int, default=0, metavar="N", help="seed of the coin (default: %(default)s)")
     add("--seconds-per-step", type=float, metavar="S", help="measured duration of a plain step")
 
 
 def _plan(options: argparse.Namespace) -> int:
     if (options.schedule is None) == (options.budget is None):
-        raise ValueError("plan takes either a schedule or a budget: give --schedule P, or --budget B --batch-size N")
+        raise ValueError("plan takes either a schedule or a budget: give --schedule P --steps T, or --budget B")
     schedule, share, rows = _of_schedule(options) if options.budget is None else _of_budget(options)
     steps, seconds = options.steps, options.seconds_per_step
+    if steps is None and (options.budget is None or seconds is not None):
+        raise ValueError("a schedule and a duration refer to a number of steps: give --steps T")
+    steps = 1 if steps is None else steps
     if steps < 1:
-        raise ValueError(f"steps = {steps} is not a number of steps: give 1 or more")
+        raise ValueError(f"steps = {options.steps} is not a number of steps: give 1 or more")
     if seconds is not None and not 0 < seconds < math.inf:
         raise ValueError(f"seconds-per-step = {seconds} is not a duration: give a positive number of seconds")
     chances = [schedule.at(step, steps) for step in range(steps)]
     cost = expected_cost(schedule, steps, share)
-    spread = math.sqrt(sum(p * (1 - p) for p in chances))
-    drawn = sum(uniform(options.seed, step) < p for step, p in enumerate(chances))
-    rows += [
-        ("expected propagation count", f"{cost:.4g} forward-backward passes per step (plain training 1, SAM 2)"),
-        ("sharpness-aware steps", f"{expected_sharp_steps(schedule, steps):.0f} ± {spread:.0f} of {steps} expected"),
-        (
-            f"with seed {options.seed}",
-            f"{drawn} sharpness-aware steps, {1 + share * drawn / steps:.4g} passes per step",
-        ),
-    ]
+    rows.append(
+        ("expected propagation count", f"{cost:.4g} forward-backward passes per step (plain training 1, SAM 2)")
+    )
+    if options.steps is not None:
+        rows += _steps_of(schedule, chances, share, options.seed)
     if seconds is not None:
         durations = [_duration(steps * seconds * ratio) for ratio in (cost, 1, 2)]
         rows.append(("expected time", "{} (plain training {}, SAM {})".format(*durations)))
@@ -240,6 +242,21 @@ def _plan(options: argparse.Namespace) -> int:
     for name, value in rows:
         print(f"{name:28}{value}")
     return 0
+
+
+def _steps_of(schedule: Schedule, chances: Sequence[float], share: float, seed: int) -> list[tuple[str, str]]:
+    """Return how many steps to expect, and how many this seed gives."""
+    steps, spread = len(chances), math.sqrt(sum(p * (1 - p) for p in chances))
+    rows = [
+        ("sharpness-aware steps", f"{expected_sharp_steps(schedule, steps):.0f} ± {spread:.0f} of {steps} expected")
+    ]
+    if schedule.policy:
+        return [*rows, ("but", "the gradients decide: this is what normally distributed squares would give")]
+    drawn = sum(uniform(seed, step) < p for step, p in enumerate(chances))
+    return [
+        *rows,
+        (f"with seed {seed}", f"{drawn} sharpness-aware steps, {1 + share * drawn / steps:.4g} passes per step"),
+    ]
 
 
 def _of_schedule(options: argparse.Namespace) -> tuple[Schedule, float, list[tuple[str, str]]]:
@@ -269,8 +286,7 @@ def _of_budget(options: argparse.Namespace) -> tuple[Schedule, float, list[tuple
     """
     _refuse(options, "budget", ("batch_fraction",))
     budget, size, degree = options.budget, options.batch_size, options.degree
-    if size is None:
-        raise ValueError(f"budget = {budget} needs batch-size, the examples in a batch: give --batch-size N")
+    size = 128 if size is None else size
     planned = plan(budget, size, 1.0 if degree is None else degree)
     given = "" if degree is None else f"degree={degree:g}, "
     rows = [

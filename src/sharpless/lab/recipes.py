@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from sharpless.ascent import Ascent, Friendly, asam, normalization_parameters, sam
 from sharpless.cost import expected_cost, plan
 from sharpless.lab.models import NETWORKS
 from sharpless.lab.peers import PEERS, Peer
@@ -56,12 +57,19 @@ class Recipe:
     degree: float | None = _option(None, "regularization degree of G-RST, γ = degree / mean p (default: 1, SAM's)")
     gamma: float | None = _option(None, "γ of G-RST itself, in place of a degree")
     batch_fraction: float = _option(1.0, "share of the batch that sharpness-aware steps of RST and G-RST climb with")
+    ascent: str = _option("sam", "where RST, G-RST and thrifty climb: sam, asam, friendly or norms (SAM-ON)")
+    systematic: bool = _option(False, "spread the steps of RST and G-RST evenly, in place of a coin at each")
     budget: float = _option(1.1, "cost of thrifty, G-RST with p, q and γ chosen for it, and of peer-looksam")
     clip: float = _option(0.0, "norm that longer gradients are clipped to, 0 for none")
     validation: float = _option(0.0, "share of the training examples to test on in place of the test set")
 
     def __post_init__(self) -> None:
-        for name, known in (("task", ["digits"]), ("network", list(NETWORKS)), ("optimizer", ["sgd", "adamw"])):
+        for name, known in (
+            ("task", ["digits"]),
+            ("network", list(NETWORKS)),
+            ("optimizer", ["sgd", "adamw"]),
+            ("ascent", ["sam", "asam", "friendly", "norms"]),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)} is unknown: give {' or '.join(known)}")
         for check, name, remedy in (
@@ -82,6 +90,8 @@ class Recipe:
         ):
             if not check:
                 raise ValueError(f"{name} = {getattr(self, name)} is out of range: {remedy}")
+        if self.systematic and parse(self.p).policy:
+            raise ValueError(f"systematic spreads coins, and p = {self.p} tosses none: leave one of them out")
         if self.degree is not None and self.gamma is not None:
             raise ValueError(f"gamma = {self.gamma} and degree = {self.degree} exclude each other: give one of them")
         if parse(self.p).mean() == 0 and self.gamma is None:
@@ -124,6 +134,8 @@ class Recipe:
         """Return the name of `method` with its parameters, for tables and pages."""
         base, own = self.optimizer.upper().replace("ADAMW", "AdamW"), self.settings(method)
         part = "" if own.batch_fraction == 1 else f", q={own.batch_fraction:.3g}"
+        part += ", systematic" if self.systematic and method != "thrifty" else ""
+        part += "" if self.ascent == "sam" else f", {self.ascent}"
         labels = {
             "sgd": base,
             "sgd-long": f"{base}, {self.epochs_of(method)} epochs",
@@ -147,6 +159,8 @@ class Recipe:
         own = self.settings(method)
         if method in PEERS:
             return Peer(method, base, model, self.rho, own.schedule)
+        free = method in {"rst", "g-rst", "thrifty"}
+        ascents: dict[str, Ascent] = {"asam": asam, "friendly": Friendly()}
         return RST(
             base,
             own.schedule,
@@ -156,6 +170,9 @@ class Recipe:
             model,
             seed,
             batch_fraction=own.batch_fraction,
+            systematic=self.systematic and method in {"rst", "g-rst"},
+            ascent=ascents.get(self.ascent, sam) if free else sam,
+            only=normalization_parameters(model) if free and self.ascent == "norms" else None,
         )
 
     def difference(self, other: "Recipe") -> str:
