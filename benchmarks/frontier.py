@@ -35,7 +35,7 @@ class Entry:
     p: str = "1"
     q: float = 1.0
     note: str = ""
-    clip: float = 0.0
+    changes: tuple[tuple[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -44,7 +44,7 @@ class Entry:
         return f"g-rst p={self.p} q={self.q:.3g}{self.note}"
 
     def recipe(self, task: Recipe, rho: float) -> Recipe:
-        return replace(task, p=self.p, batch_fraction=self.q, rho=rho, clip=self.clip)
+        return replace(task, p=self.p, batch_fraction=self.q, rho=rho, **dict(self.changes))
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,37 @@ IMAGES = Recipe(noise=0.4, network="convnet-strided", width=24, epochs=20, lr_wa
 STUDIES = {
     "digits": Study(
         {f"{noise:.0%} noise": Recipe(noise=noise) for noise in (0.3, 0.0, 0.5, 0.1)},
-        (*BASICS, *grid((1, 1 / 4), (1, 1 / 16), (1 / 4, 1), (1 / 4, 1 / 4), (0.05, 1), (0.05, 1 / 4))),
+        (
+            *BASICS,
+            *grid((1, 1 / 4), (1, 1 / 16), (1 / 4, 1), (1 / 4, 1 / 4), (0.05, 1), (0.05, 1 / 4)),
+            Entry("peer-looksam"),
+        ),
         (0.1, 0.2, 0.4, 0.8),
+    ),
+    "when": Study(
+        {"30% noise": Recipe()},
+        (
+            Entry("sam"),
+            Entry("g-rst", "0.25", 1 / 4, note=", coin"),
+            Entry("g-rst", "0.25", 1 / 4, note=", systematic", changes=(("systematic", True),)),
+            Entry("g-rst", "periodic:4", 1 / 4),
+            Entry("g-rst", "piecewise:0,1@0.75", 1 / 4, note=", late", changes=(("gamma", 1.0),)),
+            Entry("g-rst", "adaptive:1.3,0.05", 1 / 4),
+        ),
+        (0.2, 0.4),
+        choosing_seeds=2,
+    ),
+    "where": Study(
+        {"30% noise": Recipe()},
+        (
+            Entry("sam"),
+            *(
+                Entry("g-rst", "1", 1 / 8, note=f", {ascent}", changes=(("ascent", ascent),))
+                for ascent in ("sam", "asam", "friendly", "norms")
+            ),
+        ),
+        (0.2, 0.4, 0.8, 1.6),
+        choosing_seeds=2,
     ),
     "images": Study(
         {"CIFAR-10, 4000 images of 16 × 16, 40% noise": IMAGES},
@@ -86,7 +115,7 @@ STUDIES = {
         (
             *(entry for entry in BASICS if entry.method != "sgd-long"),
             *grid((1, 1 / 4), (1 / 4, 1), (0.05, 1)),
-            Entry("g-rst", "0.05", 1.0, note=", clipped at 1", clip=1.0),
+            Entry("g-rst", "0.05", 1.0, note=", clipped at 1", changes=(("clip", 1.0),)),
         ),
         (0.05, 0.1, 0.2),
         choosing_seeds=2,
@@ -97,7 +126,7 @@ STUDIES = {
             *(entry for entry in BASICS if entry.method != "sgd-long"),
             Entry("g-rst", "warmup:0.1/1"),
             *grid((1 / 4, 1), (0.05, 1)),
-            Entry("g-rst", "0.05", 1.0, note=", clipped at 1", clip=1.0),
+            Entry("g-rst", "0.05", 1.0, note=", clipped at 1", changes=(("clip", 1.0),)),
         ),
         (0.0125, 0.025, 0.05),
         choosing_seeds=2,
