@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import oracle
 from problems import batches, distance, network, train
-from sharpless import RST, schedules
+from sharpless import RST, ascent, schedules
 from sharpless.coin import uniform
 
 STEPS, RHO, P, SEED = 6, 0.1, 0.6, 18
@@ -284,6 +284,57 @@ def fsdp(gamma, micro=1, kind="plain", fraction=1.0, clears=False):
     assert kind == "mixed" or storage == [p.to_local().data_ptr() for p in ours.parameters()]
 
 
+def fsdp_like_one(**options):
+    """FSDP2 with another ascent or policy: one process on the union of the data, which other tests compare by hand."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    steps = batches(STEPS, size=8)
+    ours, theirs = sharded(), network()
+    build = {"friendly": ascent.Friendly, "asam": lambda: ascent.asam}
+    taken = []
+    for model, data in ((ours, share(steps, rank, world)), (theirs, steps)):
+        extra = {"ascent": build[options["ascent"]]()} if "ascent" in options else {}
+        p = options.get("p", P)
+        opt = RST(sgd(model), p, RHO, 2.0, total_steps=STEPS, seed=SEED, model=model, **extra)
+        train(model, opt, data)
+        taken.append(opt.cost.sharp_steps)
+    assert taken[0] == taken[1] > 0
+    far = distance(gathered(ours), theirs)
+    assert far < 1e-9, far
+
+
+def ddp_adaptive(fraction):
+    """Ranks with gradients of their own decide alike, and train alike, by the mean of their squared norms."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    steps = batches(12, size=8)
+    ours, theirs = network(), network()
+    parallel = DistributedDataParallel(ours)
+    opt = RST(sgd(parallel), schedules.Adaptive(), RHO, 2.0, 12, parallel, batch_fraction=fraction)
+    taken, base, moments = [], sgd(theirs), (None, 0.0)
+    for step, micro in enumerate(steps):
+        before = opt.cost.sharp_steps
+        train(parallel, opt, share([micro], rank, world))
+        taken.append(opt.cost.sharp_steps > before)
+        shares = [share([micro], other, world)[0][0] for other in range(world)]
+        size = round(fraction * 8 / world)
+        if fraction == 1:
+            square = sum(float((g**2).sum()) for g in oracle.gradient(theirs, mse_loss, micro[0]))
+        else:
+            parts = [oracle.gradient(theirs, mse_loss, (x[:size], y[:size])) for x, y in shares]
+            square = sum(float((g**2).sum()) for part in parts for g in part) / world
+        heads, moments = schedules.Adaptive().takes(step, 12, square, *moments)
+        assert heads == taken[-1], (step, square)
+        if fraction == 1:
+            grad = oracle.sharpness_aware_gradient(theirs, mse_loss, micro[0], RHO, 2.0 if heads else 0.0)
+        else:
+            grads = [oracle.split_gradient(theirs, mse_loss, b, RHO, 2.0 if heads else 0.0, size=size) for b in shares]
+            grad = [sum(g) / world for g in zip(*grads, strict=True)]
+        for p, g in zip(theirs.parameters(), grad, strict=True):
+            p.grad = g
+        base.step()
+    assert 0 < sum(taken) < 12
+    assert distance(ours, theirs) < 1e-10, distance(ours, theirs)
+
+
 def tensor_parallel(gamma, sequence=False):
     """DTensors of tensor parallelism, replicated ones whose gradients are partial sums among them."""
     world = dist.get_world_size()
@@ -315,7 +366,7 @@ def checkpoint_first_half(folder):
     """Train half of a run under FSDP2 and save a distributed checkpoint."""
     rank, world = dist.get_rank(), dist.get_world_size()
     model = sharded()
-    opt = RST(sgd(model), **SCHEDULE, seed=SEED, model=model)
+    opt = RST(sgd(model), **SCHEDULE, seed=SEED, model=model, ascent=ascent.Friendly())
     train(model, opt, share(batches(STEPS, size=8)[: STEPS // 2], rank, world))
     weights, state = get_state_dict(model, opt)
     save({"model": weights, "optimizer": state}, checkpoint_id=folder)
@@ -325,14 +376,14 @@ def checkpoint_second_half(folder):
     """Load it on another number of ranks and go on: the run in one process that never stopped."""
     rank, world = dist.get_rank(), dist.get_world_size()
     model = sharded()
-    opt = RST(sgd(model), **SCHEDULE, seed=99, model=model)
+    opt = RST(sgd(model), **SCHEDULE, seed=99, model=model, ascent=ascent.Friendly())
     weights, state = get_state_dict(model, opt)
     load({"model": weights, "optimizer": state}, checkpoint_id=folder)
     set_state_dict(model, opt, model_state_dict=weights, optim_state_dict=state)
     assert opt.cost.steps == STEPS // 2
     train(model, opt, share(batches(STEPS, size=8)[STEPS // 2 :], rank, world))
     whole = network()
-    opt_of_whole = RST(sgd(whole), **SCHEDULE, seed=SEED)
+    opt_of_whole = RST(sgd(whole), **SCHEDULE, seed=SEED, ascent=ascent.Friendly())
     train(whole, opt_of_whole, batches(STEPS, size=8))
     assert distance(gathered(model), whole) < 1e-12
     assert opt.cost == opt_of_whole.cost

@@ -71,6 +71,12 @@ CASES = {
         "FSDP2, a part": (ranks.fsdp, {"gamma": 2.0, "fraction": 0.25}),
         "FSDP2, a part, micro-batches": (ranks.fsdp, {"gamma": 2.0, "fraction": 0.25, "micro": 2}),
         "FSDP2, a part, clearing": (ranks.fsdp, {"gamma": 2.0, "fraction": 0.25, "clears": True}),
+        # Norms and memories of one shard, and ranks that decide by gradients of their own:
+        "FSDP2, ASAM": (ranks.fsdp_like_one, {"ascent": "asam"}),
+        "FSDP2, Friendly": (ranks.fsdp_like_one, {"ascent": "friendly"}),
+        "FSDP2, adaptive": (ranks.fsdp_like_one, {"p": "adaptive:1,-1"}),
+        "DDP, adaptive": (ranks.ddp_adaptive, {"fraction": 1.0}),
+        "DDP, adaptive, a part": (ranks.ddp_adaptive, {"fraction": 0.5}),
         # Partial sums taken for gradients, plain tensors and DTensors in one norm:
         "tensor parallel": (ranks.tensor_parallel, {"gamma": 2.0}),
         "sequence parallel": (ranks.tensor_parallel, {"gamma": 2.0, "sequence": True}),

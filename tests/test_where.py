@@ -24,11 +24,9 @@ def asam_by_hand(weights, grads, memory):
 
 
 def friendly_by_hand(weights, grads, memory):
-    before = memory.get("mean")
-    d = grads if before is None else [g - 0.8 * m for g, m in zip(grads, before, strict=True)]
-    memory["mean"] = [
-        g.clone() if before is None else 0.7 * m + 0.3 * g for g, m in zip(grads, before or grads, strict=True)
-    ]
+    before = memory.get("mean", [0 * g for g in grads])
+    d = [g - 0.8 * m for g, m in zip(grads, before, strict=True)]
+    memory["mean"] = [0.7 * m + 0.3 * g for g, m in zip(grads, before, strict=True)]
     norm = sum((t**2).sum() for t in d) ** 0.5
     return [RHO * t / norm for t in d]
 
@@ -194,12 +192,12 @@ def test_half_precision_and_zeros(ascent):
     for dtype in (torch.float16, torch.bfloat16):
         weights = [torch.full((4,), 0.5, dtype=dtype)]
         for size in (1e-4, 100.0):
-            memory = [[{}]] if isinstance(ascent, Friendly) else []
+            memory = [[{"friendly_mean": torch.zeros(4, dtype=dtype)}]] if isinstance(ascent, Friendly) else []
             (eps,) = ascent(weights, [torch.full((4,), size, dtype=dtype)], [0.1], *memory)
             assert eps.dtype == dtype
             # ASAM's T is the same for all weights here: ε = ρ·T·g/‖g‖.
             length = 0.1 * (0.51 if ascent is asam else 1.0)
             assert float(eps.float().norm()) == pytest.approx(length, rel=0.02)
-        memory = [[{}]] if isinstance(ascent, Friendly) else []
+        memory = [[{"friendly_mean": torch.zeros(4, dtype=dtype)}]] if isinstance(ascent, Friendly) else []
         (eps,) = ascent(weights, [torch.zeros(4, dtype=dtype)], [0.1], *memory)
         assert torch.equal(eps, torch.zeros(4, dtype=dtype))

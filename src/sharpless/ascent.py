@@ -5,8 +5,8 @@ Any function with the arguments of `sam` can be the `ascent` of RST, GRST and SA
 >>> def signs(weights, grads, rho):
 ...     return [radius * grad.sign() for grad, radius in zip(grads, rho)]
 
-One that learns from step to step, as `Friendly` does, sets `remembers = True` and takes a fourth argument: a dict for
-each weight, whose tensors become part of the optimizer's state.
+One that learns from step to step, as `Friendly` does, names `slots` and takes a fourth argument: for each weight a dict
+with a tensor of its shape for each slot, at first 0, which is part of the optimizer's state.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from sharpless.weights import buckets, global_norm, local
 __all__ = ["Ascent", "Friendly", "asam", "normalization_parameters", "sam"]
 
 Ascent = Callable[..., list[Tensor]]
-"""A function of (weights, gradients, ρ), and of a memory where it remembers, that returns ε."""
+"""A function of (weights, gradients, ρ), and of a memory where it has slots, that returns ε."""
 
 _SMALLEST_NORM = 1e-12
 """Below this norm a gradient counts as zero and the perturbation fades out, instead of dividing by zero."""
@@ -73,23 +73,23 @@ def asam(weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float
 class Friendly:
     """Climb along ε = ρ·d/‖d‖, d = g − σm, where m is a running mean of past gradients (F-SAM, arXiv 2403.12350).
 
-    What the gradients of past steps have in common is taken out of the direction; the noise of the batch stays. The
-    first step, which has no past, is SAM's. m takes as much memory as the gradients, and is kept with the
-    optimizer's state. As in the authors' code, m is updated after it was used; gradients that are not finite leave it
-    as it is.
+    What the gradients of past steps have in common is taken out of the direction; the noise of the batch stays. m is
+    0 before the first climb, which is SAM's, and is updated after it was used, as in the authors' code. It takes as
+    much memory as the gradients, and is kept with the optimizer's state. Gradients that are not finite leave it as
+    it is.
 
     Args:
         sigma: σ, how much of m to take out.
         decay: λ in m ← λm + (1−λ)g, once for each climb.
 
-    >>> climb, memory = Friendly(), [{}]
+    >>> climb, memory = Friendly(), [{"friendly_mean": torch.zeros(2)}]
     >>> climb([torch.zeros(2)], [torch.tensor([3.0, 4.0])], [1.0], memory)
     [tensor([0.6000, 0.8000])]
-    >>> climb([torch.zeros(2)], [torch.tensor([3.0, 6.0])], [1.0], memory)
+    >>> climb([torch.zeros(2)], [torch.tensor([0.3, 1.4])], [1.0], memory)
     [tensor([0., 1.])]
     """
 
-    remembers = True
+    slots = ("friendly_mean",)
 
     def __init__(self, sigma: float = 1.0, decay: float = 0.9) -> None:
         if not 0.0 <= decay < 1.0:
@@ -103,17 +103,9 @@ class Friendly:
         finite = global_norm(grads).isfinite()
         directions = []
         for grad, kept in zip(grads, memory, strict=True):
-            new = local(grad)
-            ok = finite.to(new.device)
-            if "friendly_mean" not in kept:
-                directions.append(new)
-                kept["friendly_mean"] = grad.detach().clone()
-                mean = local(kept["friendly_mean"])
-                mean.copy_(torch.where(ok, mean, 0.0))
-            else:
-                mean = local(kept["friendly_mean"])
-                directions.append(new - self.sigma * mean)
-                mean.lerp_(torch.where(ok, new, mean), 1.0 - self.decay)
+            new, mean = local(grad), local(kept["friendly_mean"])
+            directions.append(new - self.sigma * mean)
+            mean.lerp_(torch.where(finite.to(new.device), new, mean), 1.0 - self.decay)
         return _scaled(directions, rho, global_norm(directions, placed_like=grads))
 
 

@@ -129,6 +129,9 @@ class Passes(Wrapper):
         loss = None if closure is None else self._evaluate(closure)
         if self._draw is None:
             self._warn_of_bare_steps()
+        if getattr(self.ascent, "slots", ()):  # from the first step on: distributed checkpoints load what is there
+            for parameter, _, _ in self._to_climb([p.grad for p in self._parameters()]):
+                self._memory_of(parameter)
         self.base.step()
         for parameter, memory in self._memory.items():
             self.state[parameter].update(memory)
@@ -316,25 +319,26 @@ class Passes(Wrapper):
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
-    def _climbing(self, clean: gradients.Gradients) -> Iterator[tuple[Tensor, Tensor, float]]:
+    def _to_climb(self, grads: gradients.Gradients) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Yield the parameters that are perturbed, with gradient and ρ."""
         radii = ((group[self._rho_key], parameter) for group in self.param_groups for parameter in group["params"])
-        for (radius, parameter), grad in zip(radii, clean, strict=True):
+        for (radius, parameter), grad in zip(radii, grads, strict=True):
             if radius > 0 and grad is not None and (self._only is None or parameter in self._only):
-                yield parameter, placed_as(parameter, grad), radius
+                yield parameter, grad, radius
 
     @torch.no_grad()
     def _perturbation(self, clean: gradients.Gradients, share: float) -> tuple[list[Tensor], list[Tensor]]:
         """Return the weights to move, and by what."""
-        climbing = list(self._climbing(clean))
+        climbing = list(self._to_climb(clean))
         if not climbing:
             return [], []
         shrink = math.sqrt(share) if self.keep_strength else 1.0
         weights = [local(parameter) for parameter, _, _ in climbing]
-        arguments: list[Any] = [weights, [grad for _, grad, _ in climbing], [shrink * rho for _, _, rho in climbing]]
-        if getattr(self.ascent, "remembers", False):
-            arguments.append([self._memory_of(parameter) for parameter, _, _ in climbing])
-        return weights, self.ascent(*arguments)
+        grads = [placed_as(parameter, grad) for parameter, grad, _ in climbing]
+        rho = [shrink * radius for _, _, radius in climbing]
+        if not getattr(self.ascent, "slots", ()):
+            return weights, self.ascent(weights, grads, rho)
+        return weights, self.ascent(weights, grads, rho, [self._memory_of(parameter) for parameter, _, _ in climbing])
 
     def _memory_of(self, parameter: Tensor) -> dict[str, Tensor]:
         """Return what the ascent remembers of a parameter: its state, or what will join that after the base's step.
@@ -342,12 +346,15 @@ class Passes(Wrapper):
         Optimizers take a parameter with state for one that they have met, so theirs has to come first.
         """
         state: dict[str, Tensor] = self.state.get(parameter) or self._memory.setdefault(parameter, {})
+        for slot in getattr(self.ascent, "slots", ()):
+            if slot not in state:
+                state[slot] = torch.zeros_like(parameter)
         return state
 
     @torch.no_grad()
     def _decide(self, clean: gradients.Gradients, policy: Adaptive | None, ddp: DistributedDataParallel | None) -> bool:
         """Return whether the policy takes this step, by the size of the gradient; this waits for the device."""
-        grads = [grad for _, grad, _ in self._climbing(clean)]
+        grads = [placed_as(parameter, grad) for parameter, grad, _ in self._to_climb(clean)]
         if policy is None or not grads:
             return False
         square = global_norm(grads).square()
