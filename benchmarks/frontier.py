@@ -171,7 +171,8 @@ class Runs:
         self.study, self.jobs, self.pictures = study, jobs, pictures
         self.path = folder / f"frontier-{name}.json"
         self.facts = {
-            "command": f"python benchmarks/frontier.py {name} --jobs {jobs}",
+            "command": f"python benchmarks/frontier.py {name} --jobs {jobs}"
+            + (" --data-dir CIFAR-10" if pictures else ""),
             "machine": {"cores": multiprocessing.cpu_count(), "processor": platform.processor() or platform.machine()},
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
             "tasks": {task: asdict(recipe) for task, recipe in study.tasks.items()},
@@ -229,7 +230,7 @@ def table(runs: Runs, task: str) -> list[str]:
     """Return the table of a task: non-dominated methods in bold."""
     rows = []
     chosen = {entry.name: runs.choose(task, entry) for entry in runs.study.entries}
-    sam = {s: r["accuracy"] for s, r in runs.results(task, "sam", chosen["sam"], validation=False).items()}
+    sam = {s: r["accuracy"] for s, r in runs.results(task, "sam", chosen.get("sam", 0.0), validation=False).items()}
     for entry in runs.study.entries:
         rho = chosen[entry.name]
         found = runs.results(task, entry.name, rho, validation=False)
@@ -301,10 +302,10 @@ def main() -> None:
         f"# Accuracy against cost: {options.study}",
         "",
         f"`{facts['command']}`, {study.seeds} seeds, torch {facts['versions']['torch']}, {facts['machine']['cores']} "
-        f"cores. ρ from {', '.join(f'{rho:g}' for rho in study.rho)}, chosen on held-out training examples with "
-        f"{study.choosing_seeds} seeds; the last column is what that cost, in plain trainings. Non-inferior: the 95 % "
-        f"interval of the difference to SAM, paired by seed, lies above −{MARGIN:g} points. In bold: no cheaper method "
-        "is as accurate.",
+        f"cores. ρ from {', '.join(f'{rho:g}' for rho in study.rho)}, chosen on held-out training examples (seeds: "
+        f"{study.choosing_seeds}); the last column is what that cost, in plain trainings. Non-inferior: the 95 % interval "
+        f"of the difference to SAM, paired by seed, lies above −{MARGIN:g} points. In bold: no cheaper method is as "
+        "accurate.",
         "",
     ]
     files.write(options.out / f"frontier-{options.study}.md", "\n".join([*head, *sections]))
