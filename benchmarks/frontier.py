@@ -304,8 +304,8 @@ def main() -> None:
         f"`{facts['command']}`, {study.seeds} seeds, torch {facts['versions']['torch']}, {facts['machine']['cores']} "
         f"cores. ρ from {', '.join(f'{rho:g}' for rho in study.rho)}, chosen on held-out training examples (seeds: "
         f"{study.choosing_seeds}); the last column is what that cost, in plain trainings. Non-inferior: the 95 % "
-        f"interval of the difference to SAM, paired by seed, lies above −{MARGIN:g} points. In bold: no cheaper method is as "
-        "accurate.",
+        f"interval of the difference to SAM, paired by seed, lies above −{MARGIN:g} points. In bold: no cheaper method "
+        "is as accurate.",
         "",
     ]
     files.write(options.out / f"frontier-{options.study}.md", "\n".join([*head, *sections]))
