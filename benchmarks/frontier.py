@@ -117,7 +117,7 @@ STUDIES = {
             *grid((1, 1 / 4), (1 / 4, 1), (0.05, 1)),
             Entry("g-rst", "0.05", 1.0, note=", clipped at 1", changes=(("clip", 1.0),)),
         ),
-        (0.05, 0.1, 0.2),
+        (0.05, 0.1, 0.2, 0.4),
         choosing_seeds=2,
     ),
     "vit": Study(
