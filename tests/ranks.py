@@ -335,6 +335,25 @@ def ddp_adaptive(fraction):
     assert distance(ours, theirs) < 1e-10, distance(ours, theirs)
 
 
+def ddp_adaptive_accumulates():
+    """Ranks that decide under no_sync(), each with a gradient of its own, decide alike."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    ours = network()
+    parallel = DistributedDataParallel(ours)
+    opt = RST(sgd(parallel), schedules.Adaptive(), RHO, 2.0, 12, parallel)
+    for first, second in share(batches(12, micro=2, size=8), rank, world):
+        with parallel.no_sync():
+            for x, y in opt.passes(first):
+                mse_loss(parallel(x), y).backward()
+        train(parallel, opt, [[second]])
+    told = [None] * world
+    dist.all_gather_object(
+        told, (opt.cost, opt.param_groups[0]["norm_mean"], ours[0].weight.detach().numpy().tobytes())
+    )
+    assert told[0] == told[1]
+    assert 0 < opt.cost.sharp_steps < 12
+
+
 def tensor_parallel(gamma, sequence=False):
     """DTensors of tensor parallelism, replicated ones whose gradients are partial sums among them."""
     world = dist.get_world_size()

@@ -5,6 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
+from sharpless.lab.data import digits
+from sharpless.lab.recipes import Recipe
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -33,3 +39,53 @@ def test_gpu_script_without_a_gpu(tmp_path):
     assert results["synchronization"] == "not looked for on CPU"
     assert results["graphs"]["speed_up"] is None
     assert results["graphs"]["largest_difference"] == 0.0
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_frontier(scripts, tmp_path):
+    """Sees a study that repeats what is there, chooses ρ by the test set, or pairs the wrong seeds."""
+    import frontier
+
+    entries = (frontier.Entry("sgd"), frontier.Entry("sam"), *frontier.grid((1, 1 / 4)))
+    study = frontier.Study({"tiny": Recipe(epochs=1, noise=0.0)}, entries, (0.1, 0.2))
+    runs = frontier.Runs("tiny", study, tmp_path, 1, None)
+    names = [entry.name for entry in entries]
+    cells = [frontier.Cell("tiny", name, 0.1, False, seed) for name in names for seed in (0, 1)]
+    runs.execute(cells)
+    for validation, accuracies in ((True, (50.0, 60.0)), (False, (99.0, 1.0))):
+        for rho, accuracy in zip(study.rho, accuracies, strict=True):
+            for name in names[1:]:
+                cell = frontier.Cell("tiny", name, rho, validation, 100)
+                runs.done[cell] = {"accuracy": accuracy, "cost": 2.0, "seconds": 1.0}
+    assert runs.choose("tiny", entries[1]) == 0.2
+    runs.save()
+    again = frontier.Runs("tiny", study, tmp_path, 1, None)
+    assert again.done == runs.done
+    real = {cell: again.done.pop(cell) for cell in cells}
+    assert {round(result["cost"], 3) for cell, result in real.items() if cell.entry == names[2]} == {1.25}
+    again.done = {cell: {**result, "accuracy": 80.0 + cell.seed + cell.rho} for cell, result in real.items()}
+    again.study = frontier.Study(study.tasks, entries, (0.1,))
+    row = next(line for line in frontier.table(again, "tiny") if names[2] in line)
+    assert "| 80.60 ± 0.71 | 1.250 |" in row
+    assert "+0.00 [+0.00, +0.00] | yes" in row
+
+
+def test_variance(scripts):
+    """Sees moments that are not those of the draws: of a part that is all, D has no variance."""
+    import variance
+
+    data = digits(0.0, 0)
+    few = type(data)(data.train_x[:8], data.train_y[:8], data.test_x, data.test_y, classes=10)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    before = [p.detach().clone() for p in model.parameters()]
+    found = variance.moments(model, few, 0.5, size=8, draws=3)
+    assert found["second"] > 0
+    assert found["second"] == pytest.approx(found["mean"], rel=1e-5)
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+    spread = variance.moments(model, few, 0.5, size=2, draws=50)
+    assert spread["second"] > 1.5 * spread["mean"]

@@ -39,6 +39,9 @@ def test_the_whole_budget_is_sam():
     assert (found.p, found.batch_fraction, found.gamma) == (1.0, 1.0, 1.0)
     found = plan(1.5, 4)
     assert (found.p, found.batch_fraction, found.gamma) == (0.5, 1.0, 2.0)
+    assert plan(1.5, 5).batch_fraction == 1.0
+    assert plan(1.5, 6).batch_fraction == 4 / 6
+    assert plan(1.1, 160).batch_fraction == 0.1  # 1.1 - 1 is more than 0.1
 
 
 @pytest.mark.parametrize("budget", [1.0, 0.5, 2.5, float("nan"), float("inf")])
@@ -48,6 +51,8 @@ def test_bad_budgets(budget):
         plan(budget, 64)
     with pytest.raises(ValueError, match=r"^batch_size = 0 is out of range"):
         plan(1.1, 0)
+    with pytest.raises(ValueError, match=r"^degree = -1 is out of range"):
+        plan(1.1, 64, -1)
 
 
 def run(opt, model, steps, batch_size):
@@ -85,5 +90,7 @@ def test_for_a_budget_of_two():
 def test_the_budget_decides_the_part():
     """Sees a batch_fraction of the user's silently replaced."""
     base = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=r"^batch_fraction = 0.5 is what the budget decides"):
-        GRST.for_budget(base, 1.1, batch_size=64, batch_fraction=0.5)
+    for name in ("batch_fraction", "gamma", "p", "gamma_cap"):
+        with pytest.raises(ValueError, match=f"^{name} = 0.5 is what the budget decides"):
+            GRST.for_budget(base, 1.1, batch_size=64, **{name: 0.5})
+    assert "q = 0.1094" in repr(GRST.for_budget(base, 1.1, batch_size=64))

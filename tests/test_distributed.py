@@ -77,6 +77,7 @@ CASES = {
         "FSDP2, adaptive": (ranks.fsdp_like_one, {"p": "adaptive:1,-1"}),
         "DDP, adaptive": (ranks.ddp_adaptive, {"fraction": 1.0}),
         "DDP, adaptive, a part": (ranks.ddp_adaptive, {"fraction": 0.5}),
+        "DDP, adaptive, no_sync": (ranks.ddp_adaptive_accumulates, {}),
         # Partial sums taken for gradients, plain tensors and DTensors in one norm:
         "tensor parallel": (ranks.tensor_parallel, {"gamma": 2.0}),
         "sequence parallel": (ranks.tensor_parallel, {"gamma": 2.0, "sequence": True}),

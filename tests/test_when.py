@@ -14,6 +14,7 @@ from sharpless.coin import evenly
 from sharpless.schedules import Adaptive, Linear, Periodic, Piecewise, Warmup, parse
 
 STEPS = 30
+PINNED = [False, False, False, True, False, False, False, True]
 
 
 def ae_sam_by_hand(model, base, steps, gamma=1.0, q=1.0, rho=0.1):
@@ -87,6 +88,42 @@ def test_adaptive_never_climbs_where_the_base_would_do():
     oracle.train(theirs, mse_loss, batches(STEPS), base, [False] * STEPS, 0.1, 1.0)
     assert opt.cost.ratio == 1.0
     assert identical(snapshot(ours), snapshot(theirs))
+
+
+@pytest.mark.parametrize("stop", [0, 4, 9])
+def test_adaptive_resumes_between_micro_batches(stop):
+    """Sees moments that a step cut in two has updated twice."""
+
+    def build(model):
+        return RST(torch.optim.SGD(model.parameters(), lr=0.05), Adaptive(), rho=0.1, total_steps=12)
+
+    def part(model, opt, micro_batches):
+        for x, y in opt.passes(micro_batches):
+            mse_loss(model(x), y).backward()
+
+    whole = network()
+    train(whole, build(whole), batches(12, micro=2))
+    first = network()
+    train(first, opt := build(first), batches(12, micro=2)[:stop])
+    part(first, opt, batches(12, micro=2)[stop][0])
+    resumed = build(first)
+    resumed.load_state_dict(copy.deepcopy(opt.state_dict()))
+    first.zero_grad()
+    train(first, resumed, batches(12, micro=2)[stop:])
+    assert identical(snapshot(whole), snapshot(first))
+
+
+def test_zero_gradients_are_not_large():
+    """Sees two gradients paid for a climb along none."""
+    assert Adaptive(1.0, 1.0).takes(0, 10, 0.0, None, 0.0) == (False, (0.0, 0.0))
+
+
+def test_moments_in_the_middle():
+    """Sees a mean of 0 taken for none, or a threshold that goes on past the last step."""
+    _, moments = Adaptive(decay=0.5).takes(1, 10, 4.0, 0.0, 0.0)
+    assert moments == (2.0, 2.0)
+    policy = Adaptive()
+    assert policy.takes(50, 10, 5.0, 4.0, 1.0) == policy.takes(9, 10, 5.0, 4.0, 1.0)
 
 
 def test_an_overflow_leaves_the_moments_alone():
@@ -166,6 +203,23 @@ def test_systematic_steps_of_an_optimizer(stop):
         train(model, opt, [micro_batches])
         taken.append(opt.cost.sharp_steps > before)
     assert taken == expected
+
+
+def test_systematic_steps_are_pinned():
+    """Sees a start, and with it every resumed run, change between versions; and a load of an earlier state ignored."""
+    assert [evenly(1, 0.25 * step, 0.25) for step in range(8)] == PINNED
+    assert all(evenly(seed, 0.1 * 3, 1.0) for seed in range(50))
+    model = network()
+    opt = RST(torch.optim.SGD(model.parameters(), lr=0.01), 0.25, rho=0.1, seed=1, systematic=True)
+    state = copy.deepcopy(opt.state_dict())
+    for _ in range(2):
+        taken = []
+        for micro_batches in batches(8):
+            before = opt.cost.sharp_steps
+            train(model, opt, [micro_batches])
+            taken.append(opt.cost.sharp_steps > before)
+        assert taken == PINNED
+        opt.load_state_dict(copy.deepcopy(state))
 
 
 def test_the_variance_of_the_cost():

@@ -174,6 +174,62 @@ def test_normalization_layers_only():
     assert (moved["1.weight"] ** 2 + moved["1.bias"] ** 2) ** 0.5 == pytest.approx(RHO, rel=1e-9)
 
 
+def test_gradients_removed_before_the_base_met_them():
+    """Sees a memory stand in the state of a parameter that Adam has yet to make one for."""
+    model = network()
+    opt = SAM(torch.optim.Adam(model.parameters()), rho=RHO, ascent=Friendly())
+    for step, (batch,) in enumerate(batches(4)):
+        for x, y in opt.passes(batch):
+            mse_loss(model(x), y).backward()
+        if step < 2:
+            model[4].weight.grad = None
+        opt.step()
+        opt.zero_grad()
+    assert {"exp_avg", "friendly_mean"} <= set(opt.state[model[4].weight])
+
+
+def test_a_base_that_has_its_state_from_the_start():
+    """Sees slots that are missing in a checkpoint before the first step, which distributed loading then skips."""
+    model = network()
+    opt = SAM(torch.optim.Adagrad(model.parameters()), rho=RHO, ascent=Friendly())
+    assert all("friendly_mean" in opt.state[p] for p in model.parameters())
+
+
+def test_an_ascent_that_hands_back_the_gradients():
+    """Sees ε change when the gradient that it is gets its weight in the mixture."""
+    model = network()
+    opt = GRST(torch.optim.SGD(model.parameters(), lr=0.1), 1.0, gamma=2.0, rho=RHO, ascent=lambda w, g, r: g)
+    seen = []
+    for x, y in opt.passes(batches(1)[0][0]):
+        seen.append(model[0].weight.detach().clone())
+        mse_loss(model(x), y).backward()
+        if len(seen) == 1:
+            clean = model[0].weight.grad.clone()
+    torch.testing.assert_close(seen[1] - seen[0], clean)
+    opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1), ascent=lambda w, g, r: g[1:])
+    with pytest.raises(ValueError, match=r"^ascent returned 5 perturbations for 6 weights"):
+        train(model, opt, batches(1))
+
+
+def test_groups_with_radii_of_their_own():
+    """Sees one ρ for all groups, and a group with ρ = 0 counted in the norm or given a memory."""
+    for climb in (asam, Friendly()):
+        model = network()
+        groups = [{"params": [p]} | {"rho": r} for p, r in zip(model.parameters(), [0.1, 0.2, 0, 0, 0, 0], strict=True)]
+        opt = SAM(torch.optim.SGD(groups, lr=0.05), ascent=climb)
+        seen, grads = [], oracle.gradient(model, mse_loss, batches(1)[0][0])
+        for x, y in opt.passes(batches(1)[0][0]):
+            seen.append([p.detach().clone() for p in model.parameters()])
+            mse_loss(model(x), y).backward()
+        t = [(p.abs() + ETA) if climb is asam else torch.ones_like(p) for p in seen[0][:2]]
+        norm = sum(((s * g) ** 2).sum() for s, g in zip(t, grads, strict=False)) ** 0.5
+        for i, rho in enumerate((0.1, 0.2)):
+            torch.testing.assert_close(seen[1][i] - seen[0][i], rho * t[i] ** 2 * grads[i] / norm)
+        assert all(torch.equal(a, b) for a, b in zip(seen[0][2:], seen[1][2:], strict=True))
+        opt.step()
+        assert "friendly_mean" not in opt.state[model[4].weight]
+
+
 def test_bad_choices():
     """Sees parameters of another network, or a network without such layers, perturb nothing and say nothing."""
     model = network()
@@ -182,6 +238,11 @@ def test_bad_choices():
         SAM(base, only=network().parameters())
     with pytest.raises(ValueError, match=r"^model has no normalization layer"):
         normalization_parameters(model)
+    for wrong in (Friendly, "asam", None):
+        with pytest.raises(TypeError, match=r"^ascent = .* is not a function: give ascent.asam"):
+            SAM(base, ascent=wrong)
+    with pytest.raises(ValueError, match=r"^sigma = -1 is out of range"):
+        Friendly(sigma=-1)
     with pytest.raises(ValueError, match=r"^decay = 1.0 is out of range"):
         Friendly(decay=1.0)
 

@@ -5,8 +5,9 @@ Any function with the arguments of `sam` can be the `ascent` of RST, GRST and SA
 >>> def signs(weights, grads, rho):
 ...     return [radius * grad.sign() for grad, radius in zip(grads, rho)]
 
-One that learns from step to step, as `Friendly` does, names `slots` and takes a fourth argument: for each weight a dict
-with a tensor of its shape for each slot, at first 0, which is part of the optimizer's state.
+It returns new tensors, and leaves weights and gradients as they are. One that learns from step to step, as `Friendly`
+does, names `slots` and takes a fourth argument: for each weight a dict with a tensor of its shape for each slot, at
+first 0, which is part of the optimizer's state.
 """
 
 from collections.abc import Callable, Sequence
@@ -76,7 +77,7 @@ class Friendly:
     What the gradients of past steps have in common is taken out of the direction; the noise of the batch stays. m is
     0 before the first climb, which is SAM's, and is updated after it was used, as in the authors' code. It takes as
     much memory as the gradients, and is kept with the optimizer's state. Gradients that are not finite leave it as
-    it is.
+    it is. Beside GradScaler give it a fixed scale (a large growth_interval), since m is of scaled gradients.
 
     Args:
         sigma: σ, how much of m to take out.
@@ -92,6 +93,8 @@ class Friendly:
     slots = ("friendly_mean",)
 
     def __init__(self, sigma: float = 1.0, decay: float = 0.9) -> None:
+        if not 0.0 <= sigma < float("inf"):
+            raise ValueError(f"sigma = {sigma} is out of range: give a number, 0 or more")
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"decay = {decay} is out of range: give a number in [0, 1)")
         self.sigma, self.decay = sigma, decay

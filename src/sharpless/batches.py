@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 __all__ = ["length", "part"]
@@ -37,6 +38,9 @@ def part(batch: Any, start: int, end: int) -> Any:
     >>> import torch
     >>> part((torch.arange(4), ["a", "b", "c", "d"], 0.5), 1, 3)
     (tensor([1, 2]), ['b', 'c'], 0.5)
+
+    Raises:
+        TypeError: a tensor is sparse or nested.
     """
     return _part(batch, start, end, length(batch))
 
@@ -56,6 +60,8 @@ def _lengths(batch: Any) -> Iterator[int]:
 def _part(batch: Any, start: int, end: int, examples: int | None) -> Any:
     match batch:
         case Tensor() if batch.dim() > 0:
+            if batch.layout is not torch.strided or batch.is_nested:
+                raise TypeError("batch_fraction cannot cut a sparse or nested tensor: hand over dense ones")
             return batch[start:end]
         case Mapping():
             cut: Any = copy.copy(batch)  # of its own class, as Hugging Face's batches are
@@ -66,7 +72,8 @@ def _part(batch: Any, start: int, end: int, examples: int | None) -> Any:
             if len(batch) == examples and not any(True for _ in _lengths(batch)):
                 return batch[start:end]
             return _like(batch, [_part(value, start, end, examples) for value in batch])
-    return batch
+    array: Any = getattr(batch, "shape", ())  # NumPy's, say
+    return batch[start:end] if len(array) > 0 and array[0] == examples else batch
 
 
 def _like(batch: Sequence[Any], values: list[Any]) -> Any:

@@ -37,4 +37,4 @@ def evenly(seed: int, before: float, p: float) -> bool:
         p: the probability of this one.
     """
     start = uniform(seed, -1)
-    return math.floor(start + before + p) > math.floor(start + before)
+    return p >= 1.0 or math.floor(start + (before + p)) > math.floor(start + before)

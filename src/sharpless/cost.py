@@ -76,7 +76,7 @@ class Plan:
 
 
 SMALLEST_PART = 4
-"""The fewest examples that a plan climbs with: with fewer, the correction gets no better for its price."""
+"""The fewest examples that a plan climbs with."""
 
 
 def plan(budget: float, batch_size: int, degree: float = 1.0) -> Plan:
@@ -86,8 +86,8 @@ def plan(budget: float, batch_size: int, degree: float = 1.0) -> Plan:
     γ = degree/p. The second moment of the correction, relative to the square of its mean, is r(m)/p with r(m) =
     E‖D‖²/‖E D‖². For a budget 1 + p·q that is r(m)·m/(n·(budget − 1)): where noise dominates, r grows more
     slowly than 1/m, since a smaller part climbs a direction that is steeper for it, and the product falls with m. So
-    p is taken as near to 1 as whole examples allow, and γ near to the degree. Below SMALLEST_PART the product was
-    found to fall no further (benchmarks/results/variance.md).
+    p is taken as near to 1 as whole examples allow, and γ near to the degree (benchmarks/results/variance.md).
+    Parts of fewer than SMALLEST_PART examples were not studied, and are not used.
 
     >>> thrifty = plan(1.1, batch_size=128)
     >>> round(thrifty.p, 3), thrifty.batch_fraction * 128, round(thrifty.gamma, 3), round(thrifty.cost, 9)
@@ -106,8 +106,8 @@ def plan(budget: float, batch_size: int, degree: float = 1.0) -> Plan:
     """
     if not 1.0 < budget <= 2.0:
         raise ValueError(f"budget = {budget} is out of range: give more than 1 (plain training) and at most 2 (SAM)")
-    if batch_size < 1:
-        raise ValueError(f"batch_size = {batch_size} is out of range: give the number of examples, 1 or more")
+    if batch_size != int(batch_size) or batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size} is out of range: give the number of examples, a whole one")
     if not 0.0 <= degree < math.inf:
         raise ValueError(f"degree = {degree} is out of range: give a finite number, 0 or more")
     extra = float(f"{(budget - 1.0) * batch_size:.12g}")  # examples a step, without the rounding error of 1.1 - 1
@@ -115,7 +115,6 @@ def plan(budget: float, batch_size: int, degree: float = 1.0) -> Plan:
     if batch_size - size < 2:  # what is left would be no batch
         size = batch_size
     p = extra / size
-    why = f"{extra:.4g} examples a step are there to climb with: take {size} in {100 * p:.3g} % of the steps"
-    if size == SMALLEST_PART < batch_size:
-        why += ", since fewer would climb along noise"
+    why = f"{extra:.4g} examples a step are there to climb with: take {size} in {100 * p:.3g} % of the steps, "
+    why += "often and few rather than seldom and many, which has more variance"
     return Plan(p, size / batch_size, degree / p, why)

@@ -64,7 +64,7 @@ class RST(Passes):
         base: an instance of any optimizer that takes dense gradients and needs no closure of its own.
         p: the probability of a sharpness-aware step: a number, a schedule (also as text, "linear:0,1"), or a
             function of progress. `schedules.Adaptive` looks at the gradient of each step instead, for which the
-            host waits; under DistributedDataParallel that gradient, or with a `batch_fraction` its norm, is reduced.
+            host waits; under DistributedDataParallel the squared norm is averaged over the ranks.
         rho: the radius ρ of the perturbation, an L2 norm over all weights. A parameter group with a "rho" of
             its own ("sharpness_rho" where the base has a rho, as Adadelta does) is perturbed by that
             times ∇L/‖∇L‖, one norm over all groups; 0 leaves a group unperturbed and out of the norm.
@@ -145,6 +145,8 @@ class RST(Passes):
         chosen = None if only is None else set(only)
         if chosen is not None and mine.isdisjoint(chosen):
             raise ValueError("only has no parameter in common with base: give parameters that base trains")
+        if isinstance(ascent, type) or not callable(ascent):
+            raise TypeError(f"ascent = {ascent!r} is not a function: give ascent.asam or ascent.Friendly(), say")
         if self.schedule.policy and systematic:
             raise ValueError(f"systematic = True spreads coins, and p = {self.schedule} tosses none: leave one out")
 
@@ -170,6 +172,7 @@ class RST(Passes):
         self.systematic = systematic
         self.ascent = ascent
         self._only = chosen
+        self._begin_memory()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group to `base`; it may bring a "rho" of its own."""
@@ -177,7 +180,8 @@ class RST(Passes):
         super().add_param_group(param_group)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(p = {self.schedule}, γ = {self.gamma:g}) around {self.base!r}"
+        part = "" if self.batch_fraction == 1 else f", q = {self.batch_fraction:.4g}"
+        return f"{type(self).__name__}(p = {self.schedule}{part}, γ = {self.gamma:.4g}) around {self.base!r}"
 
 
 class GRST(RST):
@@ -259,11 +263,14 @@ class GRST(RST):
         Raises:
             ValueError: an argument is out of range.
         """
-        if "batch_fraction" in options:
-            raise ValueError(f"batch_fraction = {options['batch_fraction']} is what the budget decides: leave it out")
+        given: dict[str, Any] = dict(options)
+        for name in ("p", "gamma", "gamma_cap", "batch_fraction"):
+            if name in given:
+                raise ValueError(f"{name} = {given[name]} is what the budget decides: leave it out")
         chosen = plan(budget, batch_size, degree)
-        options["batch_fraction"] = chosen.batch_fraction
-        return cls(base, chosen.p, gamma=chosen.gamma, rho=rho, **options)
+        opt = cls(base, chosen.p, gamma=chosen.gamma, rho=rho, batch_fraction=chosen.batch_fraction, **given)
+        opt.degree = float(degree)
+        return opt
 
     def _gamma_for(self, p: float) -> float:
         if self.degree == 0:

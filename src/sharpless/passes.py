@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from sharpless import batches, gradients
 from sharpless.ascent import Ascent
 from sharpless.coin import evenly, uniform
 from sharpless.cost import Cost
-from sharpless.schedules import Adaptive, Schedule
+from sharpless.schedules import Schedule
 from sharpless.weights import Excursion, Noise, global_norm, local, placed_as
 from sharpless.wrapper import Wrapper
 
@@ -33,6 +33,7 @@ class _Draw:
     sharp: bool | None  # None until the first gradient of the step decides
     passes: float = 0.0
     plain_passes: float = 0.0
+    moments: tuple[float | None, float] | None = None
 
 
 class Passes(Wrapper):
@@ -86,15 +87,16 @@ class Passes(Wrapper):
         ends by `break` or by an exception; the gradients of the step are then discarded.
 
         Args:
-            batch: the (micro-)batch: any nest of tensors in tuples, lists and dicts, of one length.
+            batch: the (micro-)batch: any nest of tensors in tuples, lists and dicts; with a `batch_fraction` with
+                examples along the first dimension.
 
         Returns:
             An iterator over `batch`.
 
         Raises:
-            ValueError: the tensors of `batch` disagree in length.
+            ValueError: with a `batch_fraction`, the tensors of `batch` disagree in length, or have none.
         """
-        if batches.length(batch) is None and self.batch_fraction < 1:
+        if self.batch_fraction < 1 and batches.length(batch) is None:
             raise ValueError(
                 f"batch_fraction = {self.batch_fraction:g} splits the batch, and here is none with a length: iterate "
                 "over passes((x, y)), say"
@@ -132,10 +134,10 @@ class Passes(Wrapper):
         if getattr(self.ascent, "slots", ()):  # from the first step on: distributed checkpoints load what is there
             for parameter, _, _ in self._to_climb([p.grad for p in self._parameters()]):
                 self._memory_of(parameter)
+        met = [parameter for parameter in self._memory if parameter.grad is not None]
         self.base.step()
-        for parameter, memory in self._memory.items():
-            self.state[parameter].update(memory)
-        self._memory.clear()
+        for parameter in met:
+            self.state[parameter].update(self._memory.pop(parameter))
         self._close_draw()
         return loss
 
@@ -171,7 +173,7 @@ class Passes(Wrapper):
         p = self.schedule.at(step, self.total_steps)
         gamma = self._gamma_at(p) if p > 0 else 0.0
         # Without γ or ρ a sharpness-aware step is a plain one: it need not be paid for.
-        if gamma == 0 or not any(group[self._rho_key] > 0 for group in self.param_groups):
+        if gamma == 0 or not any(True for _ in self._to_climb(self._parameters())):
             return _Draw(0.0, sharp=False)
         if self.schedule.policy:
             return _Draw(gamma, sharp=None)
@@ -195,6 +197,8 @@ class Passes(Wrapper):
             group["sharp_steps"] += int(bool(self._draw.sharp))
             group["passes"] += self._draw.passes
             group["plain_passes"] += self._draw.plain_passes
+            if self._draw.moments is not None:
+                group["norm_mean"], group["norm_variance"] = self._draw.moments
         self._draw = None
 
     def _evaluate(self, closure: Callable[[], Any]) -> Any:
@@ -257,7 +261,7 @@ class Passes(Wrapper):
         # backward, it is set aside instead.
         clean = gradients.take(parameters)
         if draw.sharp is None:
-            draw.sharp = self._decide(clean, self.schedule.policy, ddp)
+            draw.sharp = self._decide(clean, draw)
         gamma = draw.gamma if draw.sharp else 0.0
         weights, eps = self._perturbation(clean, share) if draw.sharp else ([], [])
         if cleared:  # by the loop body or the closure: what stood there was left from the step before
@@ -307,8 +311,8 @@ class Passes(Wrapper):
 
     def _split(self, batch: Any) -> tuple[Any, float, Any]:
         """Return the part of the batch to climb with, its share, and the rest, None where the part is all."""
-        examples = batches.length(batch)
-        if self.batch_fraction == 1 or examples is None:
+        examples = None if self.batch_fraction == 1 else batches.length(batch)
+        if examples is None:
             return batch, 1.0, None
         few = 2 if self.model is not None and any(isinstance(m, _BatchNorm) for m in self.model.modules()) else 1
         size = max(round(self.batch_fraction * examples), few)
@@ -319,7 +323,7 @@ class Passes(Wrapper):
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
-    def _to_climb(self, grads: gradients.Gradients) -> Iterator[tuple[Tensor, Tensor, float]]:
+    def _to_climb(self, grads: Sequence[Tensor | None]) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Yield the parameters that are perturbed, with gradient and ρ."""
         radii = ((group[self._rho_key], parameter) for group in self.param_groups for parameter in group["params"])
         for (radius, parameter), grad in zip(radii, grads, strict=True):
@@ -328,7 +332,11 @@ class Passes(Wrapper):
 
     @torch.no_grad()
     def _perturbation(self, clean: gradients.Gradients, share: float) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the weights to move, and by what."""
+        """Return the weights to move, and by what.
+
+        Raises:
+            ValueError: the ascent returned too few or too many perturbations.
+        """
         climbing = list(self._to_climb(clean))
         if not climbing:
             return [], []
@@ -336,9 +344,20 @@ class Passes(Wrapper):
         weights = [local(parameter) for parameter, _, _ in climbing]
         grads = [placed_as(parameter, grad) for parameter, grad, _ in climbing]
         rho = [shrink * radius for _, _, radius in climbing]
-        if not getattr(self.ascent, "slots", ()):
-            return weights, self.ascent(weights, grads, rho)
-        return weights, self.ascent(weights, grads, rho, [self._memory_of(parameter) for parameter, _, _ in climbing])
+        slots = getattr(self.ascent, "slots", ())
+        memory = [[self._memory_of(parameter) for parameter, _, _ in climbing]] if slots else []
+        # A gradient that is returned as it is will be scaled before the weights are moved.
+        theirs = {local(grad).data_ptr() for grad in grads}
+        eps = [e.clone() if e.data_ptr() in theirs else e for e in self.ascent(weights, grads, rho, *memory)]
+        if len(eps) != len(weights):
+            raise ValueError(f"ascent returned {len(eps)} perturbations for {len(weights)} weights: give one for each")
+        return weights, eps
+
+    def _begin_memory(self) -> None:
+        """Give the ascent its slots where the base has a state already; elsewhere they come after that."""
+        for parameter, _, _ in self._to_climb(self._parameters()):
+            if self.state.get(parameter):
+                self._memory_of(parameter)
 
     def _memory_of(self, parameter: Tensor) -> dict[str, Tensor]:
         """Return what the ascent remembers of a parameter: its state, or what will join that after the base's step.
@@ -352,20 +371,20 @@ class Passes(Wrapper):
         return state
 
     @torch.no_grad()
-    def _decide(self, clean: gradients.Gradients, policy: Adaptive | None, ddp: DistributedDataParallel | None) -> bool:
+    def _decide(self, clean: gradients.Gradients, draw: _Draw) -> bool:
         """Return whether the policy takes this step, by the size of the gradient; this waits for the device."""
+        policy, kept = self.schedule.policy, self.param_groups[0]
         grads = [placed_as(parameter, grad) for parameter, grad, _ in self._to_climb(clean)]
-        if policy is None or not grads:
+        ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
+        if policy is None or not (grads or ddp):
             return False
-        square = global_norm(grads).square()
-        if ddp is not None:  # each rank has a gradient of its own, and they must agree
+        norm = global_norm(grads) if grads else torch.zeros((), device=self._parameters()[0].device)
+        square = norm.double().square()
+        if ddp is not None:  # the ranks must agree, and under no_sync() each has a gradient of its own
             torch.distributed.all_reduce(square, group=ddp.process_group)
             square /= torch.distributed.get_world_size(ddp.process_group)
-        kept = self.param_groups[0]
         moments = (kept["norm_mean"], kept["norm_variance"])
-        taken, moments = policy.takes(kept["coin_step"], self.total_steps, float(square), *moments)
-        for group in self.param_groups:
-            group["norm_mean"], group["norm_variance"] = moments
+        taken, draw.moments = policy.takes(kept["coin_step"], self.total_steps, float(square), *moments)
         return taken
 
     def _ddp_to_climb_alone(self, *, certain: bool) -> DistributedDataParallel | None:

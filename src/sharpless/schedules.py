@@ -241,9 +241,11 @@ class Adaptive(Schedule):
 
     A step is sharpness-aware when ‖g‖² ≥ μ + cσ, with exponential moving averages μ and σ² of mean and variance
     of ‖g‖² over the steps (this one included), and c going in a straight line from `start` to `end`: λ₂ and λ₁
-    of the paper, which takes 1 and −1 and a decay of 0.9. μ starts at the first ‖g‖², σ at 0. As a function of
-    progress it is the chance of that for a normal distribution, which is what expected costs and γ = degree /
-    mean p are computed from; the gradients decide what is spent.
+    of the paper, which takes 1 and −1 and a decay of 0.9. μ starts at the first ‖g‖², σ at 0; g are the gradients
+    of the parameters that are perturbed. Beside GradScaler give it a fixed scale (a large growth_interval): it
+    sees scaled gradients, and a scale that grows looks like a gradient that does. As a function of progress it is
+    the chance of that for a normal distribution, which is what expected costs and γ = degree / mean p are
+    computed from; the gradients decide what is spent.
 
     >>> Adaptive().mean(), round(Adaptive(1, 1).mean(), 4)
     (0.5, 0.1587)
@@ -283,7 +285,7 @@ class Adaptive(Schedule):
         mean = square if mean is None else self.decay * mean + (1.0 - self.decay) * square
         variance = self.decay * variance + (1.0 - self.decay) * (square - mean) ** 2
         threshold = self._threshold(0.0 if total_steps is None else min(step, total_steps - 1) / total_steps)
-        return square >= mean + threshold * math.sqrt(variance), (mean, variance)
+        return square > 0 and square >= mean + threshold * math.sqrt(variance), (mean, variance)
 
     def __call__(self, progress: float) -> float:
         return math.erfc(self._threshold(progress) / math.sqrt(2)) / 2
