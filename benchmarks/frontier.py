@@ -69,13 +69,19 @@ VIT = Recipe(network="vit", optimizer="adamw", width=32, lr=2e-3, weight_decay=0
 IMAGES = Recipe(noise=0.4, network="convnet-strided", width=24, epochs=20, lr_warmup=0.05)
 STUDIES = {
     "digits": Study(
-        {f"{noise:.0%} noise": Recipe(noise=noise) for noise in (0.3, 0.0, 0.5, 0.1)},
+        {"30% noise": Recipe()},
         (
             *BASICS,
             *grid((1, 1 / 4), (1, 1 / 16), (1 / 4, 1), (1 / 4, 1 / 4), (0.05, 1), (0.05, 1 / 4)),
             Entry("peer-looksam"),
         ),
         (0.1, 0.2, 0.4, 0.8),
+    ),
+    "digits-noise": Study(
+        {f"{noise:.0%} noise": Recipe(noise=noise) for noise in (0.5, 0.0, 0.1)},
+        (Entry("sgd"), Entry("sam"), Entry("thrifty"), *grid((1, 1 / 8), (1 / 4, 1 / 4))),
+        (0.1, 0.2, 0.4, 0.8),
+        choosing_seeds=2,
     ),
     "when": Study(
         {"30% noise": Recipe()},
@@ -114,7 +120,7 @@ STUDIES = {
         {"GroupNorm, 30% noise": GROUPNORM},
         (
             *(entry for entry in BASICS if entry.method != "sgd-long"),
-            *grid((1, 1 / 4), (1 / 4, 1), (0.05, 1)),
+            *grid((1, 1 / 2), (1, 1 / 4), (1 / 2, 1), (1 / 4, 1), (0.05, 1)),
             Entry("g-rst", "0.05", 1.0, note=", clipped at 1", changes=(("clip", 1.0),)),
         ),
         (0.05, 0.1, 0.2, 0.4),
