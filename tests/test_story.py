@@ -23,3 +23,5 @@ def test_the_papers_story():
     assert methods["g-rst"]["versus_sam"]["non_inferior"]
     assert methods["g-rst"]["cost"] <= 1.51
     assert methods["sam"]["cost"] == 2.0
+    assert accuracy["thrifty"] > accuracy["rst"]
+    assert 1.09 < methods["thrifty"]["cost"] < 1.11
