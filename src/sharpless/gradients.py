@@ -78,9 +78,14 @@ class Mixture:
     def __init__(self, parameters: list[Tensor], grads: Gradients, *, aside: bool) -> None:
         self._parameters, self._grads, self._aside = parameters, grads, aside
         self._unit = 1.0
+        self._placed = False  # in `.grad`, where it stays until it has to be scaled
 
     def expect(self, weight: float) -> None:
         """Prepare for a pass whose gradient has `weight`, which is not 0."""
+        if weight == self._unit:
+            return
+        if self._placed:
+            self._grads, self._placed = take(self._parameters), False
         scale(self._grads, self._unit / weight)
         self._unit = weight
 
@@ -95,22 +100,22 @@ class Mixture:
 
     def release(self) -> None:
         """Let the next pass add its gradient."""
-        if not self._aside:
+        if not (self._aside or self._placed):
             put(self._grads, self._parameters)
-            self._grads = [None] * len(self._parameters)
+            self._grads, self._placed = [], True
 
     def collect(self) -> None:
         """Take in the gradient of the pass that has ended."""
-        grads = take(self._parameters)
         if self._aside:
-            grads = own(grads)
-        add(self._grads, to=grads)
-        self._grads = grads
+            grads = own(take(self._parameters))
+            add(self._grads, to=grads)
+            self._grads = grads
 
     def finish(self) -> None:
         """Leave the sum in `.grad`, in its own units."""
         self.expect(1.0)
-        put(self._grads, self._parameters)
+        if not self._placed:
+            put(self._grads, self._parameters)
 
 
 class ClearingWatch:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from sharpless import batches, gradients
-from sharpless.ascent import Ascent
+from sharpless.ascent import Ascent, sam
 from sharpless.coin import evenly, uniform
 from sharpless.cost import Cost
 from sharpless.schedules import Schedule
@@ -346,9 +346,10 @@ class Passes(Wrapper):
         rho = [shrink * radius for _, _, radius in climbing]
         slots = getattr(self.ascent, "slots", ())
         memory = [[self._memory_of(parameter) for parameter, _, _ in climbing]] if slots else []
-        # A gradient that is returned as it is will be scaled before the weights are moved.
-        theirs = {local(grad).data_ptr() for grad in grads}
-        eps = [e.clone() if e.data_ptr() in theirs else e for e in self.ascent(weights, grads, rho, *memory)]
+        eps = self.ascent(weights, grads, rho, *memory)
+        if self.ascent is not sam:  # a gradient that is returned as it is will be scaled before the weights are moved
+            theirs = {local(grad).data_ptr() for grad in grads}
+            eps = [e.clone() if e.data_ptr() in theirs else e for e in eps]
         if len(eps) != len(weights):
             raise ValueError(f"ascent returned {len(eps)} perturbations for {len(weights)} weights: give one for each")
         return weights, eps
