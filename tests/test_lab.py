@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import pytorch_optimizer
 import torch
 
 from sharpless.lab.data import digits
@@ -165,7 +166,7 @@ def test_peer_looksam_is_what_its_closure_does(k):
     theirs, model, opt = trained(lambda base, model: Peer("peer-looksam", base, model, 0.3, Periodic(k)))
     other = Counted()
     base = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
-    looksam = pytest.importorskip("pytorch_optimizer").LookSAM(base.param_groups, lambda *_: base, rho=0.3, k=k)
+    looksam = pytorch_optimizer.LookSAM(base.param_groups, lambda *_: base, rho=0.3, k=k)
     scheduler = torch.optim.lr_scheduler.LinearLR(base, 1.0, 0.1, len(BATCHES))
     for batch in BATCHES:
 

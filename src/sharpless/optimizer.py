@@ -1,4 +1,4 @@
-"""RST, G-RST and SAM around any optimizer: draw, climb, mix, and let the base take the step."""
+"""RST, G-RST and SAM around any optimizer: what a user chooses, and its checks. The steps are in passes.py."""
 
 import math
 from collections.abc import Callable, Iterable
