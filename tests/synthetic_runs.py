@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from sharpless.report.runs import Run, read_runs
 from sharpless.schedules import parse
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -56,7 +57,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 STEPS_PER_EPOCH = 20
 RECIPE = {
-    "task": "digits", "noise": 0.3, "epochs": 30, "batch_size": 64, "lr": 0.05, "momentum": 0.9,
+    "data": "digits", "noise": 0.3, "epochs": 30, "batch_size": 64, "lr": 0.05, "momentum": 0.9,
     "weight_decay": 0.0005, "rho": 0.3, "p": "0.5", "degree": 1.0, "gamma": None,
 }  # fmt: skip
 
@@ -73,7 +74,7 @@ def make_record(method: str, seed: int, /, **changes: Any) -> dict[str, Any]:
     generator = random.Random(f"{method} {seed}")
     final = told["accuracy"] + told["spread"] * generator.uniform(-1, 1)
     progress = [(epoch + 1) / told["epochs"] for epoch in range(told["epochs"])]
-    return {
+    record = {
         "method": method,
         "seed": seed,
         "label": told["label"],
@@ -89,9 +90,18 @@ def make_record(method: str, seed: int, /, **changes: Any) -> dict[str, Any]:
         "train_loss": [2.3 - final / 65 + 1.3 * math.exp(-4 * u) + 0.02 * generator.random() for u in progress],
         "test_accuracy": [final - 60 * math.exp(-9 * u) * (1 - u) for u in progress],
         "seconds": 0.005 * passes * generator.uniform(0.95, 1.1),
+        "split": "test",
+        "data": {"fingerprint": "6f1d0c1a94bd3c5e0e6a7f28b1c9d2f4", "training_examples": 1297, "test_examples": 500},
+        "setup": {"devices": 1, "strategy": "one process", "precision": "float32"},
         "versions": {"sharpless": "0.1.0", "torch": "2.14.1", "python": "3.11.7"},
         "machine": {"system": "Linux", "processor": "x86_64", "cores": 2, "threads": 1},
     } | changes
+    epochs = len(record["test_accuracy"])
+    return {
+        "epoch_passes": [record["passes"] * (epoch + 1) / epochs for epoch in range(epochs)],
+        "epoch_seconds": [record["seconds"] * (epoch + 1) / epochs for epoch in range(epochs)],
+        "data_seconds": 0.04 * record["seconds"],
+    } | record
 
 
 def write_records(folder: Path, records: list[dict[str, Any]]) -> Path:
@@ -106,3 +116,18 @@ def write_records(folder: Path, records: list[dict[str, Any]]) -> Path:
 def make_folder(folder: Path, methods: tuple[str, ...] = tuple(METHODS), seeds: int = 5) -> Path:
     """Write a whole comparison into `folder` and return it."""
     return write_records(folder, [make_record(method, seed) for method in methods for seed in range(seeds)])
+
+
+def runs_with(folder: Path, **accuracies: list[float]) -> list[Run]:
+    """Return runs with these results for the seeds 0, 1, …; an underscore stands for the hyphen of a method."""
+    records = [
+        make_record(name.replace("_", "-"), seed, test_accuracy=[50.0, accuracy])
+        for name, results in accuracies.items()
+        for seed, accuracy in enumerate(results)
+    ]
+    return read_runs(write_records(folder, records))
+
+
+def entry(summary: dict[str, Any], method: str) -> dict[str, Any]:
+    """Return what a summary says of a method."""
+    return next(found for found in summary["methods"] if found["method"] == method)

@@ -14,7 +14,7 @@ import pytest
 from sharpless.report.html import render
 from sharpless.report.runs import read_runs
 from sharpless.report.summary import summarize
-from synthetic_runs import make_folder
+from synthetic_runs import METHODS, make_record, write_records
 
 pytestmark = pytest.mark.page
 
@@ -33,7 +33,8 @@ addEventListener("load", () => {
       size: parseFloat(getComputedStyle(text).fontSize) * svg.getScreenCTM().a,
     })),
   }));
-  const layout = { width: document.documentElement.scrollWidth, view: innerWidth, figures };
+  const scrolling = [...document.querySelectorAll(".scroll")].filter((it) => it.scrollWidth > it.clientWidth).length;
+  const layout = { scrolling, width: document.documentElement.scrollWidth, view: innerWidth, figures };
   parent.postMessage(JSON.stringify(layout), "*");
 });
 </script>
@@ -41,7 +42,7 @@ addEventListener("load", () => {
 # A frame, because headless Chromium has no window as narrow as a phone.
 FRAME = """
 <!doctype html><body style="margin: 0"><pre hidden></pre>
-<iframe src="measured.html" style="width: {width}px; height: 6000px; border: 0"></iframe>
+<iframe src="{page}" style="width: {width}px; height: 6000px; border: 0"></iframe>
 <script>
 addEventListener("message", (event) => {{ document.querySelector("pre").textContent = event.data; }});
 </script>
@@ -60,30 +61,57 @@ def chromium(*arguments: str, profile: Path) -> subprocess.CompletedProcess[str]
     return subprocess.run([program, *switches, *arguments], capture_output=True, text=True, timeout=120, check=True)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = make_folder(tmp_path_factory.mktemp("comparison"))
+SIX = ("sgd", "sgd-long", "sam", "rst", "g-rst", "thrifty")
+STUDIES: dict[str, tuple[tuple[str, ...], int, dict[str, Any]]] = {
+    "six methods": (SIX, 5, {}),
+    "one seed": (SIX, 1, {}),
+    "validation": (tuple(METHODS), 3, {"split": "validation", "data": {"fingerprint": "0123456789abcdef" * 4}}),
+}
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def folder(request, tmp_path_factory):
+    methods, seeds, changes = STUDIES[request.param]
+    records = [make_record(method, seed, **changes) for method in methods for seed in range(seeds)]
+    folder = write_records(tmp_path_factory.mktemp("comparison"), records)
     runs = read_runs(folder)
     page = render(runs, summarize(runs))
+    measured = page.replace("</body>", f"{MEASURE}</body>")
     (folder / "report.html").write_text(page, encoding="utf-8")
-    (folder / "measured.html").write_text(page.replace("</body>", f"{MEASURE}</body>"), encoding="utf-8")
+    (folder / "measured.html").write_text(measured, encoding="utf-8")
+    (folder / "printed.html").write_text(measured.replace("@media print", "@media screen"), encoding="utf-8")
     return folder
+
+
+def measure(folder: Path, page: str, width: int) -> dict[str, Any]:
+    """Return what the browser makes of a page in a view of this width."""
+    frame = folder / f"frame-{width}.html"
+    frame.write_text(FRAME.format(page=page, width=width), encoding="utf-8")
+    answer = chromium("--dump-dom", "--window-size=1300,6000", frame.as_uri(), profile=folder / "profile")
+    measured: dict[str, Any] = json.loads(unescape(re.search(r"<pre[^>]*>(.*?)</pre>", answer.stdout)[1]))
+    assert measured["view"] == width
+    return measured
 
 
 @pytest.fixture(scope="module", params=[1200, 390])
 def layout(request, folder):
-    """What the browser made of the page in a view of this width."""
-    frame = folder / f"frame-{request.param}.html"
-    frame.write_text(FRAME.format(width=request.param), encoding="utf-8")
-    answer = chromium("--dump-dom", "--window-size=1300,6000", frame.as_uri(), profile=folder / "profile")
-    measured: dict[str, Any] = json.loads(unescape(re.search(r"<pre[^>]*>(.*?)</pre>", answer.stdout)[1]))
-    assert measured["view"] == request.param
-    return measured
+    return measure(folder, "measured.html", request.param)
+
+
+def test_paper_is_wide_enough(folder):
+    """Sees: a table that is cut at the edge of a printed page, where nothing scrolls."""
+    layout = measure(folder, "printed.html", 718)  # of A4, within the margins of Chromium
+    assert layout["width"] <= layout["view"]
 
 
 def test_no_sideways_scroll(layout):
     """Sees: a table, a figure or a long word that makes the whole page wider than the screen."""
     assert layout["width"] <= layout["view"]
+
+
+def test_tables_are_whole_on_a_desk(layout):
+    """Sees: a last column that has to be scrolled to where there is room, and none where there is not."""
+    assert (layout["scrolling"] == 0) == (layout["view"] == 1200)
 
 
 def test_figures_are_laid_out(layout):

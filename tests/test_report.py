@@ -1,4 +1,4 @@
-"""The report: statistics against other sources of the same numbers, files that are not runs, the page as text."""
+"""The report: files that are not runs, the page as text, the figures, the terminal's table."""
 
 import json
 import math
@@ -9,186 +9,14 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
-from scipy import stats
 
 from sharpless.report import figures
 from sharpless.report.html import render
 from sharpless.report.labels import place_labels
-from sharpless.report.runs import Run, read_runs
+from sharpless.report.runs import read_runs
 from sharpless.report.summary import summarize
-from sharpless.report.verdict import verdict
-from synthetic_runs import METHODS, RECIPE, make_folder, make_record, write_records
-
-SAM = [97.0, 97.5, 97.2, 97.9, 96.8]
-GRST = [97.3, 97.4, 97.6, 97.8, 97.1]
-
-
-def runs_with(folder: Path, **accuracies: list[float]) -> list[Run]:
-    """Return runs with these results for the seeds 0, 1, …; an underscore stands for the hyphen of a method."""
-    records = [
-        make_record(name.replace("_", "-"), seed, test_accuracy=[50.0, accuracy])
-        for name, results in accuracies.items()
-        for seed, accuracy in enumerate(results)
-    ]
-    return read_runs(write_records(folder, records))
-
-
-def versus_sam(runs: list[Run], method: str, margin: float = 1.0) -> Any:
-    return entry(summarize(runs, margin), method)["versus_sam"]
-
-
-def entry(summary: dict[str, Any], method: str) -> dict[str, Any]:
-    return next(found for found in summary["methods"] if found["method"] == method)
-
-
-# Statistics
-
-
-def test_accuracy_interval_in_closed_form(tmp_path):
-    """Sees: ddof=0, a normal instead of a t quantile, a one-sided level, the best epoch instead of the last."""
-    records = [make_record("sam", seed, test_accuracy=[99.0, 90.0 + seed]) for seed in (1, 2, 3)]
-    accuracy = entry(summarize(read_runs(write_records(tmp_path, records))), "sam")["accuracy"]
-    quantile = 0.95 * math.sqrt(2 / (1 - 0.95**2))  # of t with two degrees of freedom: F(t) = 1/2 + t/2√(2+t²)
-    half = quantile / math.sqrt(3)
-    assert (accuracy["mean"], accuracy["std"]) == (92.0, 1.0)
-    assert accuracy["ci95"] == pytest.approx([92 - half, 92 + half], rel=1e-9)
-
-
-def test_difference_is_the_paired_t_test(tmp_path):
-    """Sees: an unpaired interval, SAM minus method, a wrong level."""
-    versus = versus_sam(runs_with(tmp_path, sam=SAM, g_rst=GRST), "g-rst")
-    oracle = stats.ttest_rel(GRST, SAM).confidence_interval(0.95)
-    assert versus["difference"] == pytest.approx(0.16)
-    assert versus["ci95"] == pytest.approx([oracle.low, oracle.high])
-
-
-def test_pairs_are_made_by_seed(tmp_path):
-    """Sees: pairing by position where two methods ran with different seeds; nan where all differences are equal."""
-    sam = [make_record("sam", seed, test_accuracy=[90.0 + seed]) for seed in (1, 2, 3, 9)]
-    rst = [make_record("rst", seed, test_accuracy=[89.0 + seed]) for seed in (0, 1, 2, 3)]
-    versus = versus_sam(read_runs(write_records(tmp_path, sam + rst)), "rst")
-    assert versus == {"difference": -1.0, "ci95": [-1.0, -1.0], "non_inferior": False}
-
-
-def test_no_common_seed(tmp_path):
-    """Sees: a mean of nothing, and a comparison of runs that no seed joins."""
-    records = [make_record("sam", 0), make_record("sam", 1), make_record("rst", 2), make_record("rst", 3)]
-    runs = read_runs(write_records(tmp_path, records))
-    assert versus_sam(runs, "rst") == {"difference": None, "ci95": None, "non_inferior": None}
-    render(runs, summarize(runs))
-
-
-def test_non_inferiority_asks_the_lower_end(tmp_path):
-    """Sees: a margin held against the mean or the upper end, and a margin of the wrong sign."""
-    runs = runs_with(tmp_path, sam=SAM, g_rst=GRST[::-1])
-    low = float(stats.ttest_rel(GRST[::-1], SAM).confidence_interval().low)
-    assert low < 0
-    assert versus_sam(runs, "g-rst", margin=-low * 1.01)["non_inferior"] is True
-    assert versus_sam(runs, "g-rst", margin=-low * 0.99)["non_inferior"] is False
-
-
-@pytest.mark.parametrize(
-    ("sgd", "expected", "said"),
-    [
-        ([84.0, 85.0, 83.0, 86.0, 84.0], True, "SAM beats SGD (+12.88 points"),
-        ([97.4, 97.3, 97.0, 97.6, 97.2], False, "SAM does not beat SGD (−0.02 points"),
-        ([99.0, 99.4, 99.2, 99.8, 98.9], False, "SAM is worse than SGD (−1.98 points"),
-    ],
-)
-def test_sam_against_sgd(tmp_path, sgd, expected, said):
-    """Sees: a gain claimed from the mean alone, SGD minus SAM, a loss told as a tie."""
-    summary = summarize(runs_with(tmp_path, sgd=sgd, sam=SAM))
-    oracle = stats.ttest_rel(SAM, sgd).confidence_interval(0.95)
-    assert summary["sam_beats_sgd"]["ci95"] == pytest.approx([oracle.low, oracle.high])
-    assert summary["sam_beats_sgd"]["verdict"] is expected
-    assert said in verdict(summary)
-
-
-def test_costs_are_means_over_seeds(tmp_path):
-    """Sees: the cost of one seed told for all, passes over own steps instead of over plain training's."""
-    records = [make_record("sgd-long", 0, passes=900.0, plain_passes=600.0, seconds=2.0)]
-    records += [make_record("sgd-long", 1, passes=960.0, plain_passes=600.0, seconds=4.0)]
-    described = entry(summarize(read_runs(write_records(tmp_path, records))), "sgd-long")
-    assert described["cost"] == 1.55
-    assert described["passes"] == 930.0
-    assert described["seconds"] == {"mean": 3.0, "std": pytest.approx(math.sqrt(2))}
-
-
-def test_one_seed_says_nothing(tmp_path):
-    """Sees: an interval or a verdict out of a single seed, NaN in the summary, a page that needs an interval."""
-    runs = read_runs(make_folder(tmp_path, seeds=1))
-    summary = summarize(runs)
-    json.dumps(summary, allow_nan=False)
-    rst = entry(summary, "rst")
-    assert rst["accuracy"]["std"] is rst["accuracy"]["ci95"] is rst["seconds"]["std"] is None
-    assert rst["versus_sam"]["difference"] == pytest.approx(
-        rst["accuracy"]["mean"] - entry(summary, "sam")["accuracy"]["mean"]
-    )
-    assert rst["versus_sam"]["ci95"] is rst["versus_sam"]["non_inferior"] is None
-    assert summary["sam_beats_sgd"]["verdict"] is None
-    assert "too few seeds" in verdict(summary)
-    assert "on-inferior" not in verdict(summary)
-    assert "too few seeds" in render(runs, summary)
-
-
-@pytest.mark.parametrize(
-    ("methods", "missing"), [(("sgd", "rst"), "no runs of SAM"), (("sam", "rst"), "no runs of SGD"),
-                             (("rst",), "no runs of SGD and SAM")]
-)  # fmt: skip
-def test_a_missing_method(tmp_path, methods, missing):
-    """Sees: a comparison with SAM or SGD that needs runs which are not there."""
-    runs = read_runs(make_folder(tmp_path, methods, seeds=2))
-    summary = summarize(runs)
-    assert summary["sam_beats_sgd"] == {"difference": None, "ci95": None, "verdict": None}
-    assert (entry(summary, "rst")["versus_sam"] is None) == ("sam" not in methods)
-    assert missing in render(runs, summary)
-
-
-def test_sam_is_not_compared_with_itself(tmp_path):
-    """Sees: SAM called non-inferior to SAM."""
-    assert versus_sam(runs_with(tmp_path, sam=SAM), "sam") is None
-
-
-def test_equal_results_need_no_spread(tmp_path):
-    """Sees: nan or a warning (an error here) where all seeds agree."""
-    runs = runs_with(tmp_path, sgd=[90.0] * 3, sam=[90.0] * 3, rst=[90.0] * 3)
-    summary = summarize(runs)
-    json.dumps(summary, allow_nan=False)
-    assert entry(summary, "rst")["accuracy"] == {"mean": 90.0, "std": 0.0, "ci95": [90.0, 90.0]}
-    assert entry(summary, "rst")["versus_sam"] == {"difference": 0.0, "ci95": [0.0, 0.0], "non_inferior": True}
-    assert summary["sam_beats_sgd"]["verdict"] is False
-    render(runs, summary)
-
-
-def test_order_of_methods(tmp_path):
-    """Sees: an order that depends on the names of the files."""
-    late = [make_record("rst", 0, method=method) for method in ("rst-late", "part-batch")]
-    folder = write_records(make_folder(tmp_path, seeds=1), late)
-    methods = [described["method"] for described in summarize(read_runs(folder))["methods"]]
-    known = ["sgd", "sgd-long", "sam", "rst", "g-rst", "thrifty"]
-    assert methods == [*known, "part-batch", "peer-looksam", "peer-sam", "rst-late"]
-
-
-@pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])
-def test_margin_is_checked(tmp_path, margin):
-    """Sees: a margin with which every method is, or none can be, non-inferior."""
-    with pytest.raises(ValueError, match="margin = "):
-        summarize(runs_with(tmp_path, sam=SAM), margin)
-
-
-def test_verdict_sorts_the_methods(tmp_path):
-    """Sees: an undecided method told as inferior, an inferior one as undecided, a cost left out."""
-    runs = runs_with(
-        tmp_path, sgd=[84.0] * 5, sam=SAM, g_rst=GRST, rst=[92.0, 91.0, 92.5, 92.1, 90.9],
-        sgd_long=[98.0, 94.0, 99.0, 96.0, 97.0],
-    )  # fmt: skip
-    text = verdict(summarize(runs))
-    kept = text.index("Non-inferior to SAM, whose cost is 2.00, within 1 point: G-RST, p = 0.5, γ = 2 (+0.16 points")
-    behind = text.index("Behind SAM by more than 1 point: RST, p = 0.5 (−5.58 points")
-    undecided = text.index("Neither shown to keep up with SAM within 1 point nor to fall behind: SGD, 45 epochs")
-    assert kept < behind < undecided
-    assert re.search(r"45 epochs \([^)]*\) at cost 1\.50\.$", text)
-
+from sharpless.report.table import HEADINGS, legend, rows
+from synthetic_runs import METHODS, RECIPE, entry, make_folder, make_record, runs_with, write_records
 
 # Files
 
@@ -216,6 +44,10 @@ def test_what_is_read(tmp_path):
         ('{"task": "digits", "methods": []}', r"is not the record of a run \(method, seed, .* move the file"),
         (json.dumps(make_record("rst", 5, seed="5")), r"\(seed missing or of the wrong type\)"),
         (json.dumps(make_record("rst", 5, passes=True)), r"\(passes missing or of the wrong type\)"),
+        (json.dumps(make_record("rst", 5, data_seconds="2")), r"\(data_seconds missing or of the wrong type\)"),
+        (json.dumps(make_record("rst", 5, epoch_passes=[1.0, "2"])), r"\(epoch_passes missing or of the wrong type\)"),
+        (json.dumps(make_record("rst", 5, epoch_passes=[1.0, 2.0])), "is not a finished run .*of unequal length"),
+        (json.dumps(make_record("rst", 5, split="validation")), "another split than .*split = 'validation' instead"),
         (json.dumps(make_record("rst", 5, test_accuracy=[])), "is not a finished run"),
         (json.dumps(make_record("rst", 5, test_accuracy=[50.0, math.nan])), "is not a finished run"),
         (json.dumps(make_record("rst", 5, plain_passes=0)), "is not a finished run"),
@@ -241,6 +73,86 @@ def test_a_folder_without_runs(tmp_path):
     """Sees: an empty report made of a mistyped folder."""
     with pytest.raises(ValueError, match=r"nowhere holds no runs/\*\.json: give a folder"):
         read_runs(tmp_path / "nowhere")
+
+
+def test_several_folders(tmp_path):
+    """Sees: only the first folder read, a single file refused, a file read twice because it is named twice."""
+    first = make_folder(tmp_path / "first", ("sam", "sgd"), seeds=2)
+    second = write_records(tmp_path / "second", [make_record("rst", 0), make_record("sam", 7)])
+    third = write_records(tmp_path / "third", [make_record("rst", 1), make_record("rst", 2)]) / "runs/rst-seed2.json"
+    again = tmp_path / "second" / ".." / "first"
+    read = [(run.method, run.seed) for run in read_runs(first, second, third, again)]
+    assert read == [("sgd", 0), ("sgd", 1), ("sam", 0), ("sam", 1), ("sam", 7), ("rst", 0), ("rst", 2)]
+    with pytest.raises(ValueError, match=r"nowhere holds no runs/\*\.json"):
+        read_runs(first, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({}, r"are the same run \(sam, seed 0\): delete one of them, or leave it out"),
+        ({"data": {"fingerprint": "b5"}}, r"was trained on other data than .* \(fingerprint = 'b5' instead of '6f1d"),
+        ({"data": {}}, r"was trained on other data than .* \(fingerprint = None"),
+        ({"split": "validation"}, r"was measured on another split than .* \(split = 'validation' instead of 'test'\)"),
+        ({"recipe": RECIPE | {"lr": 0.1}}, r"was trained by another recipe than .* \(lr = 0.1 instead of 0.05\)"),
+    ],
+)
+def test_folders_that_do_not_belong_together(tmp_path, changes, complaint):
+    """Sees: a run counted twice, validation mixed with test, another data set that bears the same name."""
+    first = write_records(tmp_path / "first", [make_record("sam", 0)])
+    second = write_records(tmp_path / "second", [make_record("sam", 0, **changes)])
+    with pytest.raises(ValueError, match=complaint) as caught:
+        read_runs(first, second)
+    assert all(str(folder / "runs/sam-seed0.json") in str(caught.value) for folder in (first, second))
+
+
+def test_data_may_be_described_differently(tmp_path):
+    """Sees: the same data refused, because one machine describes them with another word."""
+    first = write_records(tmp_path / "first", [make_record("sam", 0, data={"fingerprint": "a"})])
+    second = write_records(tmp_path / "second", [make_record("sam", 1, data={"fingerprint": "a", "folder": "/data"})])
+    assert len(read_runs(first, second)) == 2
+
+
+# The terminal's table
+
+
+def test_rows(tmp_path):
+    """Sees: a cell in the wrong column, numbers or verdicts other than the summary's, and a row too wide to print."""
+    wide = [98.0, 94.0, 99.0, 96.0, 97.0]
+    better = [accuracy + 2 for accuracy in (97.0, 97.5, 97.1, 98.0, 96.8)]
+    sam = [97.0, 97.5, 97.2, 97.9, 96.8]
+    close = [97.1, 97.4, 97.2, 97.8, 96.9]
+    low = [82.0, 85.0, 84.0, 83.0, 86.0]
+    runs = runs_with(tmp_path, sgd=low, sgd_long=wide, sam=sam, rst=[97.0], g_rst=close, thrifty=better)
+    summary = summarize(runs)
+    found = {row[0]: row[1:] for row in rows(summary)}
+    assert all(len(cells) == len(HEADINGS) - 1 for cells in found.values())
+    low_end, high_end = entry(summary, "sgd")["versus_sam"]["ci95"]
+    assert found["SGD •"][:2] == ("84.0 ± 1.6", "1.00")
+    assert found["SGD •"][3:] == (f"-13.3 [{low_end:+.1f}, {high_end:+.1f}]", "no")
+    assert found["SGD, 45 epochs"][-1] == "not shown"
+    assert found["SAM"][3:] == ("", "")
+    assert found["RST, p = 0.5"][0] == "97.0"
+    assert found["RST, p = 0.5"][3:] == ("+0.0", "too few seeds")
+    assert found["thrifty, p=0.91, q=0.109, γ=1.09 •"][-1] == "yes, better"
+    page = render(runs, summary)
+    for answer in ("no", "not shown", "too few seeds", "yes", "yes, better"):
+        assert any(cells[-1] == answer for cells in found.values())
+        assert f"<td>{answer}</td>" in page
+
+
+def test_legend(runs, tmp_path):
+    """Sees: lines too long for a terminal, a mark or a word that is not explained, validation hushed up."""
+    assert all(len(line) <= 80 for line in legend(summarize(runs)))
+    few = read_runs(write_records(tmp_path, [make_record(m, s, split="validation") for m in METHODS for s in range(3)]))
+    summary = summarize(few)
+    assert any(row[-1] == "not among 7" for row in rows(summary))
+    lines = legend(summary)
+    assert all(len(line) <= 80 for line in lines)
+    for start in ("•", "accuracy on the validation split, not on the test set", "intervals", "not among 7:"):
+        assert any(line.startswith(start) for line in lines), start
+    single = summarize([run for run in few if run.method in {"sam", "rst"}])
+    assert [line[0] for line in legend(single)] == ["•", "a"]
 
 
 # Page and figures
@@ -270,9 +182,10 @@ def test_page_stands_alone(page):
 
 def test_page_tells_every_method(page, runs):
     """Sees: a method lost between runs, tables and figures, and a figure without name or caption."""
-    rows = re.findall(r'<th scope="row">(.*?)(?: •)?</th>', page)
+    found = re.findall(r'<th scope="row">(.*?)(?: •)?</th>', page)
     for told in METHODS.values():
-        assert rows.count(told["label"]) == 2  # results and ledger
+        answers = told["label"] != "SAM"
+        assert found.count(told["label"]) == 3 + answers  # results, against SAM, equal gradients, ledger
     drawings = re.findall(r"<figure>.*?</figure>", page, flags=re.DOTALL)
     assert len(drawings) == 5
     for drawing in drawings:
@@ -280,6 +193,40 @@ def test_page_tells_every_method(page, runs):
         assert re.search(r"<figcaption>\S", drawing)
     identifiers = re.findall(r'\bid="([^"]*)"', page)
     assert len(identifiers) == len(set(identifiers))
+
+
+def test_page_tells_the_data_and_the_machine(page):
+    """Sees: a page that does not say on which data, on what split, and with what setup its numbers were found."""
+    text = re.sub(r"<[^>]*>", "", page[page.index("Data, machine and versions") :])
+    assert "fingerprint 6f1d0c1a94bd3c5e0e6a7f28b1c9d2f4" in text
+    assert "Accuracies are on the test set" in text
+    assert "devices 1, strategy one process" in text
+    assert "4.0 % of the training time" in text
+
+
+def test_page_of_a_validation_split(tmp_path):
+    """Sees: accuracy on held-out training examples told as test accuracy, in text, table or figure."""
+    records = [make_record(method, seed, split="validation") for method in ("sgd", "sam") for seed in (0, 1)]
+    runs = read_runs(write_records(tmp_path, records))
+    page = render(runs, summarize(runs))
+    assert "the test set was not used" in page
+    rest = page.replace("the test set was not used", "")
+    assert not re.search(r"test (accuracy|set)", rest, re.IGNORECASE)
+    assert len(re.findall("validation accuracy", page, re.IGNORECASE)) >= 8
+
+
+def test_page_of_runs_without_curves(tmp_path):
+    """Sees: a page that fails on older run files, or shows a table of nothing."""
+    told = ("epoch_passes", "epoch_seconds", "data_seconds", "split", "data", "setup")
+    records = [make_record(method, seed) for method in ("sgd", "sam") for seed in (0, 1)]
+    old = [{name: value for name, value in record.items() if name not in told} for record in records]
+    runs = read_runs(write_records(tmp_path, old))
+    summary = summarize(runs)
+    assert summary["equal_gradients"] == {"cheapest": None, "budget": None, "reached": {"sgd": None, "sam": None}}
+    page = render(runs, summary)
+    assert "Equal epochs" not in page
+    assert "waiting for data" not in page
+    assert "fingerprint" not in page
 
 
 def test_page_repeats_itself(page, runs):
@@ -394,7 +341,7 @@ def test_a_method_keeps_its_color(runs):
         figures.accuracy_against_cost(summary),
         figures.accuracy_against_seconds(summary),
         figures.training_loss(runs),
-        figures.test_accuracy(runs),
+        figures.accuracy(runs),
         figures.coin(runs),
     ):
         assert {"#009988", "#cc3311"} <= set(re.findall(r"stroke: (#\w+)", svg))

@@ -18,7 +18,7 @@ from sharpless.report.labels import place_labels, place_name
 from sharpless.report.runs import Run, by_method
 from sharpless.report.summary import non_dominated
 
-__all__ = ["accuracy_against_cost", "accuracy_against_seconds", "coin", "test_accuracy", "training_loss"]
+__all__ = ["accuracy", "accuracy_against_cost", "accuracy_against_seconds", "coin", "training_loss"]
 
 
 @matplotlib.rc_context(STYLE)
@@ -42,9 +42,9 @@ def training_loss(runs: Sequence[Run]) -> str:
 
 
 @matplotlib.rc_context(STYLE)
-def test_accuracy(runs: Sequence[Run]) -> str:
-    """Return the test accuracy per epoch: the mean over seeds, and the range of the seeds."""
-    return _curves(runs, lambda run: run.test_accuracy, "test accuracy (%)")
+def accuracy(runs: Sequence[Run]) -> str:
+    """Return the accuracy per epoch: the mean over seeds, and the range of the seeds."""
+    return _curves(runs, lambda run: run.test_accuracy, f"{runs[0].split} accuracy (%)")
 
 
 @matplotlib.rc_context(STYLE)
@@ -92,7 +92,7 @@ def _accuracy_against(summary: Mapping[str, Any], positions: Sequence[float], po
     frontier = _steps(standing, axes.get_xlim()[1])
     axes.plot(*zip(*frontier, strict=True), color=FAINT, linewidth=1.1, zorder=1, scalex=False)
     axes.set_xlabel(position_label)
-    axes.set_title("test accuracy (%)", loc="left")
+    axes.set_title(f"{summary['split']} accuracy (%)", loc="left")
     figure.draw_without_rendering()  # fixes the limits and the layout that the labels are placed in
     taken = [Bbox(axes.transData.transform(span)).padded(3.5) for span in spans]
     taken += [Bbox(axes.transData.transform(span)).padded(1.5) for span in pairwise(frontier)]
@@ -100,7 +100,7 @@ def _accuracy_against(summary: Mapping[str, Any], positions: Sequence[float], po
     taken += [artist.get_window_extent().padded(1.5) for artist in (*bounds, *names)]
     for label in (*names, *place_labels(axes, points, taken)):
         label.set_in_layout(False)
-    return to_svg(figure, f"Test accuracy against {position_label}, one point per method")
+    return to_svg(figure, f"{summary['split'].capitalize()} accuracy against {position_label}, one point per method")
 
 
 def _steps(points: Sequence[tuple[float, float]], end: float) -> list[tuple[float, float]]:

@@ -2,10 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_origin
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 __all__ = ["Run", "by_method", "read_runs"]
 
@@ -32,10 +33,16 @@ class Run:
     versions: dict[str, str]
     machine: dict[str, Any]
     batch_fraction: float = 1.0  # the share q of the batch that sharpness-aware steps climb with
+    epoch_passes: list[float] = field(default_factory=list)  # passes spent when each epoch ended; empty: not known
+    epoch_seconds: list[float] = field(default_factory=list)  # seconds of training when each epoch ended
+    data_seconds: float | None = None  # of these, waiting for data
+    split: str = "test"  # what test_accuracy was measured on: "test" or "validation"
+    data: dict[str, Any] = field(default_factory=dict)  # "fingerprint" and whatever else describes the data
+    setup: dict[str, Any] = field(default_factory=dict)  # devices, strategy, …
 
     @property
     def accuracy(self) -> float:
-        """The result: the test accuracy after the last epoch, in percent."""
+        """The result: the accuracy after the last epoch, in percent."""
         return self.test_accuracy[-1]
 
 
@@ -47,46 +54,63 @@ def by_method(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return methods
 
 
-def read_runs(folder: Path) -> list[Run]:
-    """Return all runs of `folder`, in the order of `by_method`.
+def read_runs(*paths: Path) -> list[Run]:
+    """Return all runs of folders and files, in the order of `by_method`.
 
     Args:
-        folder: what `sharpless compare` wrote; its files runs/*.json are read, anything else is left alone.
+        *paths: folders that `sharpless compare` or `sharpless train` wrote, of which runs/*.json are read and anything
+            else is left alone, and files of single runs.
 
     Returns:
-        At least one run; all of one recipe, no method and seed twice.
+        At least one run; all of one recipe, on the same data and split, no method and seed twice.
 
     Raises:
         ValueError: a file is truncated, is no run, repeats a run or belongs to another experiment, or there
             is no file at all.
     """
-    paths = sorted(path for path in (folder / "runs").glob("*.json") if not path.name.startswith("."))
-    if not paths:
-        raise ValueError(f"{folder} holds no runs/*.json: give a folder that `sharpless compare` wrote")
     runs: dict[tuple[str, int], tuple[Path, Run]] = {}
-    for path in paths:
+    for path in {file.resolve(): file for given in paths for file in _files(given)}.values():
         run = _read(path)
         first_path, first = next(iter(runs.values()), (path, run))
-        if run.recipe != first.recipe:
-            raise ValueError(
-                f"{path} was trained by another recipe than {first_path} ({_disagreement(run, first)}): "
-                "keep every experiment in a folder of its own"
-            )
+        for difference, mine, others in (
+            ("was trained by another recipe", run.recipe, first.recipe),
+            ("was trained on other data", _fingerprint(run), _fingerprint(first)),
+            ("was measured on another split", {"split": run.split}, {"split": first.split}),
+        ):
+            if mine != others:
+                raise ValueError(
+                    f"{path} {difference} than {first_path} ({_disagreement(mine, others)}): "
+                    "keep every experiment in a folder, and a report, of its own"
+                )
         twin_path, _ = runs.setdefault((run.method, run.seed), (path, run))
         if twin_path != path:
             raise ValueError(
-                f"{path} and {twin_path} are the same run ({run.method}, seed {run.seed}): delete one of them"
+                f"{path} and {twin_path} are the same run ({run.method}, seed {run.seed}): delete one of them, "
+                "or leave it out"
             )
     return [run for group in by_method(run for _, run in runs.values()).values() for run in group]
+
+
+def _files(given: Path) -> list[Path]:
+    if given.is_file():
+        return [given]
+    found = sorted(path for path in (given / "runs").glob("*.json") if not path.name.startswith("."))
+    if not found:
+        raise ValueError(f"{given} holds no runs/*.json: give a folder that `sharpless compare` wrote")
+    return found
 
 
 def _rank(method: str) -> int:
     return ORDER.index(method) if method in ORDER else len(ORDER)
 
 
-def _disagreement(run: Run, first: Run) -> str:
-    name = min(key for key in run.recipe.keys() | first.recipe.keys() if run.recipe.get(key) != first.recipe.get(key))
-    return f"{name} = {run.recipe.get(name)!r} instead of {first.recipe.get(name)!r}"
+def _fingerprint(run: Run) -> dict[str, Any]:
+    return {"fingerprint": run.data.get("fingerprint")}
+
+
+def _disagreement(mine: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    name = min(key for key in mine.keys() | others.keys() if mine.get(key) != others.get(key))
+    return f"{name} = {mine.get(name)!r} instead of {others.get(name)!r}"
 
 
 def _read(path: Path) -> Run:
@@ -95,24 +119,37 @@ def _read(path: Path) -> Run:
     except ValueError as error:
         raise ValueError(f"{path} is not complete JSON ({error}): delete the file and train this run again") from error
     read = record if isinstance(record, dict) else {}
-    found = {field.name: read.get(field.name, field.default) for field in fields(Run)}
-    wrong = [field.name for field in fields(Run) if not _is_a(field.type, found[field.name])]
+    wrong = [item.name for item in fields(Run) if not _fits(item, read)]
     if wrong:
         raise ValueError(
             f"{path} is not the record of a run ({', '.join(wrong)} missing or of the wrong type): "
             "move the file out of the folder or train this run again"
         )
-    run = Run(**found)
-    numbers = [run.passes, run.plain_passes, run.seconds, run.batch_fraction, *run.test_accuracy]
-    if not run.test_accuracy or run.plain_passes <= 0 or not all(map(math.isfinite, numbers)):
+    run = Run(**{item.name: read[item.name] for item in fields(Run) if item.name in read})
+    curves = [run.test_accuracy, run.epoch_passes, run.epoch_seconds]
+    numbers = [run.passes, run.plain_passes, run.seconds, run.data_seconds or 0.0, run.batch_fraction]
+    numbers += [value for curve in curves for value in curve]
+    lengths = {len(curve) for curve in curves if curve}
+    if not run.test_accuracy or len(lengths) > 1 or run.plain_passes <= 0 or not all(map(math.isfinite, numbers)):
         raise ValueError(
-            f"{path} is not a finished run (no epoch, no passes or a result that is not finite): "
-            "delete the file and train this run again"
+            f"{path} is not a finished run (no epoch, curves of unequal length, no passes or a result that is not "
+            "finite): delete the file and train this run again"
         )
     return run
 
 
-def _is_a(kind: Any, value: Any) -> bool:
-    """Return whether a JSON value can stand in a field declared as `kind`."""
-    accepted = {float: (float, int)}.get(kind, get_origin(kind) or kind)
-    return isinstance(value, accepted) and not isinstance(value, bool)
+def _fits(item: Any, read: Mapping[str, Any]) -> bool:
+    """Return whether a field of Run is there, or may be missing, and is of its type."""
+    if item.name not in read:
+        return item.default is not MISSING or item.default_factory is not MISSING
+    value, accepted = read[item.name], _types(item.type)
+    if type(value) not in accepted:
+        return False
+    return not isinstance(value, list) or {*map(type, value)} <= _types(get_args(item.type)[0])
+
+
+def _types(kind: Any) -> set[type]:
+    """Return the types that a JSON value may have where a field is declared as `kind`."""
+    if isinstance(kind, UnionType):
+        return {accepted for part in get_args(kind) for accepted in _types(part)}
+    return {float, int} if kind is float else {get_origin(kind) or kind}

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, mean, stdev
+from statistics import fmean, mean
 from typing import Any
 
-from scipy import stats
-
+from sharpless.report.budgets import at_equal
 from sharpless.report.runs import Run, by_method
+from sharpless.report.seeds import warnings
+from sharpless.report.statistics import against, differences, estimate, paired
 
 __all__ = ["estimate", "non_dominated", "paired", "summarize"]
 
@@ -15,16 +16,20 @@ __all__ = ["estimate", "non_dominated", "paired", "summarize"]
 def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
     """Return the statistics of a comparison, ready for JSON.
 
-    Differences are paired by seed and intervals are 95 % t-intervals. A method is non-inferior to SAM when
-    the lower end of the interval of its difference lies above -`margin`. What one seed cannot say is None.
+    Differences are paired by seed and intervals are 95 % t-intervals of a single comparison. A method is
+    non-inferior to SAM when a one-sided paired t-test rejects, at 2.5 % and corrected for all methods compared,
+    that it loses `margin` or more; it is behind when the test of the opposite rejects, and beats SAM when that of
+    a difference of 0 or less does, corrected in the same manner. Whether SAM beats SGD is the question that comes
+    first; it is one, and not corrected. What one seed cannot say is None.
 
     Args:
         runs: the runs of one experiment, as `read_runs` returns them.
         margin: the accuracy, in percentage points, whose loss would still count as keeping up with SAM.
 
     Returns:
-        The task, the recipe, the margin, whether SAM beats SGD, one entry per method, and what ran where. A
-        method is non-dominated unless another one is, by the means, as accurate for as little, and better in one.
+        The task, the recipe, the margin, whether SAM beats SGD, one entry per method, what they had reached at equal
+        gradients and seconds, where there are too few seeds, and what ran where. A method is non-dominated unless
+        another one is, by the means, as accurate for as little, and better in one.
 
     Raises:
         ValueError: `margin` is not a positive number, or there are no runs.
@@ -33,17 +38,32 @@ def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
         raise ValueError(f"margin = {margin} is no margin: give a positive number of percentage points")
     if not runs:
         raise ValueError("runs is empty: give the runs of a comparison, as read_runs returns them")
-    methods = by_method(runs)
-    sam = _accuracy_by_seed(methods.get("sam", []))
-    advantage = paired(sam, _accuracy_by_seed(methods.get("sgd", [])))
-    described = [_describe(group, sam, margin) for group in methods.values()]
+    methods, first = by_method(runs), runs[0]
+    accuracies = {method: {run.seed: run.accuracy for run in group} for method, group in methods.items()}
+    advantage = paired(accuracies.get("sam", {}), accuracies.get("sgd", {}))
+    pairs = {
+        method: differences(found, accuracies["sam"])
+        for method, found in accuracies.items()
+        if "sam" in accuracies and method != "sam"
+    }
+    versus_sam = against(pairs, margin)
+    described = [{**_describe(group), "versus_sam": versus_sam.get(method)} for method, group in methods.items()]
     on_frontier = non_dominated([(entry["cost"], entry["accuracy"]["mean"]) for entry in described])
+    labels = {method: group[0].label for method, group in methods.items()}
     return {
-        "task": runs[0].recipe.get("task"),
-        "recipe": runs[0].recipe,
+        "task": first.recipe.get("data", first.recipe.get("task")),
+        "recipe": first.recipe,
+        "data": first.data,
+        "split": first.split,
         "margin": margin,
-        "sam_beats_sgd": {**advantage, "verdict": _exceeds(advantage, 0.0)},
+        "warnings": warnings(pairs, versus_sam, labels, margin),
+        "sam_beats_sgd": {**advantage, "verdict": None if advantage["ci95"] is None else advantage["ci95"][0] > 0.0},
+        "comparisons": sum(len(found) > 1 for found in pairs.values()),
         "methods": [{**entry, "non_dominated": stands} for entry, stands in zip(described, on_frontier, strict=True)],
+        "equal_gradients": at_equal(methods, lambda run: run.epoch_passes),
+        "equal_seconds": at_equal(methods, lambda run: run.epoch_seconds),
+        "waiting_for_data": _waiting(runs),
+        "setups": distinct(run.setup for run in runs if run.setup),
         "versions": distinct(run.versions for run in runs),
         "machines": distinct(run.machine for run in runs),
     }
@@ -74,52 +94,25 @@ def distinct(descriptions: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
     return found
 
 
-def _describe(runs: Sequence[Run], sam: Mapping[int, float], margin: float) -> dict[str, Any]:
-    method = runs[0].method
+def _describe(runs: Sequence[Run]) -> dict[str, Any]:
     seconds = estimate([run.seconds for run in runs])
-    versus_sam = None
-    if sam and method != "sam":
-        difference = paired(_accuracy_by_seed(runs), sam)
-        versus_sam = {**difference, "non_inferior": _exceeds(difference, -margin)}
     return {
-        "method": method,
+        "method": runs[0].method,
         "label": runs[0].label,
         "seeds": len(runs),
         "accuracy": estimate([run.accuracy for run in runs]),
         "cost": fmean(run.passes for run in runs) / fmean(run.plain_passes for run in runs),
         "seconds": {"mean": seconds["mean"], "std": seconds["std"]},
+        "epochs": mean(len(run.test_accuracy) for run in runs),
         "steps": mean(run.steps for run in runs),
         "sharp_steps": mean(len(run.sharp_steps) for run in runs),
         "passes": fmean(run.passes for run in runs),
-        "versus_sam": versus_sam,
     }
 
 
-def _accuracy_by_seed(runs: Sequence[Run]) -> dict[int, float]:
-    return {run.seed: run.accuracy for run in runs}
-
-
-def estimate(values: Sequence[float]) -> dict[str, Any]:
-    """Return mean, standard deviation and 95 % t-interval of the mean."""
-    center = fmean(values)
-    if len(values) == 1:
-        return {"mean": center, "std": None, "ci95": None}
-    spread = stdev(values)
-    # Not stats.t.interval: it answers nan where all values are equal.
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
-    return {"mean": center, "std": spread, "ci95": [center - half, center + half]}
-
-
-def paired(left: Mapping[int, float], right: Mapping[int, float]) -> dict[str, Any]:
-    """Return left - right over the seeds that both have."""
-    differences = [left[seed] - right[seed] for seed in sorted(left.keys() & right.keys())]
-    if not differences:
-        return {"difference": None, "ci95": None}
-    found = estimate(differences)
-    return {"difference": found["mean"], "ci95": found["ci95"]}
-
-
-def _exceeds(difference: Mapping[str, Any], bound: float) -> bool | None:
-    """Return whether the whole interval lies above `bound`, None where there is no interval."""
-    interval = difference["ci95"]
-    return None if interval is None else interval[0] > bound
+def _waiting(runs: Sequence[Run]) -> float | None:
+    """Return the share of the training time that was spent waiting for data, of the runs that tell it."""
+    known = [(run.data_seconds, run.seconds) for run in runs if run.data_seconds is not None and run.seconds > 0]
+    if not known:
+        return None
+    return sum(waited for waited, _ in known) / sum(trained for _, trained in known)

@@ -1,0 +1,411 @@
+"""The statistics of the report, against scipy's tests, numbers worked out by hand and simulated studies."""
+
+import json
+import math
+import random
+import re
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from sharpless.report.budgets import at_equal
+from sharpless.report.html import render
+from sharpless.report.runs import Run, by_method, read_runs
+from sharpless.report.statistics import against, holm, seeds_needed
+from sharpless.report.summary import summarize
+from sharpless.report.verdict import verdict, word
+from synthetic_runs import entry, make_folder, make_record, runs_with, write_records
+
+SAM = [97.0, 97.5, 97.2, 97.9, 96.8]
+GRST = [97.3, 97.4, 97.6, 97.8, 97.1]
+
+
+def versus_sam(runs: list[Run], method: str, margin: float = 1.0) -> Any:
+    return entry(summarize(runs, margin), method)["versus_sam"]
+
+
+# Intervals and pairs
+
+
+def test_accuracy_interval_in_closed_form(tmp_path):
+    """Sees: ddof=0, a normal instead of a t quantile, a one-sided level, the best epoch instead of the last."""
+    records = [make_record("sam", seed, test_accuracy=[99.0, 90.0 + seed]) for seed in (1, 2, 3)]
+    accuracy = entry(summarize(read_runs(write_records(tmp_path, records))), "sam")["accuracy"]
+    quantile = 0.95 * math.sqrt(2 / (1 - 0.95**2))  # of t with two degrees of freedom: F(t) = 1/2 + t/2√(2+t²)
+    half = quantile / math.sqrt(3)
+    assert (accuracy["mean"], accuracy["std"]) == (92.0, 1.0)
+    assert accuracy["ci95"] == pytest.approx([92 - half, 92 + half], rel=1e-9)
+
+
+def test_difference_is_the_paired_t_test(tmp_path):
+    """Sees: an unpaired interval, SAM minus method, a wrong level."""
+    versus = versus_sam(runs_with(tmp_path, sam=SAM, g_rst=GRST), "g-rst")
+    oracle = stats.ttest_rel(GRST, SAM).confidence_interval(0.95)
+    assert versus["difference"] == pytest.approx(0.16)
+    assert versus["ci95"] == pytest.approx([oracle.low, oracle.high])
+
+
+def test_pairs_are_made_by_seed(tmp_path):
+    """Sees: pairing by position where two methods ran with different seeds; nan where all differences are equal."""
+    sam = [make_record("sam", seed, test_accuracy=[90.0 + seed]) for seed in (1, 2, 3, 9)]
+    rst = [make_record("rst", seed, test_accuracy=[89.0 + seed]) for seed in (0, 1, 2, 3)]
+    versus = versus_sam(read_runs(write_records(tmp_path, sam + rst)), "rst")
+    assert (versus["difference"], versus["ci95"]) == (-1.0, [-1.0, -1.0])
+    assert versus["non_inferior"] is versus["behind"] is versus["beats"] is False
+
+
+def test_no_common_seed(tmp_path):
+    """Sees: a mean of nothing, and a comparison of runs that no seed joins."""
+    records = [make_record("sam", 0), make_record("sam", 1), make_record("rst", 2), make_record("rst", 3)]
+    runs = read_runs(write_records(tmp_path, records))
+    assert set(versus_sam(runs, "rst").values()) == {None}
+    render(runs, summarize(runs))
+
+
+def test_non_inferiority_asks_the_lower_end(tmp_path):
+    """Sees: a margin held against the mean or the upper end, and a margin of the wrong sign."""
+    runs = runs_with(tmp_path, sam=SAM, g_rst=GRST[::-1])
+    low = float(stats.ttest_rel(GRST[::-1], SAM).confidence_interval().low)
+    assert low < 0
+    assert versus_sam(runs, "g-rst", margin=-low * 1.01)["non_inferior"] is True
+    assert versus_sam(runs, "g-rst", margin=-low * 0.99)["non_inferior"] is False
+
+
+@pytest.mark.parametrize(
+    ("sgd", "expected", "said"),
+    [
+        ([84.0, 85.0, 83.0, 86.0, 84.0], True, "SAM beats SGD (+12.88 points"),
+        ([97.4, 97.3, 97.0, 97.6, 97.2], False, "SAM does not beat SGD (−0.02 points"),
+        ([99.0, 99.4, 99.2, 99.8, 98.9], False, "SAM is worse than SGD (−1.98 points"),
+    ],
+)
+def test_sam_against_sgd(tmp_path, sgd, expected, said):
+    """Sees: a gain claimed from the mean alone, SGD minus SAM, a loss told as a tie."""
+    summary = summarize(runs_with(tmp_path, sgd=sgd, sam=SAM))
+    oracle = stats.ttest_rel(SAM, sgd).confidence_interval(0.95)
+    assert summary["sam_beats_sgd"]["ci95"] == pytest.approx([oracle.low, oracle.high])
+    assert summary["sam_beats_sgd"]["verdict"] is expected
+    assert said in verdict(summary)
+
+
+def test_costs_are_means_over_seeds(tmp_path):
+    """Sees: the cost of one seed told for all, passes over own steps instead of over plain training's."""
+    records = [make_record("sgd-long", 0, passes=900.0, plain_passes=600.0, seconds=2.0)]
+    records += [make_record("sgd-long", 1, passes=960.0, plain_passes=600.0, seconds=4.0)]
+    described = entry(summarize(read_runs(write_records(tmp_path, records))), "sgd-long")
+    assert described["cost"] == 1.55
+    assert described["passes"] == 930.0
+    assert described["seconds"] == {"mean": 3.0, "std": pytest.approx(math.sqrt(2))}
+
+
+def test_one_seed_says_nothing(tmp_path):
+    """Sees: an interval or a verdict out of a single seed, NaN in the summary, a page that needs an interval."""
+    runs = read_runs(make_folder(tmp_path, seeds=1))
+    summary = summarize(runs)
+    json.dumps(summary, allow_nan=False)
+    rst = entry(summary, "rst")
+    assert rst["accuracy"]["std"] is rst["accuracy"]["ci95"] is rst["seconds"]["std"] is None
+    assert rst["versus_sam"]["difference"] == pytest.approx(
+        rst["accuracy"]["mean"] - entry(summary, "sam")["accuracy"]["mean"]
+    )
+    assert {told for name, told in rst["versus_sam"].items() if name != "difference"} == {None}
+    assert summary["sam_beats_sgd"]["verdict"] is None
+    assert "too few seeds" in verdict(summary)
+    assert "on-inferior" not in verdict(summary)
+    assert "too few seeds" in render(runs, summary)
+
+
+@pytest.mark.parametrize(
+    ("methods", "missing"), [(("sgd", "rst"), "no runs of SAM"), (("sam", "rst"), "no runs of SGD"),
+                             (("rst",), "no runs of SGD and SAM")]
+)  # fmt: skip
+def test_a_missing_method(tmp_path, methods, missing):
+    """Sees: a comparison with SAM or SGD that needs runs which are not there."""
+    runs = read_runs(make_folder(tmp_path, methods, seeds=2))
+    summary = summarize(runs)
+    assert summary["sam_beats_sgd"] == {"difference": None, "ci95": None, "verdict": None}
+    assert (entry(summary, "rst")["versus_sam"] is None) == ("sam" not in methods)
+    assert missing in render(runs, summary)
+
+
+def test_sam_is_not_compared_with_itself(tmp_path):
+    """Sees: SAM called non-inferior to SAM."""
+    assert versus_sam(runs_with(tmp_path, sam=SAM), "sam") is None
+
+
+def test_equal_results_need_no_spread(tmp_path):
+    """Sees: nan or a warning (an error here) where all seeds agree."""
+    runs = runs_with(tmp_path, sgd=[90.0] * 3, sam=[90.0] * 3, rst=[90.0] * 3)
+    summary = summarize(runs)
+    json.dumps(summary, allow_nan=False)
+    assert entry(summary, "rst")["accuracy"] == {"mean": 90.0, "std": 0.0, "ci95": [90.0, 90.0]}
+    versus = entry(summary, "rst")["versus_sam"]
+    assert (versus["difference"], versus["ci95"], versus["p"]) == (0.0, [0.0, 0.0], 0.0)
+    assert (versus["non_inferior"], versus["behind"], versus["beats"]) == (True, False, False)
+    assert summary["sam_beats_sgd"]["verdict"] is False
+    render(runs, summary)
+
+
+def test_order_of_methods(tmp_path):
+    """Sees: an order that depends on the names of the files."""
+    late = [make_record("rst", 0, method=method) for method in ("rst-late", "part-batch")]
+    folder = write_records(make_folder(tmp_path, seeds=1), late)
+    methods = [described["method"] for described in summarize(read_runs(folder))["methods"]]
+    known = ["sgd", "sgd-long", "sam", "rst", "g-rst", "thrifty"]
+    assert methods == [*known, "part-batch", "peer-looksam", "peer-sam", "rst-late"]
+
+
+@pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])
+def test_margin_is_checked(tmp_path, margin):
+    """Sees: a margin with which every method is, or none can be, non-inferior."""
+    with pytest.raises(ValueError, match="margin = "):
+        summarize(runs_with(tmp_path, sam=SAM), margin)
+
+
+def test_verdict_sorts_the_methods(tmp_path):
+    """Sees: an undecided method told as inferior, an inferior one as undecided, a cost left out."""
+    runs = runs_with(
+        tmp_path, sgd=[84.0] * 5, sam=SAM, g_rst=GRST, rst=[92.0, 91.0, 92.5, 92.1, 90.9],
+        sgd_long=[98.0, 94.0, 99.0, 96.0, 97.0],
+    )  # fmt: skip
+    text = verdict(summarize(runs))
+    kept = text.index("Non-inferior to SAM, whose cost is 2.00, within 1 point: G-RST, p = 0.5, γ = 2 (+0.16 points")
+    behind = text.index("Behind SAM by more than 1 point: RST, p = 0.5 (−5.58 points")
+    undecided = text.index("Neither shown to keep up with SAM within 1 point nor to fall behind: SGD, 45 epochs")
+    assert kept < behind < undecided
+    assert re.search(r"45 epochs \([^)]*\) at cost 1\.50\.$", text)
+
+
+# Tests, and the correction for their number
+
+ASIDE = {
+    "sgd": [84.0, 85.0, 83.0, 86.0, 84.0],
+    "sgd_long": [84.1, 85.2, 83.3, 86.4, 84.5],
+    "rst": [90.0, 91.0, 92.0] * 2,
+}
+CLOSE = [96.9, 96.6, 96.8, 97.1, 96.5]  # SAM - 1 and 0.9, 0.1, 0.6, 0.2, 0.7 more
+
+
+def test_p_values_are_those_of_scipy(tmp_path):
+    """Sees: a two-sided p-value, the wrong tail, a margin of the wrong sign, n for n − 1 degrees of freedom."""
+    for margin in (0.05, 0.3, 1.0):
+        versus = versus_sam(runs_with(tmp_path, sam=SAM, g_rst=GRST), "g-rst", margin)
+        lowered = [accuracy - margin for accuracy in SAM]
+        assert versus["p"] == pytest.approx(stats.ttest_rel(GRST, lowered, alternative="greater").pvalue, rel=1e-9)
+        assert versus["p_holm"] == versus["p"]  # a single comparison
+
+
+def test_three_questions(tmp_path):
+    """Sees: one question answered with the tail or the bound of another."""
+    for shift in (-1.5, -1.2, -0.8, -0.1, 0.1, 0.5):
+        shifted = [accuracy + shift for accuracy in GRST]
+        versus = versus_sam(runs_with(tmp_path, sam=SAM, g_rst=shifted), "g-rst")
+        lowered = [accuracy - 1 for accuracy in SAM]
+        for name, other, tail in (
+            ("non_inferior", lowered, "greater"),
+            ("behind", lowered, "less"),
+            ("beats", SAM, "greater"),
+        ):
+            assert versus[name] == (stats.ttest_rel(shifted, other, alternative=tail).pvalue <= 0.025), (shift, name)
+
+
+def test_holm_by_hand():
+    """Sees: Bonferroni's factor for all, no running maximum, p-values in the wrong order, more than 1."""
+    # Ordered 0.005, 0.01, 0.03, 0.04, times 4, 3, 2, 1: 0.02, 0.03, 0.06, and 0.04, which may not fall below 0.06.
+    adjusted = holm({"h1": 0.01, "h2": 0.04, "h3": 0.03, "h4": 0.005, "not asked": None})
+    assert adjusted.pop("not asked") is None
+    assert adjusted == {name: pytest.approx(p) for name, p in {"h1": 0.03, "h2": 0.06, "h3": 0.06, "h4": 0.02}.items()}
+    assert holm({"a": 0.7, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+
+
+def test_alone_but_not_among_five(tmp_path):
+    """Sees: a verdict that is not corrected, or also for SAM and methods of one seed."""
+    p = stats.ttest_rel(CLOSE, [accuracy - 1 for accuracy in SAM], alternative="greater").pvalue
+    assert 0.025 / 4 < p < 0.025
+    alone = summarize(runs_with(tmp_path / "alone", sam=SAM, g_rst=CLOSE, thrifty=[97.0]))
+    assert alone["comparisons"] == 1
+    assert entry(alone, "g-rst")["versus_sam"]["non_inferior"] is True
+    runs = runs_with(tmp_path / "among", sam=SAM, g_rst=CLOSE, peer_sam=GRST, **ASIDE)
+    among = summarize(runs)
+    versus = entry(among, "g-rst")["versus_sam"]
+    assert among["comparisons"] == 5
+    assert versus["ci95"][0] > -1
+    assert versus["p_holm"] == pytest.approx(4 * p)  # peer-sam's p-value is smaller
+    assert versus["non_inferior"] is versus["behind"] is False
+    assert word(versus, among) == "not among 5"
+    assert "but not shown as one of 5 comparisons: G-RST" in verdict(among)
+    assert "“Not among 5”: the interval lies above −1, which would do" in " ".join(render(runs, among).split())
+
+
+def test_the_primary_question_is_not_corrected(tmp_path):
+    """Sees: SAM against SGD corrected for the methods that happen to be in the table."""
+    sgd = [accuracy - gain for accuracy, gain in zip(SAM, (1.6, 0.2, 2.3, 0.9, 2.0), strict=True)]
+    assert 0.025 / 5 < stats.ttest_rel(SAM, sgd, alternative="greater").pvalue < 0.025
+    others = {name: results for name, results in ASIDE.items() if name != "sgd"}
+    runs = runs_with(tmp_path, sgd=sgd, sam=SAM, g_rst=GRST, peer_sam=GRST, **others)
+    summary = summarize(runs)
+    assert summary["sam_beats_sgd"]["verdict"] is True
+    assert "It is not corrected" in render(runs, summary)
+
+
+@pytest.mark.parametrize(
+    ("truth", "question", "good"),
+    [(-1.0, "non_inferior", 0), (-1.0, "non_inferior", 3), (-1.0, "behind", 0), (0.0, "beats", 0)],
+)
+def test_any_false_claim_is_rare(truth, question, good):
+    """Sees: no correction (0.12), 5 % one-sided (0.05), a false discovery rate in place of Holm's (0.04 with 3 good).
+
+    Five methods with exactly the difference at which the claim is false, but for `good` ones of which it is true.
+    """
+    generator, studies, seeds = random.Random(0), 4000, 5
+    false = alone = 0
+    for _ in range(studies):
+        pairs = {f"good {i}": [generator.gauss(5, 0.01) for _ in range(seeds)] for i in range(good)}
+        pairs |= {f"bad {i}": [generator.gauss(truth) for _ in range(seeds)] for i in range(5 - good)}
+        bad = [found for method, found in against(pairs, 1.0).items() if method.startswith("bad")]
+        false += any(found[question] for found in bad)
+        alone += any(found["ci95"][0] > truth for found in bad)
+    error = math.sqrt(0.025 * 0.975 / studies)
+    assert false / studies <= 0.025 + 3 * error
+    assert alone / studies > 0.045  # what would be claimed if each were the only one
+    if not good:
+        assert false / studies >= 0.025 - 3 * error  # these methods are independent: Holm gives nothing away
+
+
+# Enough seeds?
+
+
+@pytest.mark.parametrize(("spread", "margin"), [(0.1, 1.0), (0.9, 1.0), (2.5, 1.0), (0.7, 0.3), (5.0, 1.0)])
+def test_seeds_needed(spread, margin):
+    """Sees: a normal quantile, the quantile of the seeds at hand, one seed too many or too few."""
+    needed = seeds_needed(spread, margin)
+    assert stats.t.interval(0.95, needed - 1, scale=spread / math.sqrt(needed))[1] <= margin
+    if needed > 2:
+        assert stats.t.interval(0.95, needed - 2, scale=spread / math.sqrt(needed - 1))[1] > margin
+
+
+def test_seeds_needed_has_an_end():
+    """Sees: an endless search, and a hundred seeds refused that would do."""
+    enough = float(stats.t.ppf(0.975, 99)) / 10
+    assert seeds_needed(1.0, enough * (1 + 1e-12)) == 100
+    assert seeds_needed(1.0, enough * 0.999) is None
+
+
+def test_warnings(tmp_path):
+    """Sees: no warning, one for what is decided or narrow, or a number of seeds out of thin air."""
+    wide = [98.0, 94.0, 99.0, 96.0, 97.0]
+    found = [left - right for left, right in zip(wide, SAM, strict=True)]
+    half = stats.t.interval(0.95, 4, scale=stats.sem(found))[1]
+    summary = summarize(runs_with(tmp_path, sam=SAM, g_rst=GRST, sgd_long=wide, sgd=[80.0, 86.0, 83.0, 84.0, 85.0]))
+    sgd = entry(summary, "sgd")["versus_sam"]
+    assert sgd["ci95"][1] - sgd["ci95"][0] > 2  # wider than the margin, but behind all the same
+    (warning,) = summary["warnings"]
+    needed = seeds_needed(stats.tstd(found), 1.0)
+    assert warning == (
+        f"Too few seeds to decide on SGD, 45 epochs: 5 of them tell its difference to SAM to ± {half:.2f} points; "
+        f"± 1, the margin, would take about {needed}."
+    )
+    (warning,) = summarize(runs_with(tmp_path, sam=SAM, sgd_long=[60.0, 98.0, 99.0, 20.0, 97.0]))["warnings"]
+    assert warning.endswith("± 1, the margin, would take more than 100.")
+    behind = [accuracy - off for accuracy, off in zip(SAM, (1.5, 0.6, 0.9, 1.6, 0.5), strict=True)]
+    open_but_narrow = summarize(runs_with(tmp_path, sam=SAM, sgd_long=behind))
+    versus = entry(open_but_narrow, "sgd-long")["versus_sam"]
+    assert 0.5 < (versus["ci95"][1] - versus["ci95"][0]) / 2 < 1
+    assert versus["non_inferior"] is versus["behind"] is False
+    assert open_but_narrow["warnings"] == []
+
+
+def test_warnings_of_single_seeds_and_no_spread(tmp_path):
+    """Sees: silence where nothing can be said, and where an interval has no width."""
+    (warning,) = summarize(read_runs(make_folder(tmp_path / "one", seeds=1)))["warnings"]
+    assert "Nothing can be said about any method against SAM" in warning
+    runs = runs_with(tmp_path, sam=[97.0, 97.0], rst=[97.0], g_rst=[97.0, 97.0])
+    summary = summarize(runs)
+    single, flat = summary["warnings"]
+    assert "Nothing can be said about RST, p = 0.5 against SAM" in single
+    assert "G-RST, p = 0.5, γ = 2 minus SAM is the same with all 2 seeds" in flat
+    page = render(runs, summary)
+    assert page.index(single) < page.index("<main>")
+    assert page.index(flat) < page.index("<main>")
+
+
+# Equal gradients, equal seconds
+
+
+def spending(method: str, seed: int, spent: list[float], accuracies: list[float]) -> dict[str, Any]:
+    return make_record(method, seed, epoch_passes=spent, passes=spent[-1], test_accuracy=accuracies)
+
+
+def at_equal_gradients(folder, *records):
+    return at_equal(by_method(read_runs(write_records(folder, list(records)))), lambda run: run.epoch_passes)
+
+
+def test_equal_gradients(tmp_path):
+    """Sees: a later epoch, the best epoch, an interpolation, an epoch lost that ends on the budget."""
+    found = at_equal_gradients(
+        tmp_path,
+        spending("sgd", 0, [10.0, 20.0, 30.0], [60.0, 75.0, 85.0]),
+        spending("sgd", 1, [10.0, 20.0, 30.0], [60.0, 75.0, 83.0]),
+        spending("sam", 0, [20.0, 40.0, 60.0], [50.0, 70.0, 97.0]),
+        spending("sam", 1, [20.0, 40.0, 60.0], [54.0, 70.0, 98.0]),
+        spending("rst", 0, [15.0, 30.0, 45.0], [80.0, 71.0, 92.0]),
+        spending("rst", 1, [14.0, 29.9, 45.0], [80.0, 73.0, 91.0]),
+        spending("g-rst", 0, [31.0, 61.0], [80.0, 97.0]),
+        spending("g-rst", 1, [29.0, 61.0], [80.0, 97.0]),
+    )
+    assert (found["cheapest"], found["budget"]) == ("sgd", 30.0)
+    root = pytest.approx(math.sqrt(2))
+    assert found["reached"] == {
+        "sgd": {"mean": 84.0, "std": root, "epochs": 3.0},
+        "sam": {"mean": 52.0, "std": pytest.approx(math.sqrt(8)), "epochs": 1.0},
+        "rst": {"mean": 72.0, "std": root, "epochs": 2.0},
+        "g-rst": None,  # not even one epoch with seed 0
+    }
+
+
+def test_budgets_are_paired_by_seed(tmp_path):
+    """Sees: the budget of another seed, or a seed that the cheapest method did not run."""
+    found = at_equal_gradients(
+        tmp_path,
+        spending("rst", 0, [10.0, 20.0], [50.0, 60.0]),
+        spending("rst", 1, [14.0, 28.0], [50.0, 62.0]),
+        spending("sam", 0, [13.0, 27.0], [70.0, 99.0]),
+        spending("sam", 1, [13.0, 27.0], [10.0, 80.0]),
+        spending("sam", 5, [13.0, 27.0], [0.0, 0.0]),
+    )
+    assert found["budget"] == 24.0
+    assert found["reached"]["rst"]["mean"] == 61.0
+    assert (found["reached"]["sam"]["mean"], found["reached"]["sam"]["epochs"]) == (75.0, 1.5)
+
+
+def test_equal_seconds_are_not_gradients(tmp_path):
+    """Sees: the seconds read off the curve of gradients, and the cheapest taken for the quickest."""
+    runs = read_runs(
+        write_records(
+            tmp_path,
+            [
+                make_record("sgd", 0, passes=2.0, epoch_seconds=[5.0, 9.0], seconds=9.0, test_accuracy=[80.0, 84.0]),
+                make_record("sam", 0, passes=4.0, epoch_seconds=[4.0, 8.0], seconds=8.0, test_accuracy=[90.0, 97.0]),
+            ],
+        )
+    )
+    summary = summarize(runs)
+    assert (summary["equal_gradients"]["cheapest"], summary["equal_seconds"]["cheapest"]) == ("sgd", "sam")
+    assert summary["equal_gradients"]["reached"]["sam"] == {"mean": 90.0, "std": None, "epochs": 1}
+    assert summary["equal_seconds"]["reached"]["sgd"] == {"mean": 80.0, "std": None, "epochs": 1}
+    assert "2 gradients and 8.0 seconds are" in render(runs, summary)
+
+
+def test_waiting_for_data(tmp_path):
+    """Sees: a mean of shares, a share of unknown runs, 0 where nothing is known."""
+    records = [
+        make_record("sam", 0, seconds=10.0, data_seconds=1.0),
+        make_record("sam", 1, seconds=30.0, data_seconds=9.0),
+        make_record("sam", 2, seconds=99.0, data_seconds=None),
+    ]
+    runs = read_runs(write_records(tmp_path, records))
+    assert summarize(runs)["waiting_for_data"] == 0.25
+    assert "25.0 % of the training time" in render(runs, summarize(runs))
+    assert summarize(runs[2:])["waiting_for_data"] is None
+    assert "waiting for data" not in render(runs[2:], summarize(runs[2:]))
