@@ -9,7 +9,7 @@ from datasets import Dataset, load_dataset
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from sharpless.lab.data import Data
+from sharpless.lab.data import Data, Resident
 
 EXAMPLES, TEST = 4000, 4000
 
@@ -28,13 +28,17 @@ def read(examples: Dataset, indices: np.ndarray) -> tuple[Tensor, Tensor]:
     chosen = examples.select(indices)
     image, label = sorted(chosen.column_names, key=lambda name: "label" in name)[:2]
     pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in chosen[image]])
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-    return avg_pool2d((x - 0.47) / 0.25, 2), torch.tensor(chosen[label])
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    return avg_pool2d(x, 2).round().to(torch.uint8), torch.tensor(chosen[label])
 
 
 @cache
 def tested(folder: Path) -> tuple[Tensor, Tensor]:
     return read(files(folder)["test"], np.arange(TEST))
+
+
+def resident(x: Tensor, y: Tensor) -> Resident:
+    return Resident(x, y, mean=torch.full((3, 1, 1), 0.47 * 255), std=torch.full((3, 1, 1), 0.25 * 255), host=x)
 
 
 def images(folder: Path, noise: float, seed: int, validation: float) -> Data:
@@ -46,7 +50,7 @@ def images(folder: Path, noise: float, seed: int, validation: float) -> Data:
     y[:replaced] = torch.from_numpy(generator.integers(0, 10, replaced))
     order = torch.from_numpy(generator.permutation(EXAMPLES))
     x, y = x[order], y[order]
-    if validation:
-        held = round(validation * EXAMPLES)
-        return Data(x[held:], y[held:], x[:held], y[:held], classes=10)
-    return Data(x, y, *tested(folder), classes=10)
+    held = round(validation * EXAMPLES)
+    test = resident(x[:held], y[:held]) if held else resident(*tested(folder))
+    split = "validation" if held else "test"
+    return Data(resident(x[held:], y[held:]), test, classes=10, channels=3, fingerprint="", split=split)

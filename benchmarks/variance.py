@@ -14,12 +14,13 @@ import platform
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sharpless.lab import files
-from sharpless.lab.data import Data, digits
-from sharpless.lab.models import NETWORKS
+from sharpless.lab.data import load
+from sharpless.lab.networks import build
+from sharpless.lab.optimizers import base_optimizer, wrap
 from sharpless.lab.recipes import Recipe
 
 BATCH, SIZES, EPOCHS = 64, (64, 32, 16, 8, 4), (2, 10, 20, 28)
@@ -30,14 +31,14 @@ RECIPES = {
 }
 
 
-def moments(model: nn.Module, data: Data, rho: float, size: int, draws: int) -> dict[str, float]:
+def moments(model: nn.Module, images: Tensor, labels: Tensor, rho: float, size: int, draws: int) -> dict[str, float]:
     """Return the mean length of g, the squared length of the mean of D = g⁺ − g, and the mean squared length of D."""
     generator = torch.Generator().manual_seed(size)
     parameters = list(model.parameters())
     lengths, corrections = [], []
     for _ in range(draws):
-        part = torch.randperm(len(data.train_x), generator=generator)[:size]
-        x, y = data.train_x[part], data.train_y[part]
+        part = torch.randperm(len(images), generator=generator)[:size]
+        x, y = images[part], labels[part]
         clean = torch.autograd.grad(cross_entropy(model(x), y), parameters)
         length = torch.stack([g.norm() for g in clean]).norm()
         step = float(rho * math.sqrt(size / BATCH) / length)
@@ -60,18 +61,19 @@ def moments(model: nn.Module, data: Data, rho: float, size: int, draws: int) -> 
 
 def measure(recipe: Recipe, method: str, draws: int) -> list[dict[str, float]]:
     """Return the moments at EPOCHS of one training."""
-    data = digits(recipe.noise, 0)
+    data = load("digits", noise=recipe.noise).train
+    images, labels = next(data.batches([torch.arange(len(data))]))
     torch.manual_seed(0)
-    model = NETWORKS[recipe.network](recipe.width, data.classes)
-    steps = len(data.train_x) // BATCH
-    opt = recipe.wrap(method, recipe.base(model), model, recipe.epochs * steps, 0)
+    model = build(recipe.network, classes=10, channels=1, width=recipe.width)
+    steps = len(images) // BATCH
+    opt = wrap(recipe, method, base_optimizer(recipe, model), model, recipe.epochs * steps, 0)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(opt, recipe.epochs * steps)
     order = torch.Generator().manual_seed(0)
     rows = []
     for epoch in range(1, recipe.epochs + 1):
-        shuffled = torch.randperm(len(data.train_x), generator=order)
+        shuffled = torch.randperm(len(images), generator=order)
         for where in shuffled[: steps * BATCH].view(-1, BATCH):
-            for x, y in opt.passes((data.train_x[where], data.train_y[where])):
+            for x, y in opt.passes((images[where], labels[where])):
                 cross_entropy(model(x), y).backward()
             opt.step()
             opt.zero_grad()
@@ -79,7 +81,7 @@ def measure(recipe: Recipe, method: str, draws: int) -> list[dict[str, float]]:
         if epoch in EPOCHS:
             buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
             for size in SIZES:
-                rows.append({"epoch": epoch, "m": size, **moments(model, data, recipe.rho, size, draws)})
+                rows.append({"epoch": epoch, "m": size, **moments(model, images, labels, recipe.rho, size, draws)})
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
     return rows

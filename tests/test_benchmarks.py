@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sharpless.lab.data import digits
+from sharpless.lab.data import load
 from sharpless.lab.recipes import Recipe
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -78,14 +78,13 @@ def test_variance(scripts):
     """Sees moments that are not those of the draws: of a part that is all, D has no variance."""
     import variance
 
-    data = digits(0.0, 0)
-    few = type(data)(data.train_x[:8], data.train_y[:8], data.test_x, data.test_y, classes=10)
+    few = next(load("digits").train.batches([torch.arange(8)]))
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     before = [p.detach().clone() for p in model.parameters()]
-    found = variance.moments(model, few, 0.5, size=8, draws=3)
+    found = variance.moments(model, *few, 0.5, size=8, draws=3)
     assert found["second"] > 0
     assert found["second"] == pytest.approx(found["mean"], rel=1e-5)
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
-    spread = variance.moments(model, few, 0.5, size=2, draws=50)
+    spread = variance.moments(model, *few, 0.5, size=2, draws=50)
     assert spread["second"] > 1.5 * spread["mean"]

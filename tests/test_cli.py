@@ -17,7 +17,7 @@ from sharpless.cli import main
 from sharpless.lab.compare import Comparison
 from sharpless.lab.recipes import METHODS, Recipe
 
-SHARPLESS = [sys.executable, "-c", "import sys; from sharpless.cli import main; sys.exit(main())"]
+SHARPLESS = [sys.executable, "-m", "sharpless"]
 QUICK = ["--epochs", "2", "--seeds", "2", "--methods", "sgd", "sam,g-rst"]
 
 
@@ -60,7 +60,7 @@ def test_compare(finished):
     assert costs["sam"] == 2.0
     assert 1.2 < costs["g-rst"] < 1.8
     assert set(summary["methods"][2]) >= {"accuracy", "cost", "seconds", "versus_sam", "non_dominated"}
-    assert set(summary["methods"][2]["versus_sam"]) == {"difference", "ci95", "non_inferior"}
+    assert set(summary["methods"][2]["versus_sam"]) >= {"difference", "ci95", "non_inferior"}
     assert "<svg" in (folder / "report.html").read_text()
     assert max(map(len, ended.stdout.splitlines())) <= 80
     for method in summary["methods"]:
@@ -278,7 +278,7 @@ def test_without_the_peers(tmp_path, monkeypatch, capsys):
     assert "peer-sam and peer-looksam need pytorch_optimizer: pip install pytorch_optimizer" in printed.err
     assert printed.err.count("\n") == 1
     assert not (tmp_path / "new").exists()
-    Comparison(Recipe(), METHODS, 1, tmp_path / "new", 1)
+    Comparison(Recipe(), METHODS, [0], tmp_path / "new")
 
 
 def test_without_the_laboratory():

@@ -1,23 +1,21 @@
 """A comparison: every method with every seed, in parallel, in a folder that can be continued."""
 
 import json
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sharpless.lab import files
-from sharpless.lab.peers import PEERS, pytorch_optimizer
-from sharpless.lab.recipes import METHODS, Recipe
-from sharpless.lab.train import train
+from sharpless.lab import files, networks, pools
+from sharpless.lab.checkpoints import Checkpoints
+from sharpless.lab.data import Data
+from sharpless.lab.peers import pytorch_optimizer
+from sharpless.lab.recipes import METHODS, PEERS, Recipe
+from sharpless.lab.setup import Setup
+from sharpless.lab.sharing import available_cores, jobs_and_threads
+from sharpless.lab.train import Training, check, examples
 
 __all__ = ["Comparison", "Run"]
 
@@ -30,38 +28,65 @@ class Run:
     method: str
     seed: int
     folder: Path
+    setup: Setup
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """The method and the seed."""
+        return f"{self.method}-seed{self.seed}"
 
     @property
     def path(self) -> Path:
         """The run file, which is there when the run is finished."""
-        return self.folder / "runs" / f"{self.method}-seed{self.seed}.json"
+        return self.folder / "runs" / f"{self.name}.json"
 
-    def execute(self) -> dict[str, Any]:
-        """Return the record of the run, whose file is written first."""
-        record = train(self.recipe, self.method, self.seed)
+    @property
+    def weights_path(self) -> Path:
+        """The file of the final weights, where they are kept."""
+        return self.folder / "weights" / f"{self.name}.pt"
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints of the run while it is not finished."""
+        told = {"recipe": asdict(self.recipe), "method": self.method, "seed": self.seed, "data": self.fingerprint}
+        return Checkpoints(self.folder / "checkpoints" / self.name, told)
+
+    def training(self, watch: Callable[[Training], None] | None = None) -> Training:
+        """Return the run, ready to be trained from its beginning or its last checkpoint."""
+        return Training(
+            self.recipe, self.method, self.seed, setup=self.setup, checkpoints=self.checkpoints, watch=watch
+        )
+
+    def conclude(self, record: dict[str, Any], weights: dict[str, Any] | None = None) -> None:
+        """Write what the run has come to, and delete its checkpoints."""
+        if weights is not None:
+            files.write_with(self.weights_path, lambda file: torch.save(weights, file))
         files.write(self.path, json.dumps(record, ensure_ascii=False))
-        return record
+        self.checkpoints.discard()
 
 
 class Comparison:
     """Methods × seeds of one recipe in one folder.
 
     Nothing is written before everything has been checked. Runs that the folder already holds are not
-    repeated, whichever way the process that made them ended.
+    repeated, whichever way the process that made them ended, and those that were under way go on from a checkpoint.
 
     Args:
         recipe: what all runs have in common.
         methods: a choice of METHODS and PEERS.
-        seeds: the number of seeds, 0 … seeds − 1.
+        seeds: which seeds.
         folder: where run files go.
-        jobs: processes at a time; the cores are shared out among them.
+        setup: where each run is executed.
 
     Raises:
-        ValueError: an argument is out of range, or the folder holds another experiment.
-        ModuleNotFoundError: a peer is among the methods whose package is not installed.
+        ValueError: an argument is out of range, the data cannot be read, or the folder holds another experiment.
+        ModuleNotFoundError: a package is not installed that a method, the network or the data need.
     """
 
-    def __init__(self, recipe: Recipe, methods: Sequence[str], seeds: int, folder: Path, jobs: int) -> None:
+    def __init__(
+        self, recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], folder: Path, setup: Setup | None = None
+    ) -> None:
         for method in methods:
             if method not in METHODS + PEERS:
                 raise ValueError(f"method {method!r} is unknown: choose from {', '.join(METHODS + PEERS)}")
@@ -69,84 +94,82 @@ class Comparison:
             raise ValueError(f"methods is empty: choose from {', '.join(METHODS + PEERS)}")
         if not set(PEERS).isdisjoint(methods):
             pytorch_optimizer()
-        for name, value in (("seeds", seeds), ("jobs", jobs)):
-            if value < 1:
-                raise ValueError(f"{name} = {value} is out of range: give 1 or more")
+        networks.check(recipe.network)
         self.recipe = recipe
         self.folder = folder
-        self.jobs = jobs
-        self._check_folder()
-        self.runs = [Run(recipe, method, seed, folder) for seed in range(seeds) for method in dict.fromkeys(methods)]
+        self.setup = setup or Setup()
+        self._check_recipe()
+        self.data: Data = examples(recipe, seeds[0], self.setup)
+        for method in methods:
+            check(recipe, method, self.setup, self.data)
+        self._check_fingerprint()
+        self.runs = [
+            Run(recipe, method, seed, folder.absolute(), self.setup, self.data.fingerprint)
+            for seed in seeds
+            for method in dict.fromkeys(methods)
+        ]
 
-    def _check_folder(self) -> None:
-        path = self.folder / "experiment.json"
-        if not path.exists():
+    @property
+    def _description(self) -> Path:
+        return self.folder / "experiment.json"
+
+    def _check_recipe(self) -> None:
+        if not self._description.exists():
             return
         try:
-            there = Recipe(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
-            raise ValueError(f"{path} is not a recipe of this version: choose another folder with --out") from None
+            there = Recipe(**json.loads(self._description.read_text(encoding="utf-8"))["recipe"])
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(
+                f"{self._description} is not a recipe of this version: choose another folder with --out"
+            ) from None
         if difference := self.recipe.difference(there):
             raise ValueError(f"{self.folder} holds another experiment ({difference}): choose another folder with --out")
 
+    def _check_fingerprint(self) -> None:
+        if not self._description.exists():
+            return
+        there = json.loads(self._description.read_text(encoding="utf-8")).get("data")
+        if there != self.data.fingerprint:
+            raise ValueError(
+                f"{self.folder} holds runs on other data (fingerprint {there}, and {self.data.fingerprint} here): "
+                "choose another folder with --out"
+            )
+
     def open_folder(self) -> None:
         """Make the folder, and say in it whose runs it holds."""
-        files.write(self.folder / "experiment.json", json.dumps(asdict(self.recipe), indent=1, ensure_ascii=False))
+        told = {"recipe": asdict(self.recipe), "data": self.data.fingerprint}
+        files.write(self._description, json.dumps(told, indent=1, ensure_ascii=False))
 
     @property
     def finished(self) -> list[Run]:
         """The runs whose files are there."""
         return [run for run in self.runs if run.path.exists()]
 
-    def execute(self) -> Iterator[dict[str, Any]]:
-        """Yield the records of the missing runs as they end.
+    def execute(self, jobs: int | None = None, on: str = "local") -> Iterator[dict[str, Any]]:
+        """Yield the records of the missing runs as they end; their files are there by then.
 
-        Leaving the loop, also by Ctrl-C, ends the processes; what they had finished is in the folder.
+        Args:
+            jobs: runs at a time; by default as many, with as many threads, as are found to be fastest, and on GPUs
+                one for each. Runs that take several devices are executed one after another.
+            on: `local` for processes on this machine, or `ray` for a cluster.
+
+        Raises:
+            ModuleNotFoundError: Ray is asked for and not installed.
         """
         missing = [run for run in self.runs if not run.path.exists()]
         if not missing:
             return
-        executor = ProcessPoolExecutor(
-            min(self.jobs, len(missing)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_prepare_worker,
-            initargs=(max(1, available_cores() // self.jobs),),
-        )
-        try:
-            with _ctrl_c_held():  # workers inherit it: a Ctrl-C is the parent's to handle
-                futures = [executor.submit(run.execute) for run in missing]
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            executor.shutdown(wait=False, cancel_futures=True)
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _ctrl_c_held() -> Iterator[None]:
-    """Hold back SIGINT within the block, for this thread and for the processes that it starts."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
-
-
-def _prepare_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    # A parent that was killed cannot end its workers, which would go on beside those of its successor.
-    threading.Thread(target=follow, daemon=True).start()
+        if self.setup.world_size > 1:
+            results: Iterator[tuple[Run, dict[str, Any]]] = ((run, run.training().run()) for run in missing)
+        else:
+            cores, gpus = available_cores(), torch.cuda.device_count() if self.setup.device == "cuda" else 0
+            if jobs is None and not gpus:
+                jobs, threads = jobs_and_threads(self.recipe, self.data, len(missing), cores)
+            else:
+                jobs = jobs or gpus
+                threads = max(1, cores // jobs)
+            results = pools.on_ray(missing, threads, gpus) if on == "ray" else pools.local(missing, jobs, threads, gpus)
+        for run, record in results:
+            if self.setup.leads:
+                run.conclude(record)
+            yield record

@@ -9,11 +9,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sharpless.cost import Cost
+from sharpless.lab.recipes import PEERS
 from sharpless.schedules import Periodic, Schedule
 
-__all__ = ["PEERS", "Peer", "pytorch_optimizer"]
-
-PEERS = ("peer-sam", "peer-looksam")
+__all__ = ["Peer", "pytorch_optimizer"]
 
 
 def pytorch_optimizer() -> ModuleType:

@@ -4,20 +4,14 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import torch
-from torch import nn
-from torch.optim import Optimizer
-
-from sharpless.ascent import Ascent, Friendly, asam, normalization_parameters, sam
 from sharpless.cost import expected_cost, plan
-from sharpless.lab.models import NETWORKS
-from sharpless.lab.peers import PEERS, Peer
-from sharpless.optimizer import RST
 from sharpless.schedules import Constant, Periodic, Schedule, parse
 
-__all__ = ["METHODS", "Recipe"]
+__all__ = ["METHODS", "PEERS", "Recipe", "Settings", "option"]
 
 METHODS = ("sgd", "sgd-long", "sam", "rst", "g-rst", "thrifty")
+PEERS = ("peer-sam", "peer-looksam")
+AUGMENTATIONS = ("flip", "crop", "cutout", "autoaugment")
 
 
 @dataclass(frozen=True)
@@ -29,7 +23,8 @@ class Settings:
     gamma: float = 1.0
 
 
-def _option(default: Any, text: str, *aliases: str) -> Any:
+def option(default: Any, text: str, *aliases: str) -> Any:
+    """Return a field that the command line offers: its default, its help, and further names."""
     return field(default=default, metadata={"help": text, "aliases": aliases})
 
 
@@ -41,57 +36,96 @@ class Recipe:
     'G-RST, p=0.5, γ=2'
     """
 
-    task: str = _option("digits", "the task: digits (8×8 handwritten digits, embedded in scikit-learn)")
-    noise: float = _option(0.3, "share of the training labels that is replaced at random")
-    epochs: int = _option(30, "epochs of plain training")
-    batch_size: int = _option(64, "examples in a batch; an incomplete last one is dropped")
-    lr: float = _option(0.05, "learning rate at the start of a cosine to 0")
-    momentum: float = _option(0.9, "momentum of SGD")
-    weight_decay: float = _option(5e-4, "weight decay")
-    lr_warmup: float = _option(0.0, "share of the run in which the learning rate rises from 0")
-    network: str = _option("convnet", "the network: convnet (BatchNorm), convnet-groupnorm, convnet-strided or vit")
-    optimizer: str = _option("sgd", "the base optimizer: sgd or adamw")
-    width: int = _option(16, "channels of the first convolution, or of a vit's tokens")
-    rho: float = _option(0.3, "radius ρ of the perturbation")
-    p: str = _option("0.5", "probability or schedule of RST and G-RST: 0.5, linear:0,1, cosine:1,0, …", "schedule")
-    degree: float | None = _option(None, "regularization degree of G-RST, γ = degree / mean p (default: 1, SAM's)")
-    gamma: float | None = _option(None, "γ of G-RST itself, in place of a degree")
-    batch_fraction: float = _option(1.0, "share of the batch that sharpness-aware steps of RST and G-RST climb with")
-    ascent: str = _option("sam", "where RST, G-RST and thrifty climb: sam, asam, friendly or norms (SAM-ON)")
-    systematic: bool = _option(False, "spread the steps of RST and G-RST evenly, in place of a coin at each")
-    budget: float = _option(1.1, "cost of thrifty, G-RST with p, q and γ chosen for it, and of peer-looksam")
-    clip: float = _option(0.0, "norm that longer gradients are clipped to, 0 for none")
-    validation: float = _option(0.0, "share of the training examples to test on in place of the test set")
+    data: str = option("digits", "digits (8×8, embedded), cifar10, cifar100, imagenet, folder:PATH or hub:NAME")
+    examples: int = option(0, "training examples, a class-balanced choice by the seed; 0 for all")
+    noise: float = option(0.3, "share of the training labels that is replaced at random")
+    validation: float = option(0.0, "share of the training examples to test on in place of the test set")
+    image_size: int = option(0, "pixels that images are brought to; 0 for as they are, or 224 where that is large")
+    augment: str = option("none", f"none, or some of {', '.join(AUGMENTATIONS)}, joined by +")
+    network: str = option(
+        "convnet",
+        "convnet (BatchNorm), convnet-groupnorm, convnet-strided, vit; resnet18, resnet50, wrn-28-10, vgg16-bn, "
+        "pyramidnet-110; timm:NAME,argument=value; module:factory",
+    )
+    width: int = option(16, "of the first four networks: channels of the first convolution, or of a vit's tokens")
+    epochs: int = option(30, "epochs of plain training")
+    batch_size: int = option(64, "examples in a batch, of all devices together; an incomplete last one is dropped")
+    accumulate: int = option(1, "parts of a batch that are run one after another")
+    optimizer: str = option("sgd", "the base optimizer: sgd or adamw")
+    lr: float = option(0.05, "learning rate at the start of a cosine to 0")
+    lr_warmup: float = option(0.0, "share of the run in which the learning rate rises from 0")
+    momentum: float = option(0.9, "momentum of SGD")
+    nesterov: bool = option(False, "Nesterov's momentum for SGD")
+    weight_decay: float = option(5e-4, "weight decay of the base optimizer, which the perturbation does not see")
+    l2: float = option(0.0, "L2 regularization as a part of the loss, l2/2 ‖θ‖², which the perturbation sees")
+    label_smoothing: float = option(0.0, "share of the target that is spread over all classes")
+    clip: float = option(0.0, "norm that longer gradients are clipped to, 0 for none")
+    ema: float = option(0.0, "decay of an average of the weights that is tested in their place, 0 for none")
+    precision: str = option("32", "32, bf16 or 16 (float16 with loss scaling)")
+    rho: float = option(0.3, "radius ρ of the perturbation")
+    p: str = option("0.5", "probability or schedule of RST and G-RST: 0.5, linear:0,1, cosine:1,0, …", "schedule")
+    degree: float | None = option(None, "regularization degree of G-RST, γ = degree / mean p (default: 1, SAM's)")
+    gamma: float | None = option(None, "γ of G-RST itself, in place of a degree")
+    batch_fraction: float = option(1.0, "share of the batch that sharpness-aware steps of RST and G-RST climb with")
+    ascent: str = option("sam", "where RST, G-RST and thrifty climb: sam, asam, friendly or norms (SAM-ON)")
+    systematic: bool = option(False, "spread the steps of RST and G-RST evenly, in place of a coin at each")
+    climb_together: bool = option(False, "climb along the gradient of all devices, not each along its own")
+    budget: float = option(1.1, "cost of thrifty, G-RST with p, q and γ chosen for it, and of peer-looksam")
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("task", ["digits"]),
-            ("network", list(NETWORKS)),
             ("optimizer", ["sgd", "adamw"]),
+            ("precision", ["32", "bf16", "16"]),
             ("ascent", ["sam", "asam", "friendly", "norms"]),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)} is unknown: give {' or '.join(known)}")
+        for name in self.augmentations:
+            if name not in AUGMENTATIONS:
+                raise ValueError(f"augment = {self.augment} is unknown: give none, or {' + '.join(AUGMENTATIONS)}")
         for check, name, remedy in (
+            (self.examples >= 0, "examples", "give a number of examples, or 0 for all"),
             (0 <= self.noise <= 1, "noise", "give a share in [0, 1]"),
+            (0 <= self.validation < 1, "validation", "give a share in [0, 1)"),
+            (self.image_size >= 0, "image_size", "give a number of pixels, or 0"),
+            (self.width >= 1, "width", "give 1 or more"),
             (self.epochs >= 1, "epochs", "give 1 or more"),
-            (2 <= self.batch_size <= 1297, "batch_size", "give 2 to 1297, the number of training examples"),
+            (self.batch_size >= 2, "batch_size", "give 2 or more"),
+            (self.accumulate >= 1, "accumulate", "give 1 or more"),
             (0 < self.lr < math.inf, "lr", "give a positive number"),
+            (0 <= self.lr_warmup < 1, "lr_warmup", "give a share in [0, 1)"),
             (0 <= self.momentum < math.inf, "momentum", "give a finite number, 0 or more"),
             (0 <= self.weight_decay < math.inf, "weight_decay", "give a finite number, 0 or more"),
-            (0 <= self.lr_warmup < 1, "lr_warmup", "give a share in [0, 1)"),
-            (self.width >= 1, "width", "give 1 or more"),
-            (0 < self.batch_fraction <= 1, "batch_fraction", "give a share in (0, 1]"),
+            (0 <= self.l2 < math.inf, "l2", "give a finite number, 0 or more"),
+            (0 <= self.label_smoothing < 1, "label_smoothing", "give a share in [0, 1)"),
             (0 <= self.clip < math.inf, "clip", "give a norm, or 0 for none"),
-            (0 <= self.validation < 1, "validation", "give a share in [0, 1)"),
+            (0 <= self.ema < 1, "ema", "give a decay in (0, 1), or 0 for none"),
             (0 <= self.rho < math.inf, "rho", "give a finite number, 0 or more"),
             (self.degree is None or 0 <= self.degree < math.inf, "degree", "give a finite number, 0 or more"),
             (self.gamma is None or 0 <= self.gamma < math.inf, "gamma", "give a finite number, 0 or more"),
+            (0 < self.batch_fraction <= 1, "batch_fraction", "give a share in (0, 1]"),
         ):
             if not check:
                 raise ValueError(f"{name} = {getattr(self, name)} is out of range: {remedy}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Find options that do not go together.
+
+        Raises:
+            ValueError: there are such.
+        """
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size = {self.batch_size} is no multiple of accumulate = {self.accumulate}")
+        if self.nesterov and not (self.momentum and self.optimizer == "sgd"):
+            raise ValueError("nesterov is a kind of momentum of SGD: give optimizer sgd and a positive momentum")
         if self.systematic and parse(self.p).policy:
             raise ValueError(f"systematic spreads coins, and p = {self.p} tosses none: leave one of them out")
+        if self.precision == "16" and (parse(self.p).policy or self.ascent == "friendly"):
+            raise ValueError(
+                "precision = 16 scales the gradients, whose size from step to step adaptive schedules and friendly "
+                "ascents compare: give bf16 or 32"
+            )
         if self.degree is not None and self.gamma is not None:
             raise ValueError(f"gamma = {self.gamma} and degree = {self.degree} exclude each other: give one of them")
         if parse(self.p).mean() == 0 and self.gamma is None:
@@ -99,6 +133,11 @@ class Recipe:
         if self.settings("g-rst").gamma == math.inf:
             raise ValueError(f"p = {self.p} is too small for a degree: γ = degree / mean p overflows, give gamma")
         plan(self.budget, self.batch_size)
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """The names in `augment`."""
+        return () if self.augment == "none" else tuple(self.augment.split("+"))
 
     def settings(self, method: str) -> Settings:
         """Return when `method` is sharpness-aware, on how much of the batch, and how strongly.
@@ -147,33 +186,6 @@ class Recipe:
             "peer-looksam": f"peer LookSAM, k={str(own.schedule).removeprefix('periodic:')}",
         }
         return labels[method]
-
-    def base(self, model: nn.Module) -> Optimizer:
-        """Return the base optimizer."""
-        if self.optimizer == "adamw":
-            return torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        return torch.optim.SGD(model.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
-
-    def wrap(self, method: str, base: Optimizer, model: nn.Module, total_steps: int, seed: int) -> RST | Peer:
-        """Return the optimizer of `method` around `base`."""
-        own = self.settings(method)
-        if method in PEERS:
-            return Peer(method, base, model, self.rho, own.schedule)
-        free = method in {"rst", "g-rst", "thrifty"}
-        ascents: dict[str, Ascent] = {"asam": asam, "friendly": Friendly()}
-        return RST(
-            base,
-            own.schedule,
-            self.rho,
-            own.gamma,
-            total_steps,
-            model,
-            seed,
-            batch_fraction=own.batch_fraction,
-            systematic=self.systematic and method in {"rst", "g-rst"},
-            ascent=ascents.get(self.ascent, sam) if free else sam,
-            only=normalization_parameters(model) if free and self.ascent == "norms" else None,
-        )
 
     def difference(self, other: "Recipe") -> str:
         """Return in which fields `other` differs, as a clause for a sentence; empty where it does not."""

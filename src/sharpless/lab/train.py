@@ -1,97 +1,378 @@
-"""One run: train a recipe with one method and one seed, and return the record of it."""
+"""One run: train a recipe with one method and one seed, and return the record of it.
+
+All that is random in a run is a function of the seed and of the step, the epoch or the example: a run that goes on
+from a checkpoint is the one that was never stopped, and processes that share a batch agree on it.
+"""
 
 import math
-import os
-import platform
-from collections.abc import Iterator
-from dataclasses import asdict
-from functools import partial
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sharpless.lab.data import Data, digits
-from sharpless.lab.models import NETWORKS
-from sharpless.lab.peers import PEERS, Peer
-from sharpless.lab.recipes import Recipe
-from sharpless.optimizer import RST
+from sharpless.lab.checkpoints import Checkpoints
+from sharpless.lab.data import Data, load
+from sharpless.lab.networks import build
+from sharpless.lab.optimizers import base_optimizer, wrap
+from sharpless.lab.peers import Peer
+from sharpless.lab.recipes import PEERS, Recipe
+from sharpless.lab.record import record
+from sharpless.lab.setup import Setup
+from sharpless.lab.stopping import Stopped, told_to_stop
 
-__all__ = ["train"]
+__all__ = ["Progress", "Training", "check", "train"]
+
+TESTED_AT_ONCE = 512
+STEPS_BETWEEN_TALKS = 20
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+@dataclass
+class Progress:
+    """How far a run is, and what it has seen; all of it goes into checkpoints."""
+
+    step: int = 0
+    loss: float = 0.0  # the sum over the steps of the present epoch
+    seconds: float = 0.0
+    data_seconds: float = 0.0
+    sharp_steps: list[int] = field(default_factory=list)
+    train_loss: list[float] = field(default_factory=list)
+    test_accuracy: list[float] = field(default_factory=list)
+    epoch_passes: list[float] = field(default_factory=list)
+    epoch_seconds: list[float] = field(default_factory=list)
 
 
 def train(recipe: Recipe, method: str, seed: int, data: Data | None = None) -> dict[str, Any]:
     """Return the record of a run: configuration, curves, passes, seconds, versions and machine.
 
     The seed decides the label noise, the initial weights, the order of the batches and the coins, and all
-    of them are the same for every method: runs are paired by seed. Without `data`, the task's are taken.
+    of them are the same for every method: runs are paired by seed. Without `data`, the recipe's are taken.
     """
-    data = data or digits(recipe.noise, seed, recipe.validation)
-    steps_per_epoch = len(data.train_x) // recipe.batch_size
-    epochs = recipe.epochs_of(method)
-    steps = epochs * steps_per_epoch
-
-    torch.manual_seed(seed)
-    model = NETWORKS[recipe.network](recipe.width, data.classes, data.train_x.shape[1])
-    base = recipe.base(model)
-    opt = recipe.wrap(method, base, model, steps, seed)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(base, partial(_rate, steps=steps, warmup=recipe.lr_warmup))
-
-    order = torch.Generator().manual_seed(seed)
-    train_loss, test_accuracy, sharp_steps, seconds = [], [], [], 0.0
-    for epoch in range(epochs):
-        start = perf_counter()
-        losses = []
-        for i, batch in enumerate(_batches(data, recipe.batch_size, order)):
-            before = opt.cost.sharp_steps
-            losses.append(_step(model, opt, batch, recipe.clip))
-            scheduler.step()
-            if opt.cost.sharp_steps > before:
-                sharp_steps.append(epoch * steps_per_epoch + i)
-        train_loss.append(float(torch.stack(losses).mean()))
-        seconds += perf_counter() - start
-        test_accuracy.append(_accuracy(model, data.test_x, data.test_y))
-
-    return {
-        "method": method,
-        "label": recipe.describe(method),
-        "seed": seed,
-        "recipe": asdict(recipe),
-        "epochs": epochs,
-        "steps": opt.cost.steps,
-        "schedule": str(opt.schedule),
-        "gamma": opt.gamma,
-        "batch_fraction": opt.batch_fraction,
-        "sharp_steps": sharp_steps,
-        "passes": opt.cost.passes,
-        "plain_passes": float(recipe.epochs * steps_per_epoch),
-        "train_loss": train_loss,
-        "test_accuracy": test_accuracy,
-        "seconds": seconds,
-        "versions": {
-            "sharpless": version("sharpless"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            **({"pytorch_optimizer": version("pytorch_optimizer")} if method in PEERS else {}),
-        },
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-        },
-        "threads": torch.get_num_threads(),
-    }
+    return Training(recipe, method, seed, data=data).run()
 
 
-def _batches(data: Data, size: int, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield one epoch of shuffled batches, without the incomplete last one."""
-    shuffled = torch.randperm(len(data.train_x), generator=order)
-    for indices in shuffled[: len(shuffled) // size * size].view(-1, size):
-        yield data.train_x[indices], data.train_y[indices]
+def examples(recipe: Recipe, seed: int, setup: Setup) -> Data:
+    """Return the data of a run."""
+    return load(
+        recipe.data,
+        noise=recipe.noise,
+        seed=seed,
+        held_out=recipe.validation,
+        examples=recipe.examples,
+        image_size=recipe.image_size,
+        data_dir=setup.data_dir or None,
+        workers=setup.workers,
+    )
+
+
+def check(recipe: Recipe, method: str, setup: Setup, data: Data) -> None:
+    """Find what does not go together.
+
+    Raises:
+        ValueError: the recipe, the method, the setup and the data do not.
+    """
+    if recipe.batch_size > len(data.train):
+        raise ValueError(
+            f"batch_size = {recipe.batch_size} is out of range: give 2 to {len(data.train)}, the number of training "
+            "examples"
+        )
+    parts = setup.world_size * recipe.accumulate
+    if recipe.batch_size % parts:
+        raise ValueError(
+            f"batch_size = {recipe.batch_size} cannot be shared out evenly: give a multiple of {parts}, devices × "
+            "nodes × accumulate"
+        )
+    if recipe.ema and setup.strategy == "fsdp2":
+        raise ValueError(f"ema = {recipe.ema} needs whole weights: leave it out, or take strategy ddp")
+    if method in PEERS and (setup.world_size > 1 or recipe.precision != "32" or recipe.accumulate > 1):
+        raise ValueError(f"{method} runs on one device, in precision 32 and without accumulation: leave it out")
+
+
+class Training:
+    """One run, from its beginning or from its last checkpoint.
+
+    Args:
+        recipe: what the run has in common with others.
+        method: one of METHODS and PEERS.
+        seed: decides everything that is random.
+        setup: where it is executed.
+        data: the data, the recipe's by default.
+        checkpoints: where its checkpoints are, if it leaves any.
+        watch: is called after every step, with progress and the present p.
+
+    Raises:
+        ValueError: the arguments do not go together.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        method: str,
+        seed: int,
+        *,
+        setup: Setup | None = None,
+        data: Data | None = None,
+        checkpoints: Checkpoints | None = None,
+        watch: Callable[["Training"], None] | None = None,
+    ) -> None:
+        self.setup = setup or Setup()
+        self.recipe, self.method, self.seed, self.watch = recipe, method, seed, watch
+        data = data or examples(recipe, seed, self.setup)
+        check(recipe, method, self.setup, data)
+        self.fabric = self.setup.fabric(recipe.precision)
+        self.fabric.launch()
+        self.rank, self.world = self.fabric.global_rank, self.fabric.world_size
+        self.device = self.fabric.device
+        self.data = data
+        self.train_set, self.test_set = data.train.to(self.device), data.test.to(self.device)
+        self.steps_per_epoch = len(data.train) // recipe.batch_size
+        self.epochs = recipe.epochs_of(method)
+        self.steps = self.epochs * self.steps_per_epoch
+        self.progress = Progress()
+
+        torch.manual_seed(seed)
+        model = build(recipe.network, classes=data.classes, channels=data.channels, width=recipe.width)
+        if self.setup.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        self.model = self.fabric.setup_module(model)
+        inner = self.model._forward_module  # with DistributedDataParallel, where there is one
+        if self.setup.compile:
+            inner.compile(backend=self.setup.compile)
+        self.base = base_optimizer(recipe, inner)
+        self.opt = wrap(recipe, method, self.base, inner, self.steps, seed)
+        self.average = (
+            AveragedModel(
+                self.module,
+                multi_avg_fn=get_ema_multi_avg_fn(recipe.ema),  # type: ignore[no-untyped-call]
+                use_buffers=True,
+            )
+            if recipe.ema
+            else None
+        )
+        self.checkpoints = None if isinstance(self.opt, Peer) else checkpoints
+        # What the ranks tell one another about stopping must not wait for a GPU.
+        self.talk = torch.distributed.new_group(backend="gloo") if self.world > 1 else None
+        self._loss = torch.zeros((), device=self.device)
+        self._saved_at = perf_counter()
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself, without what wraps it."""
+        module: nn.Module = self.model.module
+        return module
+
+    @property
+    def p(self) -> float:
+        """The present probability of a sharpness-aware step."""
+        return self.opt.schedule.at(min(self.progress.step, self.steps - 1), self.steps)
+
+    @property
+    def passes(self) -> float:
+        """The gradients spent so far, each on a whole batch."""
+        return self.opt.cost.passes / self.recipe.accumulate
+
+    def run(self) -> dict[str, Any]:
+        """Return the record, after the training.
+
+        Raises:
+            Stopped: SIGTERM or SIGINT arrived; a checkpoint was written after the step.
+        """
+        self._resume()
+        done = self.progress
+        with told_to_stop() as told:
+            for epoch in range(len(done.test_accuracy), self.epochs):
+                self._train(epoch, told)
+                start = perf_counter()
+                self._close_epoch()
+                self._saved_at += perf_counter() - start
+        return record(self)
+
+    def weights(self) -> dict[str, Any]:
+        """Return the weights that were tested, whole and on the CPU, for `load_state_dict` of the bare network."""
+        tested = self.module if self.average is None else self.average.module
+        return get_model_state_dict(tested, options=WHOLE)
+
+    def _train(self, epoch: int, told: Sequence[int]) -> None:
+        """Train for what is missing of an epoch."""
+        done, opt = self.progress, self.opt
+        first = done.step - epoch * self.steps_per_epoch
+        start, waited = perf_counter(), 0.0
+        seconds, data_seconds = done.seconds, done.data_seconds
+        batches = self._batches(epoch, first)
+        for _ in range(first, self.steps_per_epoch):
+            before = perf_counter()
+            parts = [next(batches) for _ in range(self.recipe.accumulate)]
+            waited += perf_counter() - before
+            sharp = opt.cost.sharp_steps
+            self._step(parts)
+            if opt.cost.sharp_steps > sharp:
+                done.sharp_steps.append(done.step)
+            done.step += 1
+            done.seconds, done.data_seconds = seconds + perf_counter() - start, data_seconds + waited
+            if self.watch is not None:
+                self.watch(self)
+            self._consider_stopping(told)
+        done.loss = float(self._mean_over_ranks(self._loss))
+        done.seconds = seconds + perf_counter() - start
+
+    def _batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return this rank's parts of the batches of an epoch, from the step `first` on."""
+        generator = torch.Generator().manual_seed(_mixed(self.seed, epoch))
+        order = torch.randperm(len(self.train_set), generator=generator)
+        size = self.recipe.batch_size
+        rows = order[: self.steps_per_epoch * size].view(-1, size)[first:, self.rank :: self.world]
+        parts = rows.reshape(-1, rows.shape[1] // self.recipe.accumulate)
+        return self.train_set.batches(list(parts), self.seed, epoch, self.recipe.augmentations)
+
+    def _step(self, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Take one step, on the micro-batches of a batch."""
+        recipe, opt, step = self.recipe, self.opt, self.progress.step
+        torch.manual_seed(_mixed(self.seed, step, 1 + self.rank))
+        for group in self.base.param_groups:
+            group["lr"] = recipe.lr * _rate(step, self.steps, recipe.lr_warmup)
+        for i, part in enumerate(parts):
+            # What is not reduced, FSDP2 keeps where nobody can climb along it.
+            hold = i < len(parts) - 1 and self.setup.strategy != "fsdp2" and not recipe.climb_together
+            with self.fabric.no_backward_sync(self.model) if hold else nullcontext():
+                examples_of_part = len(part[1])
+                for x, y in opt.passes(part):
+                    loss = self._loss_of(x, y) / len(parts)
+                    self.fabric.backward(loss)
+                    if not opt.perturbed:
+                        self._loss += loss.detach() * (len(y) / examples_of_part)
+        strategy = self.fabric.strategy
+        if recipe.clip:
+            strategy.precision.unscale_gradients(opt)  # type: ignore[arg-type]
+            nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip)
+        strategy.optimizer_step(opt)  # type: ignore[arg-type]
+        opt.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(self.module)
+
+    def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.setup.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        loss = cross_entropy(self.model(x), y, label_smoothing=self.recipe.label_smoothing)
+        if self.recipe.l2:
+            squares = [weight.square().sum() for weight in self.module.parameters() if weight.requires_grad]
+            loss = loss + self.recipe.l2 / 2 * torch.stack(squares).sum()
+        return loss
+
+    def _close_epoch(self) -> None:
+        """Test, and enter what the epoch was like."""
+        done = self.progress
+        done.train_loss.append(done.loss / self.steps_per_epoch)
+        done.test_accuracy.append(self._accuracy())
+        done.epoch_passes.append(self.passes)
+        done.epoch_seconds.append(done.seconds)
+        done.loss = 0.0
+        self._loss.zero_()
+
+    @torch.no_grad()
+    def _accuracy(self) -> float:
+        """Return the share of right answers in percent."""
+        tested = self.module if self.average is None else self.average.module
+        n = len(self.test_set)
+        rows = torch.arange(n + -n % self.world) % n  # every rank runs as often: sharded networks want that
+        mine, counted = rows[self.rank :: self.world], len(range(self.rank, n, self.world))
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        seen = 0
+        tested.eval()
+        for x, y in self.test_set.batches(list(torch.split(mine, TESTED_AT_ONCE))):
+            with self.fabric.autocast():
+                hits = tested(x).argmax(1) == y
+            right += hits[: max(counted - seen, 0)].sum()
+            seen += len(y)
+        tested.train()
+        if self.world > 1:
+            torch.distributed.all_reduce(right)
+        return 100.0 * int(right) / n
+
+    def _mean_over_ranks(self, value: Tensor) -> Tensor:
+        if self.world > 1:
+            value = value.clone()
+            torch.distributed.all_reduce(value)
+            value /= self.world
+        return value
+
+    def _consider_stopping(self, told: Sequence[int]) -> None:
+        """Write a checkpoint if it is time or if someone told us to stop, and then stop.
+
+        Raises:
+            Stopped: someone told us to.
+        """
+        if self.checkpoints is None and not told and self.talk is None:
+            return
+        signum = told[0] if told else 0
+        due = perf_counter() - self._saved_at >= self.setup.checkpoint_every
+        if self.talk is not None:
+            if self.progress.step % STEPS_BETWEEN_TALKS:
+                return
+            news = torch.tensor([signum, int(due)])
+            torch.distributed.all_reduce(news, torch.distributed.ReduceOp.MAX, group=self.talk)  # type: ignore[arg-type]
+            signum, due = int(news[0]), bool(news[1])
+        if due or signum:
+            self._save()
+        if signum:
+            raise Stopped(self.progress.step, signum)
+
+    def _save(self) -> None:
+        if self.checkpoints is None:
+            return
+        assert not isinstance(self.opt, Peer)
+        self.progress.loss = float(self._mean_over_ranks(self._loss))
+        model, optimizer = get_state_dict(self.module, self.opt, options=WHOLE)
+        state = {
+            "model": model,
+            "optimizer": optimizer,
+            "average": None if self.average is None else self.average.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "progress": vars(self.progress),
+        }
+        if self.rank == 0:
+            self.checkpoints.save(self.progress.step, state)
+        self._saved_at = perf_counter()
+
+    def _resume(self) -> None:
+        if self.checkpoints is None:
+            return
+        state = self.fabric.broadcast(self.checkpoints.load() if self.rank == 0 else None)
+        if state is None:
+            return
+        assert not isinstance(self.opt, Peer)
+        set_state_dict(
+            self.module,
+            self.opt,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=StateDictOptions(full_state_dict=True),
+        )
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        self._loss.fill_(self.progress.loss)
+
+
+def _mixed(*numbers: int) -> int:
+    """Return a seed for torch that differs wherever the numbers do, for all practical purposes."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 0x9E3779B97F4A7C15 + number + 1) % 2**63
+    return seed
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:
@@ -100,38 +381,3 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     if step < rise:
         return (step + 1) / math.ceil(rise)
     return (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2
-
-
-def _step(model: nn.Module, opt: RST | Peer, batch: tuple[Tensor, Tensor], clip: float) -> Tensor:
-    """Return the mean clean loss of one step."""
-    clean = torch.zeros(())
-    for x, y in opt.passes(batch):
-        loss = cross_entropy(model(x), y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if not opt.perturbed:
-            clean += loss.detach() * len(y)
-    if clip:
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
-    opt.step()
-    opt.zero_grad()
-    return clean / len(batch[1])
-
-
-@torch.no_grad()
-def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return the share of right answers in percent."""
-    model.eval()
-    right = int((model(x).argmax(1) == y).sum())
-    model.train()
-    return 100.0 * right / len(y)
-
-
-def _processor() -> str:
-    """Return the model of the processor, where the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        if cpuinfo.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,109 @@
+"""`sharpless compare`: what does each method buy, and what does it cost?"""
+
+import argparse
+import math
+import signal
+import sys
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sharpless.cli import recipe
+from sharpless.cli.report import conclude
+from sharpless.lab.recipes import METHODS, PEERS
+
+if TYPE_CHECKING:
+    from sharpless.lab.compare import Comparison
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add the command to those of the parser."""
+    command = commands.add_parser(
+        "compare",
+        help="train one recipe with several methods and seeds: what does each buy, and what does it cost?",
+        description="Train one recipe with several methods and seeds, and say what each buys and what it costs. "
+        "Stopped and started again, it continues and repeats no finished run.",
+    )
+    command.set_defaults(command=_compare)
+    option = command.add_argument
+    methods = f"among {', '.join(METHODS)} (default: all of these)"
+    peers = f"{' and '.join(PEERS)}, which need pip install pytorch_optimizer"
+    option("--methods", nargs="+", default=METHODS, metavar="METHOD", help=f"{methods}, and {peers}")
+    option("--seeds", type=int, default=5, metavar="N", help="number of seeds (default: %(default)s)")
+    option("--out", type=Path, default=Path("runs/compare"), metavar="FOLDER", help="folder (default: %(default)s)")
+    option("--jobs", type=int, metavar="N", help="runs at a time (default: what a measurement finds fastest)")
+    option("--on", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
+    option(
+        "--margin",
+        type=float,
+        default=1.0,
+        metavar="POINTS",
+        help="points of accuracy that a non-inferior method may lose to SAM (default: %(default)s)",
+    )
+    recipe.add(command)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    try:
+        from sharpless.lab import files  # noqa: PLC0415
+        from sharpless.lab.compare import Comparison  # noqa: PLC0415
+        from sharpless.report.runs import read_runs  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"compare needs {error.name}: pip install 'sharpless[lab]'") from error
+    methods = [method for listed in options.methods for method in listed.lower().replace(",", " ").split()]
+    if not 0 < options.margin < math.inf:
+        raise ValueError(f"margin = {options.margin} is out of range: give a positive number of points")
+    for name, value in (("seeds", options.seeds), ("jobs", options.jobs)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} = {value} is out of range: give 1 or more")
+    comparison = Comparison(recipe.recipe(options), methods, range(options.seeds), options.out, recipe.setup(options))
+    if comparison.finished:
+        read_runs(options.out)  # a file that cannot be read is better found now than after the last run
+    if not comparison.setup.leads:
+        for _ in comparison.execute():
+            pass
+        return 0
+    with files.locked(options.out):
+        comparison.open_folder()
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            _watch(comparison, options.jobs, options.on)
+        except BrokenProcessPool:
+            raise ValueError(
+                "a worker process was ended from outside, for want of memory perhaps: the runs that had ended are "
+                "kept, and the same command, with a smaller --jobs say, continues"
+            ) from None
+        except KeyboardInterrupt:
+            finished = f"{len(comparison.finished)} of {len(comparison.runs)} runs are kept in {options.out}"
+            print(f"sharpless: interrupted; {finished}, and the same command continues", file=sys.stderr)
+            return 130
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        conclude([options.out], options.out, options.margin)
+    return 0
+
+
+def _watch(comparison: "Comparison", jobs: int | None, on: str) -> None:
+    """Run what is missing, with a progress bar and a line for each run that ends."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    done, total = len(comparison.finished), len(comparison.runs)
+    columns = (TextColumn("runs"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        say = progress.console.print
+        if done:
+            say(f"{done} of {total} runs are in {comparison.folder} already", soft_wrap=True)
+        bar = progress.add_task("runs", total=total, completed=done)
+        progress.refresh()
+        if done < total:
+            say(f"{'method':12}{'seed':>5}{'accuracy %':>12}{'cost':>7}{'seconds':>9}", style="bold")
+        for record in comparison.execute(jobs, on):
+            cost = record["passes"] / record["plain_passes"]
+            say(
+                f"{record['method']:12}{record['seed']:5d}{record['test_accuracy'][-1]:12.1f}"
+                f"{cost:7.2f}{record['seconds']:9.1f}",
+                highlight=False,
+            )
+            progress.advance(bar)

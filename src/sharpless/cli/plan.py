@@ -1,0 +1,158 @@
+"""`sharpless plan`: what a schedule will cost, or how to spend a budget."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from sharpless import schedules
+from sharpless.coin import uniform
+from sharpless.cost import expected_cost, expected_sharp_steps, plan
+from sharpless.schedules import Constant, Schedule
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add the command to those of the parser."""
+    command = commands.add_parser(
+        "plan",
+        help="price a schedule, or find p, q and γ for a budget",
+        description="Draw p(t) of a schedule, or choose p, q and γ of G-RST for a budget, and say how many "
+        "propagations, sharpness-aware steps and seconds to expect.",
+    )
+    command.set_defaults(command=_plan)
+    option = command.add_argument
+    option(
+        "--schedule",
+        metavar="P",
+        help="0.5, linear:0,1, cosine:1,0, piecewise:0,1@0.75, periodic:10, adaptive:1,-1, or warmup:0.05/ before one",
+    )
+    option(
+        "--batch-fraction",
+        type=float,
+        metavar="Q",
+        help="with --schedule: share of the batch to climb with (default: 1)",
+    )
+    option("--budget", type=float, metavar="B", help="gradients per step: above 1 (plain training), up to 2 (SAM)")
+    option("--batch-size", type=int, metavar="N", help="with --budget: examples in a batch (default: 128)")
+    option("--degree", type=float, metavar="D", help="with --budget: regularization degree (default: 1, SAM's)")
+    option("--steps", type=int, metavar="T", help="number of steps of the run; a schedule needs it")
+    option("--seed", type=int, default=0, metavar="N", help="seed of the coin (default: %(default)s)")
+    option("--seconds-per-step", type=float, metavar="S", help="measured duration of a plain step")
+
+
+def _plan(options: argparse.Namespace) -> int:
+    if (options.schedule is None) == (options.budget is None):
+        raise ValueError("plan takes either a schedule or a budget: give --schedule P --steps T, or --budget B")
+    schedule, share, rows = _of_schedule(options) if options.budget is None else _of_budget(options)
+    steps, seconds = options.steps, options.seconds_per_step
+    if steps is None and (options.budget is None or seconds is not None):
+        raise ValueError("a schedule and a duration refer to a number of steps: give --steps T")
+    steps = 1 if steps is None else steps
+    if steps < 1:
+        raise ValueError(f"steps = {options.steps} is not a number of steps: give 1 or more")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(f"seconds-per-step = {seconds} is not a duration: give a positive number of seconds")
+    chances = [schedule.at(step, steps) for step in range(steps)]
+    cost = expected_cost(schedule, steps, share)
+    rows.append(
+        ("expected propagation count", f"{cost:.4g} forward-backward passes per step (plain training 1, SAM 2)")
+    )
+    if options.steps is not None:
+        rows += _steps_of(schedule, chances, share, options.seed)
+    if seconds is not None:
+        durations = [_duration(steps * seconds * ratio) for ratio in (cost, 1, 2)]
+        rows.append(("expected time", "{} (plain training {}, SAM {})".format(*durations)))
+    if options.budget is None:
+        print(_drawing(chances), end="\n\n")
+    for name, value in rows:
+        print(f"{name:28}{value}")
+    return 0
+
+
+def _steps_of(schedule: Schedule, chances: Sequence[float], share: float, seed: int) -> list[tuple[str, str]]:
+    """Return how many steps to expect, and how many this seed gives."""
+    steps, spread = len(chances), math.sqrt(sum(p * (1 - p) for p in chances))
+    rows = [
+        ("sharpness-aware steps", f"{expected_sharp_steps(schedule, steps):.0f} ± {spread:.0f} of {steps} expected")
+    ]
+    if schedule.policy:
+        return [*rows, ("but", "the gradients decide: this is what normally distributed squares would give")]
+    drawn = sum(uniform(seed, step) < p for step, p in enumerate(chances))
+    return [
+        *rows,
+        (f"with seed {seed}", f"{drawn} sharpness-aware steps, {1 + share * drawn / steps:.4g} passes per step"),
+    ]
+
+
+def _of_schedule(options: argparse.Namespace) -> tuple[Schedule, float, list[tuple[str, str]]]:
+    """Return the schedule, the share of the batch to climb with, and what there is to say about them.
+
+    Raises:
+        ValueError: an option is out of range, or belongs to a budget.
+    """
+    _refuse(options, "schedule", ("batch_size", "degree"))
+    schedule = schedules.parse(options.schedule)
+    share = 1.0 if options.batch_fraction is None else options.batch_fraction
+    if not 0 < share <= 1:
+        raise ValueError(f"batch-fraction = {share} is not a share of the batch: give a number in (0, 1]")
+    rows = [("schedule", str(schedule))]
+    if share < 1:
+        rows.append(("q", f"{share:.4g} of the batch"))
+    if schedule.mean() > 0:
+        rows.append(("γ for SAM's degree", f"{1 / schedule.mean():.4g}, G-RST's degree / mean p"))
+    return schedule, share, rows
+
+
+def _of_budget(options: argparse.Namespace) -> tuple[Schedule, float, list[tuple[str, str]]]:
+    """Return what `_of_schedule` does, of the plan for a budget.
+
+    Raises:
+        ValueError: an option is out of range or missing, or belongs to a schedule.
+    """
+    _refuse(options, "budget", ("batch_fraction",))
+    budget, size, degree = options.budget, options.batch_size, options.degree
+    size = 128 if size is None else size
+    planned = plan(budget, size, 1.0 if degree is None else degree)
+    given = "" if degree is None else f"degree={degree:g}, "
+    rows = [
+        ("in Python", f"GRST.for_budget(base, {budget}, batch_size={size}, {given}model=model)"),
+        ("p", f"{planned.p:.4g}"),
+        ("q", f"{planned.batch_fraction * size:.0f} of {size} examples"),
+        ("γ", f"{planned.gamma:.4g}, degree / p"),
+        ("why", planned.why),
+    ]
+    return Constant(planned.p), planned.batch_fraction, rows
+
+
+def _refuse(options: argparse.Namespace, mode: str, names: Sequence[str]) -> None:
+    for name in names:
+        if (value := getattr(options, name)) is not None:
+            raise ValueError(f"{name.replace('_', '-')} = {value} says nothing to a {mode}: leave it out")
+
+
+def _drawing(chances: Sequence[float], width: int = 60, height: int = 8) -> str:
+    """Return p(t) as bars of text, an eighth of a line being the unit."""
+    edges = [len(chances) * i // width for i in range(width + 1)]
+    bins = [chances[left : max(right, left + 1)] for left, right in pairwise(edges)]
+    eighths = [round(8 * height * sum(values) / len(values)) for values in bins]
+    lines = []
+    for level in reversed(range(height)):
+        label = {height - 1: "p(t) 1", 0: "0"}.get(level, "")
+        bars = "".join(" ▁▂▃▄▅▆▇█"[min(max(count - 8 * level, 0), 8)] for count in eighths)
+        lines.append(f"{label:>6} │{bars}".rstrip())
+    return "\n".join([*lines, f"{'':6} └{'─' * width}", f"{'':8}t = 0{f'T = {len(chances)}':>{width - 5}}"])
+
+
+def _duration(seconds: float) -> str:
+    """Return `seconds` as a reader would say it.
+
+    >>> _duration(7.25), _duration(59.99), _duration(3725)
+    ('7.2 s', '1 min 0 s', '1 h 2 min')
+    """
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,98 @@
+"""`sharpless train`: one run, with its weights at the end."""
+
+import argparse
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from sharpless.cli import recipe
+from sharpless.lab.recipes import METHODS, PEERS
+
+if TYPE_CHECKING:
+    from sharpless.lab.compare import Run
+    from sharpless.lab.train import Training
+
+__all__ = ["add"]
+
+
+def add(commands: Any) -> None:
+    """Add the command to those of the parser."""
+    command = commands.add_parser(
+        "train",
+        help="train one recipe with one method, on one device or on many",
+        description="Train one recipe with one method and leave the weights. Stopped in whatever way and started "
+        "again, it continues from its last checkpoint.",
+    )
+    command.set_defaults(command=_train)
+    option = command.add_argument
+    option("--method", choices=METHODS + PEERS, default="thrifty", metavar="METHOD", help=f"{', '.join(METHODS)}")
+    option("--seed", type=int, default=0, metavar="N", help="decides all that is random (default: %(default)s)")
+    option("--out", type=Path, default=Path("runs/train"), metavar="FOLDER", help="folder (default: %(default)s)")
+    option("--log", nargs="+", choices=("tensorboard", "wandb"), default=(), help="where curves go")
+    recipe.add(command)
+
+
+def _train(options: argparse.Namespace) -> int:
+    try:
+        from sharpless.lab import files  # noqa: PLC0415
+        from sharpless.lab.compare import Comparison  # noqa: PLC0415
+        from sharpless.lab.stopping import Stopped  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"train needs {error.name}: pip install 'sharpless[lab]'") from error
+    comparison = Comparison(
+        recipe.recipe(options), [options.method], [options.seed], options.out, recipe.setup(options)
+    )
+    (run,) = comparison.runs
+    if run.path.exists():
+        print(f"{run.path} is there already: nothing is left to train")
+        return 0
+    try:
+        if not comparison.setup.leads:
+            training = run.training()
+            training.run()
+            training.weights()  # which the ranks gather together
+            return 0
+        with files.locked(options.out):
+            comparison.open_folder()
+            _watched(run, options.log)
+    except Stopped as stopped:
+        if comparison.setup.leads:
+            print(
+                f"sharpless: told to stop, after step {stopped.step}; the same command continues from there",
+                file=sys.stderr,
+            )
+        return 128 + stopped.signum
+    return 0
+
+
+def _watched(run: "Run", log: Any) -> None:
+    """Train, with a progress bar, and leave weights and record."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    from sharpless.lab.logs import Logs  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("left"), TimeRemainingColumn())
+    logs = Logs(log, run)
+    with Progress(*columns) as progress:
+        bar = progress.add_task("", total=None)
+        shown = [0.0]
+
+        def watch(training: "Training") -> None:
+            logs.follow(training)
+            if perf_counter() - shown[0] < 0.25 and training.progress.step < training.steps:
+                return
+            shown[0] = perf_counter()
+            done = training.progress
+            accuracy = f", accuracy {done.test_accuracy[-1]:.1f} %" if done.test_accuracy else ""
+            epoch = min((done.step - 1) // training.steps_per_epoch + 1, training.epochs)
+            told = f"epoch {epoch}/{training.epochs}, passes {training.passes:.0f}, p {training.p:.2f}{accuracy}"
+            progress.update(bar, total=training.steps, completed=done.step, description=told)
+
+        training = run.training(watch)
+        record = training.run()
+    logs.end(training)
+    run.conclude(record, training.weights())
+    print(f"{record['label']}: accuracy {record['test_accuracy'][-1]:.2f} % ({record['split']})")
+    print(f"cost {record['passes'] / record['plain_passes']:.3f}, {record['seconds']:.1f} seconds")
+    print(f"weights: {run.weights_path}")

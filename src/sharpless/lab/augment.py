@@ -1,0 +1,128 @@
+"""Augmentation of training images: every draw belongs to seed, epoch and example, and to nothing else.
+
+So it matters not to an image in which batch, rank or process it is made, nor whether the run was resumed before it,
+and the generators of torch, NumPy and Python are left alone.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["NAMES", "check", "cutout", "draws", "each", "policy", "shifted", "transform"]
+
+NAMES = ("flip", "crop", "cutout", "autoaugment")
+
+
+def check(names: Sequence[str]) -> None:
+    """Check the names of augmentations; torchvision is not needed for it.
+
+    Args:
+        names: some of flip, crop, cutout (arXiv 1708.04552) and autoaugment (arXiv 1805.09501). They are done in the
+            order crop, flip, autoaugment, cutout, whatever the order of the names.
+
+    Raises:
+        ValueError: there is no such augmentation.
+    """
+    for name in names:
+        if name not in NAMES:
+            raise ValueError(f"augment = {name} is unknown: choose from {', '.join(NAMES)}")
+
+
+def draws(examples: int, seed: int, epoch: int) -> Tensor:
+    """Return what an epoch draws, (examples, 5), int64: flip, two for the crop, and two for the cutout.
+
+    A draw becomes a number below n by the remainder; that of 2**53 numbers divided by n favors none noticeably.
+    """
+    generator = torch.Generator().manual_seed(_seed(seed, epoch))
+    return torch.randint(1 << 53, (examples, 5), generator=generator)
+
+
+def shifted(images: Tensor, rows: Tensor, drawn: Tensor, names: Sequence[str]) -> Tensor:
+    """Return images[rows], cropped and flipped where `names` say so: reflected at the border, by up to an eighth.
+
+    Args:
+        images: all examples, (N, C, H, W).
+        rows: which of them, (B,).
+        drawn: what they draw, (B, 5).
+        names: of crop and flip, those to do.
+    """
+    _, channels, height, width = images.shape
+    y = _shifts(height, drawn[:, 1], "crop" in names)
+    x = _shifts(width, drawn[:, 2], "crop" in names)
+    if "flip" in names:
+        x = torch.where(drawn[:, :1] % 2 == 1, x.flip(1), x)
+    # Whole lines of pixels first, which are contiguous, and pixels then: far less indices than pixels at once.
+    planes = rows[:, None] * channels + torch.arange(channels, device=rows.device)
+    lines = planes[:, :, None] * height + y[:, None]
+    taken = images.view(-1, width).index_select(0, lines.flatten()).view(-1, channels, height, width)
+    return taken.gather(3, x[:, None, None].expand_as(taken))
+
+
+def cutout(images: Tensor, drawn: Tensor) -> Tensor:
+    """Return the images, (B, C, H, W), with a square of half the height around a random pixel set to 0 in place."""
+    height, width = images.shape[-2:]
+    side = height // 2
+
+    def covered(extent: int, center: Tensor) -> Tensor:
+        from_start = torch.arange(extent, device=images.device) - (center[:, None] - side // 2)
+        return (from_start >= 0) & (from_start < side)
+
+    y, x = covered(height, drawn[:, 3] % height), covered(width, drawn[:, 4] % width)
+    return images.masked_fill_((y[:, :, None] & x[:, None])[:, None], 0.0)
+
+
+def each(change: Callable[[Any], Tensor], images: Iterable[Any], rows: Sequence[int], seed: int, epoch: int) -> Tensor:
+    """Return the changed images as a batch, where `change` draws from torch's generator, seeded for each example."""
+    changed = []
+    with torch.random.fork_rng(devices=[]):
+        for image, row in zip(images, rows, strict=True):
+            # Not torch.manual_seed, which seeds the generators of all devices.
+            torch.default_generator.manual_seed(_seed(seed, epoch, row))
+            changed.append(change(image))
+    return torch.stack(changed)
+
+
+def policy() -> Callable[[Tensor], Tensor]:
+    """Return AutoAugment's policy for CIFAR-10, for uint8 images (C, H, W)."""
+    v2 = _transforms("autoaugment")
+    change: Callable[[Tensor], Tensor] = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
+    return change
+
+
+def transform(size: int, names: Sequence[str]) -> Callable[[Any], Tensor]:
+    """Return what makes of a large PIL image a uint8 image (3, size, size), as is usual for ImageNet.
+
+    Without crop among the names it is the middle of the image, as for testing. A cutout is not made here.
+    """
+    v2 = _transforms("large images")
+    middle = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)]
+    crop = [v2.RandomResizedCrop(size)] if "crop" in names else middle
+    flip = [v2.RandomHorizontalFlip()] if "flip" in names else []
+    automatic = [v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET)] if "autoaugment" in names else []
+    change: Callable[[Any], Tensor] = v2.Compose([*crop, *flip, *automatic, v2.PILToTensor()])
+    return change
+
+
+def _shifts(extent: int, drawn: Tensor, moves: bool) -> Tensor:
+    """Return which pixel of each line is taken, (B, extent)."""
+    positions = torch.arange(extent, device=drawn.device).expand(len(drawn), extent)
+    if not moves:
+        return positions
+    pad, last = extent // 8, extent - 1
+    positions = positions + drawn[:, None] % (2 * pad + 1) - pad
+    return last - (last - positions.abs()).abs()
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
+
+
+def _transforms(what: str) -> Any:
+    try:
+        return import_module("torchvision.transforms.v2")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{what} needs torchvision: pip install 'sharpless[data]'") from error

@@ -1,0 +1,86 @@
+"""The checkpoints of one run: the last two, each whole or not there."""
+
+import hashlib
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sharpless.lab import files
+
+__all__ = ["Checkpoints"]
+
+KEPT = 2
+
+
+class Checkpoints:
+    """The last checkpoints of a run, in a folder of their own.
+
+    The name of a file holds the step and a digest of the content, so that a damaged one is recognized.
+
+    Args:
+        folder: where they go.
+        run: what the run is, ready for `torch.load(weights_only=True)`; checkpoints of another one are refused.
+    """
+
+    def __init__(self, folder: Path, run: dict[str, Any]) -> None:
+        self.folder = folder
+        self.run = run
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint and delete the oldest one; where it cannot be written, warn, and keep what there is."""
+        unnamed = self.folder / "unnamed.pt"
+        try:
+            files.write_with(unnamed, lambda file: torch.save({"run": self.run, "state": state}, file))
+            unnamed.replace(self.folder / f"step-{step:09d}-{_digest(unnamed)}.pt")
+        except (OSError, RuntimeError) as error:  # a full disk reaches us as the one or the other
+            cause: BaseException = error
+            while cause.__context__ is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            warnings.warn(
+                f"no checkpoint was written at step {step} ({cause}): the run goes on, and the ones before are kept",
+                stacklevel=2,
+            )
+            return
+        for old in self._newest_first()[KEPT:]:
+            old.unlink()
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the newest state that is whole, None where there is none; a damaged one is passed over and warned of.
+
+        Raises:
+            ValueError: the checkpoint is one of another run.
+        """
+        for path in self._newest_first():
+            if path.stem.rpartition("-")[2] != _digest(path):
+                warnings.warn(f"{path} is damaged: an earlier one takes its place, if there is one", stacklevel=2)
+                continue
+            try:
+                found = torch.load(path, map_location="cpu", weights_only=True)
+                run, state = found["run"], found["state"]
+            except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError):
+                raise ValueError(f"{path} is no checkpoint of this version: delete it, or use another folder") from None
+            for name, value in self.run.items():
+                if run.get(name) != value:
+                    raise ValueError(
+                        f"{path} belongs to another run ({name} differs): delete {self.folder}, or use another folder"
+                    )
+            return dict(state)
+        return None
+
+    def discard(self) -> None:
+        """Delete all checkpoints."""
+        for path in self._newest_first():
+            path.unlink()
+        if self.folder.exists() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.pt"), reverse=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

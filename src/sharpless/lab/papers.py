@@ -1,0 +1,91 @@
+"""Recipes of the paper's code and of its authors' sibling project (github.com/zhaoyang-0204/gnp), one function each.
+
+What the sources do not say is ours, and said to be.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sharpless.lab.recipes import Recipe
+
+__all__ = ["PAPERS", "digits", "imagenet_resnet50", "pyramidnet272", "resnet50", "rst_wrn_28_10", "vit_s", "wrn_28_10"]
+
+
+def digits() -> Recipe:
+    """Return the default: a task of minutes, of our own, in which sharpness-awareness pays.
+
+    >>> digits().epochs
+    30
+    """
+    return Recipe()
+
+
+def wrn_28_10() -> Recipe:
+    """Return WRN-28-10 on CIFAR-10, as the sibling project trains it; L2 in the loss and clipping as in the code of RST.
+
+    >>> wrn_28_10().network
+    'wrn-28-10'
+    """
+    return Recipe(
+        data="cifar10",
+        noise=0.0,
+        augment="flip+crop",
+        network="wrn-28-10",
+        epochs=200,
+        batch_size=256,
+        lr=0.1,
+        nesterov=True,
+        weight_decay=0.0,
+        l2=1e-3,
+        clip=5.0,
+        rho=0.1,
+    )
+
+
+def rst_wrn_28_10() -> Recipe:
+    """Return the defaults of the paper's code: `wrn_28_10` with ρ = 0.05, which is ours, SAM's usual one."""
+    return replace(wrn_28_10(), rho=0.05)
+
+
+def resnet50() -> Recipe:
+    """Return ResNet-50 on CIFAR-10, as the sibling project trains it."""
+    return replace(wrn_28_10(), network="resnet50")
+
+
+def pyramidnet272() -> Recipe:
+    """Return PyramidNet-272 with ShakeDrop on CIFAR-10, as the sibling project trains it; its ρ is ours."""
+    return replace(wrn_28_10(), network="pyramidnet-272,shakedrop=0.5", epochs=1800, batch_size=128, lr=0.05, l2=5e-4)
+
+
+def imagenet_resnet50() -> Recipe:
+    """Return ResNet-50 on ImageNet, as the sibling project trains it; augmentation is the usual one, and ours."""
+    return replace(
+        wrn_28_10(), data="imagenet", network="timm:resnet50", epochs=100, batch_size=512, lr=0.2, l2=1e-4, rho=0.05
+    )
+
+
+def vit_s() -> Recipe:
+    """Return ViT-S with patches of 4 pixels on CIFAR-10, as the sibling project trains it, with AdamW for its Adam.
+
+    The share of the warm-up, and that G-RST and RST are plain within it, is ours: sharpness-awareness hurt there.
+    """
+    return replace(
+        wrn_28_10(),
+        network="timm:vit_small_patch16_224,img_size=32,patch_size=4",
+        optimizer="adamw",
+        nesterov=False,
+        epochs=300,
+        lr=1e-3,
+        lr_warmup=0.05,
+        weight_decay=0.3,
+        l2=0.0,
+        clip=1.0,
+        p="warmup:0.05/0.5",
+    )
+
+
+PAPERS: dict[str, Callable[[], Recipe]] = {
+    made_by.__name__.replace("_", "-"): made_by
+    for made_by in (digits, rst_wrn_28_10, wrn_28_10, resnet50, pyramidnet272, imagenet_resnet50, vit_s)
+}
+"""The recipes, by the name that the command line gives them."""

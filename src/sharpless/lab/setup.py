@@ -1,0 +1,120 @@
+"""The machine of a run: devices, processes and what makes them faster; none of it is part of the experiment."""
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from sharpless.lab.recipes import option
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from torch.distributed.device_mesh import DeviceMesh
+
+__all__ = ["Setup"]
+
+STRATEGIES = ("auto", "ddp", "fsdp2")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where a run is executed. Results differ between setups by rounding, and by what DDP makes of the batch.
+
+    >>> Setup(devices=2, strategy="ddp").world_size
+    2
+    """
+
+    accelerator: str = option("auto", "cpu, cuda, mps, or auto for the best one there is")
+    devices: int = option(1, "devices of this node that share a batch; under torchrun, as many as it started")
+    nodes: int = option(1, "nodes that share a batch; under torchrun, as many as it started")
+    strategy: str = option("auto", "how several devices work together: ddp (auto) or fsdp2")
+    compile: str = option("", "backend to torch.compile the network with, inductor say; none by default")
+    channels_last: bool = option(False, "keep images and convolutions in the channels-last memory format")
+    data_dir: str = option("", "folder of the data, where they should not come from the hub")
+    workers: int = option(4, "processes for each device that load images too large to be kept on it")
+    checkpoint_every: float = option(600.0, "seconds between checkpoints")
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy = {self.strategy} is unknown: give {', '.join(STRATEGIES)}")
+        if self.accelerator not in {"auto", "cpu", "cuda", "mps"}:
+            raise ValueError(f"accelerator = {self.accelerator} is unknown: give auto, cpu, cuda or mps")
+        for check, name, remedy in (
+            (self.devices >= 1, "devices", "give 1 or more"),
+            (self.nodes >= 1, "nodes", "give 1 or more"),
+            (self.workers >= 0, "workers", "give 0 or more"),
+            (self.checkpoint_every >= 0, "checkpoint_every", "give a number of seconds"),
+        ):
+            if not check:
+                raise ValueError(f"{name} = {getattr(self, name)} is out of range: {remedy}")
+        if self.compile and self.compile not in torch.compiler.list_backends(exclude_tags=()):
+            known = ", ".join(torch.compiler.list_backends())
+            raise ValueError(f"compile = {self.compile} is no backend of torch.compile: give {known}")
+        there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(self.device, 0)
+        if self.device != "cpu" and self.devices > there:
+            raise ValueError(f"devices = {self.devices} of {self.device} are more than the {there} there are")
+
+    @property
+    def device(self) -> str:
+        """The kind of device: cpu, cuda or mps."""
+        if self.accelerator != "auto":
+            return self.accelerator
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes that share a batch."""
+        if torch.distributed.is_torchelastic_launched():
+            return int(os.environ["WORLD_SIZE"])
+        return self.devices * self.nodes
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process, of those that share a batch, that writes and prints."""
+        ranks = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK")
+        return self.world_size == 1 or all(os.environ.get(name, "0") == "0" for name in ranks)
+
+    def fabric(self, precision: str) -> "Fabric":
+        """Return Lightning's Fabric for this setup, before its launch.
+
+        Args:
+            precision: 32, bf16 or 16.
+
+        Raises:
+            ModuleNotFoundError: Lightning Fabric is not installed.
+        """
+        try:
+            from lightning_fabric import Fabric  # noqa: PLC0415
+            from lightning_fabric.plugins.precision import MixedPrecision, Precision  # noqa: PLC0415
+            from lightning_fabric.strategies.model_parallel import ModelParallelStrategy  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"training needs {error.name}: pip install 'sharpless[lab]'") from error
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        # As a plugin, not by name: Fabric would turn float16 on a CPU, and any mixture under FSDP2, down.
+        plugin = Precision() if precision == "32" else MixedPrecision(_fabric_name(precision), self.device)
+        devices, nodes = self.devices, self.nodes
+        if torch.distributed.is_torchelastic_launched():
+            devices = int(os.environ["LOCAL_WORLD_SIZE"])
+            nodes = self.world_size // devices
+        strategy: Any = "auto" if self.strategy == "auto" and self.world_size == 1 else "ddp"
+        if self.strategy == "fsdp2":
+            strategy = ModelParallelStrategy(_shard, data_parallel_size=self.world_size, tensor_parallel_size=1)
+        return Fabric(accelerator=self.device, devices=devices, num_nodes=nodes, strategy=strategy, plugins=[plugin])
+
+
+def _fabric_name(precision: str) -> Any:
+    return f"{precision}-mixed"
+
+
+def _shard(model: nn.Module, mesh: "DeviceMesh") -> nn.Module:
+    """Return `model` with its children, and what remains, sharded over the processes."""
+    from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
+
+    for child in model.children():
+        if any(True for _ in child.parameters()):
+            fully_shard(child, mesh=mesh["data_parallel"])
+    fully_shard(model, mesh=mesh["data_parallel"])
+    return model

@@ -1,0 +1,216 @@
+"""`sharpless train`, and what one machine or many do with a command, run as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from sharpless.cli import main
+from sharpless.cli.recipe import add, recipe, setup
+from sharpless.lab.networks import build
+from sharpless.lab.papers import PAPERS
+from sharpless.lab.setup import Setup
+from test_cli import SHARPLESS, run_files, sharpless
+
+SMALL = ["--width", "4", "--network", "convnet-groupnorm", "--lr", "0.1"]
+
+
+def parsed(*arguments):
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    add(parser)
+    options = parser.parse_args(arguments)
+    return recipe(options), setup(options)
+
+
+def weights(folder, name):
+    return torch.load(folder / "weights" / f"{name}.pt", weights_only=True)
+
+
+def test_train(tmp_path):
+    """Sees weights that a plain load_state_dict does not take, or that are not those whose accuracy is in the record."""
+    command = ["train", "--method", "g-rst", "--seed", "3", "--epochs", "2", *SMALL, "--out", tmp_path]
+    ended = sharpless(*command)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    model = build("convnet-groupnorm", classes=10, channels=1, width=4)
+    model.load_state_dict(weights(tmp_path, "g-rst-seed3"))
+    record = json.loads((tmp_path / "runs/g-rst-seed3.json").read_text())
+    from sharpless.lab.data import load
+
+    x, y = next(load("digits").test.batches([torch.arange(500)]))
+    assert record["test_accuracy"][-1] == pytest.approx(100 * float((model(x).argmax(1) == y).float().mean()))
+    assert f"accuracy {record['test_accuracy'][-1]:.2f} %" in ended.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "experiment.json", "runs", "weights"]
+    again = sharpless(*command)
+    assert again.returncode == 0
+    assert "nothing is left to train" in again.stdout
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "torchrun"])
+def test_two_processes_are_one(strategy, tmp_path):
+    """Sees ranks that toss other coins, take other examples, or do not come to the weights of one process."""
+    command = ["train", "--method", "g-rst", "--epochs", "1", "--climb-together", *SMALL, "--clip", "1"]
+    alone = sharpless(*command, "--out", tmp_path / "one")
+    assert alone.returncode == 0, alone.stderr
+    if strategy == "torchrun":
+        start, options = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sharpless"], []
+    else:
+        start, options = SHARPLESS, ["--devices", "2", "--strategy", strategy]
+    both = subprocess.run(
+        [*start, *command, *options, "--out", str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("weights: ") == 1
+    one, two = (json.loads((tmp_path / name / "runs/g-rst-seed0.json").read_text()) for name in ("one", "two"))
+    assert one["sharp_steps"] == two["sharp_steps"]
+    assert (one["setup"]["processes"], two["setup"]["processes"]) == (1, 2)
+    assert two["train_loss"] == pytest.approx(one["train_loss"], abs=1e-4)
+    one, two = (weights(tmp_path / name, "g-rst-seed0") for name in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("devices", "blow"), [(1, signal.SIGTERM), (1, signal.SIGKILL), (2, signal.SIGTERM)])
+def test_stopped_and_continued(devices, blow, tmp_path):
+    """Sees a run that begins anew, that does not say where it stopped, or that comes to other weights."""
+    command = ["train", "--method", "sam", "--epochs", "12", *SMALL, "--devices", str(devices)]
+    whole = sharpless(*command, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    command += ["--checkpoint-every", "0.1", "--out", str(tmp_path / "cut")]
+    process = subprocess.Popen(
+        [*SHARPLESS, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    patience = time.monotonic() + 120
+    while not list(tmp_path.glob("cut/checkpoints/*/step-*")) and time.monotonic() < patience:
+        time.sleep(0.01)
+    os.killpg(process.pid, blow)
+    _, errors = process.communicate(timeout=100)
+    if blow is signal.SIGTERM:
+        assert process.returncode == 128 + blow
+        assert errors.count("told to stop, after step ") == 1
+        assert "Traceback" not in errors
+    assert not run_files(tmp_path / "cut")
+    assert list(tmp_path.glob("cut/checkpoints/*/step-*"))
+    ended = sharpless(*command)
+    assert ended.returncode == 0, ended.stderr
+    name = "sam-seed0"
+    assert all(map(torch.equal, weights(tmp_path / "whole", name).values(), weights(tmp_path / "cut", name).values()))
+    records = [json.loads((tmp_path / folder / f"runs/{name}.json").read_text()) for folder in ("whole", "cut")]
+    for key in ("train_loss", "test_accuracy", "sharp_steps", "epoch_passes"):
+        assert records[0][key] == records[1][key]
+    assert not (tmp_path / "cut/checkpoints" / name).exists()
+
+
+def test_two_in_a_folder(tmp_path, capsys):
+    """Sees two processes that write to one folder, or a folder that stays locked when its process was killed."""
+    command = ["train", "--epochs", "300", *SMALL, "--out", str(tmp_path), "--checkpoint-every", "0.1"]
+    process = subprocess.Popen([*SHARPLESS, *command], stdout=subprocess.DEVNULL)
+    patience = time.monotonic() + 120
+    while not list(tmp_path.glob("checkpoints/*/step-*")) and time.monotonic() < patience:
+        time.sleep(0.01)
+    assert main(command) == 2
+    assert f"another process is at work in {tmp_path}" in capsys.readouterr().err
+    process.kill()
+    process.wait()
+    assert main([*command[:2], "299", *command[3:]]) == 2
+    assert "holds another experiment (epochs = 300 and not 299)" in capsys.readouterr().err
+
+
+def test_on_ray(tmp_path):
+    """Sees runs on a cluster that differ from those of local processes, or files that are missing."""
+    command = ["compare", "--epochs", "2", "--seeds", "2", "--methods", "sgd,sam", *SMALL]
+    here = sharpless(*command, "--out", tmp_path / "here")
+    there = sharpless(*command, "--on", "ray", "--out", tmp_path / "there")
+    assert here.returncode == 0, here.stderr
+    assert there.returncode == 0, there.stderr
+    one, two = run_files(tmp_path / "here"), run_files(tmp_path / "there")
+    assert one.keys() == two.keys()
+    for name in one:
+        first, second = json.loads(one[name]), json.loads(two[name])
+        assert first["test_accuracy"] == second["test_accuracy"]
+        assert first["train_loss"] == second["train_loss"]
+
+
+def test_report(tmp_path):
+    """Sees a report that needs more than run files, or is not that of the comparison."""
+    options = ["compare", "--epochs", "1", "--methods", "sgd,sam", *SMALL]
+    assert sharpless(*options, "--seeds", "2", "--out", tmp_path / "a").returncode == 0
+    moved = [path.rename(tmp_path / path.name) for path in (tmp_path / "a/runs").glob("*.json")]
+    ended = sharpless("report", *moved, "--out", tmp_path / "new")
+    assert ended.returncode == 0, ended.stderr
+    again = json.loads((tmp_path / "new/summary.json").read_text())
+    assert again == json.loads((tmp_path / "a/summary.json").read_text())
+    assert (tmp_path / "new/report.html").read_text() == (tmp_path / "a/report.html").read_text()
+
+
+def test_logs(tmp_path):
+    """Sees curves that are missing, or that are others than those of the record."""
+    command = ["train", "--epochs", "2", *SMALL, "--log", "tensorboard", "wandb", "--out", str(tmp_path)]
+    ended = sharpless(*command, env={**os.environ, "WANDB_MODE": "offline", "WANDB_SILENT": "true"})
+    assert ended.returncode == 0, ended.stderr
+    record = json.loads((tmp_path / "runs/thrifty-seed0.json").read_text())
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "logs/thrifty-seed0")).Reload()
+    points = [(point.step, point.value) for point in board.Scalars("test_accuracy")]
+    assert points == [(20 * (i + 1), pytest.approx(value)) for i, value in enumerate(record["test_accuracy"])]
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+# Options
+
+
+def test_a_recipe_of_a_paper_and_its_fields():
+    """Sees a named recipe that an option's default overrides, or an option that it overrides."""
+    found, machine = parsed("--recipe", "vit-s", "--epochs", "7", "--no-systematic", "--devices", "1")
+    assert (found.network, found.optimizer, found.epochs) == (PAPERS["vit-s"]().network, "adamw", 7)
+    assert (found.weight_decay, found.rho, found.lr) == (0.3, 0.1, 1e-3)
+    assert machine == Setup()
+    found, _ = parsed("--recipe", "wrn-28-10", "--no-nesterov", "--schedule", "linear:0,1", "--degree", "0.5")
+    assert (found.nesterov, found.p, found.degree) == (False, "linear:0,1", 0.5)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_recipes_of_papers_can_be_built(name):
+    """Sees a recipe that names a network, an augmentation or a schedule that is not there."""
+    from sharpless.lab import networks
+
+    networks.check(PAPERS[name]().network)
+    assert PAPERS[name]().describe("g-rst").startswith("G-RST")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "mnist"], "mnist"),
+        (["--data", "cifar10", "--data-dir", "/nowhere"], "/nowhere"),
+        (["--network", "resnet19"], "resnet19"),
+        (["--batch-size", "2000"], "batch_size = 2000 is out of range: give 2 to 1297"),
+        (["--devices", "3"], "batch_size = 64 cannot be shared out evenly: give a multiple of 3"),
+        (["--examples", "5000"], "examples = 5000 is out of range"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_bad_input(command, arguments, message, tmp_path, capsys):
+    """Sees bad input found late, explained in more than a sentence, or after files were written."""
+    assert main([command, *arguments, "--out", str(tmp_path / "new")]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_help_names_every_field():
+    """Sees a field that the command line does not offer."""
+    text = sharpless("train", "--help").stdout
+    assert all(f"--{name.replace('_', '-')}" in text for name in (*Setup.__dataclass_fields__, "rho", "data", "l2"))
