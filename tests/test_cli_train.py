@@ -34,7 +34,7 @@ def weights(folder, name):
 
 
 def test_train(tmp_path):
-    """Sees weights that a plain load_state_dict does not take, or that are not those whose accuracy is in the record."""
+    """Sees weights that a plain load_state_dict does not take, or others than those that were tested."""
     command = ["train", "--method", "g-rst", "--seed", "3", "--epochs", "2", *SMALL, "--out", tmp_path]
     ended = sharpless(*command)
     assert ended.returncode == 0, ended.stderr

@@ -450,13 +450,13 @@ def test_large_images(tmp_path):
 def test_a_broken_large_image(tmp_path, workers):
     """Sees the sentence buried under the traceback of a worker, or another image blamed in a subset."""
     write_folder(tmp_path, 6, (70, 70))
-    path = tmp_path / "bee" / "003.png"
+    path = tmp_path / "bee" / "004.png"
     path.write_bytes(path.read_bytes()[:2000])
     data = load(f"folder:{tmp_path}", held_out=0.5, seed=1, workers=workers)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         for part in (data.train, data.test):
             everything(part)
-    sentence = f"image 9 of split train of folder:{tmp_path} ({path}) cannot be decoded: repair it, or take it out"
+    sentence = f"image 10 of split train of folder:{tmp_path} ({path}) cannot be decoded: repair it, or take it out"
     assert str(caught.value) == sentence
 
 

@@ -21,7 +21,7 @@ def digits() -> Recipe:
 
 
 def wrn_28_10() -> Recipe:
-    """Return WRN-28-10 on CIFAR-10, as the sibling project trains it; L2 in the loss and clipping as in the code of RST.
+    """Return WRN-28-10 on CIFAR-10, as the sibling project trains it; L2 and clipping are those of the code of RST.
 
     >>> wrn_28_10().network
     'wrn-28-10'

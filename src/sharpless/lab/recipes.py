@@ -5,13 +5,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sharpless.cost import expected_cost, plan
+from sharpless.lab import augment as augmentation
 from sharpless.schedules import Constant, Periodic, Schedule, parse
 
 __all__ = ["METHODS", "PEERS", "Recipe", "Settings", "option"]
 
 METHODS = ("sgd", "sgd-long", "sam", "rst", "g-rst", "thrifty")
 PEERS = ("peer-sam", "peer-looksam")
-AUGMENTATIONS = ("flip", "crop", "cutout", "autoaugment")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Recipe:
     noise: float = option(0.3, "share of the training labels that is replaced at random")
     validation: float = option(0.0, "share of the training examples to test on in place of the test set")
     image_size: int = option(0, "pixels that images are brought to; 0 for as they are, or 224 where that is large")
-    augment: str = option("none", f"none, or some of {', '.join(AUGMENTATIONS)}, joined by +")
+    augment: str = option("none", f"none, or some of {', '.join(augmentation.NAMES)}, joined by +")
     network: str = option(
         "convnet",
         "convnet (BatchNorm), convnet-groupnorm, convnet-strided, vit; resnet18, resnet50, wrn-28-10, vgg16-bn, "
@@ -80,9 +80,7 @@ class Recipe:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)} is unknown: give {' or '.join(known)}")
-        for name in self.augmentations:
-            if name not in AUGMENTATIONS:
-                raise ValueError(f"augment = {self.augment} is unknown: give none, or {' + '.join(AUGMENTATIONS)}")
+        augmentation.check(self.augmentations)
         for check, name, remedy in (
             (self.examples >= 0, "examples", "give a number of examples, or 0 for all"),
             (0 <= self.noise <= 1, "noise", "give a share in [0, 1]"),
@@ -117,6 +115,8 @@ class Recipe:
         """
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size = {self.batch_size} is no multiple of accumulate = {self.accumulate}")
+        if self.data == "digits" and "autoaugment" in self.augmentations:
+            raise ValueError("autoaugment knows images of 256 levels, and digits have 17: leave it out")
         if self.nesterov and not (self.momentum and self.optimizer == "sgd"):
             raise ValueError("nesterov is a kind of momentum of SGD: give optimizer sgd and a positive momentum")
         if self.systematic and parse(self.p).policy:

@@ -148,11 +148,11 @@ class Training:
         if self.setup.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.model = self.fabric.setup_module(model)
-        inner = self.model._forward_module  # with DistributedDataParallel, where there is one
+        self.inner = self.model._forward_module  # with DistributedDataParallel, where there is one
         if self.setup.compile:
-            inner.compile(backend=self.setup.compile)
-        self.base = base_optimizer(recipe, inner)
-        self.opt = wrap(recipe, method, self.base, inner, self.steps, seed)
+            self.inner.compile(backend=self.setup.compile)
+        self.base = base_optimizer(recipe, self.inner)
+        self.opt = wrap(recipe, method, self.base, self.inner, self.steps, seed)
         self.average = (
             AveragedModel(
                 self.module,
@@ -216,9 +216,8 @@ class Training:
             before = perf_counter()
             parts = [next(batches) for _ in range(self.recipe.accumulate)]
             waited += perf_counter() - before
-            sharp = opt.cost.sharp_steps
             self._step(parts)
-            if opt.cost.sharp_steps > sharp:
+            if opt.cost.sharp_steps > len(done.sharp_steps):
                 done.sharp_steps.append(done.step)
             done.step += 1
             done.seconds, done.data_seconds = seconds + perf_counter() - start, data_seconds + waited
@@ -240,7 +239,9 @@ class Training:
     def _step(self, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Take one step, on the micro-batches of a batch."""
         recipe, opt, step = self.recipe, self.opt, self.progress.step
-        torch.manual_seed(_mixed(self.seed, step, 1 + self.rank))
+        torch.default_generator.manual_seed(_mixed(self.seed, step, 1 + self.rank))
+        if self.device.type == "cuda":  # torch.manual_seed notes where it was called, on a machine without a GPU
+            torch.cuda.manual_seed(_mixed(self.seed, step, 1 + self.rank))
         for group in self.base.param_groups:
             group["lr"] = recipe.lr * _rate(step, self.steps, recipe.lr_warmup)
         for i, part in enumerate(parts):
@@ -249,10 +250,10 @@ class Training:
             with self.fabric.no_backward_sync(self.model) if hold else nullcontext():
                 examples_of_part = len(part[1])
                 for x, y in opt.passes(part):
-                    loss = self._loss_of(x, y) / len(parts)
-                    self.fabric.backward(loss)
+                    loss = self._loss_of(x, y)
+                    self.fabric.backward(loss / len(parts) if len(parts) > 1 else loss)
                     if not opt.perturbed:
-                        self._loss += loss.detach() * (len(y) / examples_of_part)
+                        self._loss.add_(loss.detach(), alpha=len(y) / (examples_of_part * len(parts)))
         strategy = self.fabric.strategy
         if recipe.clip:
             strategy.precision.unscale_gradients(opt)  # type: ignore[arg-type]
@@ -265,7 +266,9 @@ class Training:
     def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         if self.setup.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        loss = cross_entropy(self.model(x), y, label_smoothing=self.recipe.label_smoothing)
+        with self.fabric.autocast():
+            logits = self.inner(x)
+        loss = cross_entropy(logits.float(), y, label_smoothing=self.recipe.label_smoothing)
         if self.recipe.l2:
             squares = [weight.square().sum() for weight in self.module.parameters() if weight.requires_grad]
             loss = loss + self.recipe.l2 / 2 * torch.stack(squares).sum()
