@@ -14,6 +14,7 @@ from sharpless.cli import main
 from sharpless.cli.recipe import add, recipe, setup
 from sharpless.lab.networks import build
 from sharpless.lab.papers import PAPERS
+from sharpless.lab.recipes import Recipe
 from sharpless.lab.setup import Setup
 from test_cli import SHARPLESS, run_files, sharpless
 
@@ -176,6 +177,9 @@ def test_a_recipe_of_a_paper_and_its_fields():
     assert (found.network, found.optimizer, found.epochs) == (PAPERS["vit-s"]().network, "adamw", 7)
     assert (found.weight_decay, found.rho, found.lr) == (0.3, 0.1, 1e-3)
     assert machine == Setup()
+    found, _ = parsed("--data", "folder:flowers", "--epochs", "3")
+    assert (found.network, found.noise, found.epochs, found.data) == ("resnet18", 0.0, 3, "folder:flowers")
+    assert parsed()[0] == Recipe()
     found, _ = parsed("--recipe", "wrn-28-10", "--no-nesterov", "--schedule", "linear:0,1", "--degree", "0.5")
     assert (found.nesterov, found.p, found.degree) == (False, "linear:0,1", 0.5)
 

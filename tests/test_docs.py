@@ -10,11 +10,11 @@ RESULTS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_rows_of_results(page):
+def test_rows_of_results():
     """Sees a measured row in a page that is in no committed results file."""
-    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if re.match(r"\|.* ± .*\|", line)]
-    assert rows
+    lines = [line for page in PAGES for line in page.read_text(encoding="utf-8").splitlines()]
+    rows = [line for line in lines if re.match(r"\|.* ± .*\|", line)]
+    assert len(rows) > 20
     assert all(row in RESULTS for row in rows), [row for row in rows if row not in RESULTS]
 
 

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
-from sharpless.lab.papers import PAPERS
+from sharpless.lab.papers import PAPERS, usual
 from sharpless.lab.recipes import Recipe
 from sharpless.lab.setup import Setup
 
@@ -17,8 +17,8 @@ def add(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--recipe",
         choices=PAPERS,
-        default="digits",
-        help=f"where the defaults below come from: {', '.join(PAPERS)} (default: %(default)s, whose they are)",
+        help=f"where the defaults come from: {', '.join(PAPERS)} (default: digits, whose defaults are shown here; for "
+        "imagenet imagenet-resnet50, and resnet18 for all other data)",
         metavar="NAME",
     )
     _add_fields(group, Recipe)
@@ -27,7 +27,9 @@ def add(command: argparse.ArgumentParser) -> None:
 
 def recipe(options: argparse.Namespace) -> Recipe:
     """Return the recipe that was named, with the fields that were given in place of its own."""
-    return replace(PAPERS[options.recipe](), **_given(options, Recipe))
+    given = _given(options, Recipe)
+    name = options.recipe or usual(given.get("data", "digits"))
+    return replace(PAPERS[name](), **given)
 
 
 def setup(options: argparse.Namespace) -> Setup:

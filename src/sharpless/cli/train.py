@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
+METHOD = f"{', '.join(METHODS + PEERS)} (default: %(default)s)"
+
 
 def add(commands: Any) -> None:
     """Add the command to those of the parser."""
@@ -26,7 +28,7 @@ def add(commands: Any) -> None:
     )
     command.set_defaults(command=_train)
     option = command.add_argument
-    option("--method", choices=METHODS + PEERS, default="thrifty", metavar="METHOD", help=f"{', '.join(METHODS)}")
+    option("--method", choices=METHODS + PEERS, default="thrifty", metavar="METHOD", help=METHOD)
     option("--seed", type=int, default=0, metavar="N", help="decides all that is random (default: %(default)s)")
     option("--out", type=Path, default=Path("runs/train"), metavar="FOLDER", help="folder (default: %(default)s)")
     option("--log", nargs="+", choices=("tensorboard", "wandb"), default=(), help="where curves go")

@@ -8,7 +8,18 @@ from dataclasses import replace
 
 from sharpless.lab.recipes import Recipe
 
-__all__ = ["PAPERS", "digits", "imagenet_resnet50", "pyramidnet272", "resnet50", "rst_wrn_28_10", "vit_s", "wrn_28_10"]
+__all__ = [
+    "PAPERS",
+    "digits",
+    "imagenet_resnet50",
+    "pyramidnet272",
+    "resnet18",
+    "resnet50",
+    "rst_wrn_28_10",
+    "usual",
+    "vit_s",
+    "wrn_28_10",
+]
 
 
 def digits() -> Recipe:
@@ -45,6 +56,11 @@ def wrn_28_10() -> Recipe:
 def rst_wrn_28_10() -> Recipe:
     """Return the defaults of the paper's code: `wrn_28_10` with ρ = 0.05, which is ours, SAM's usual one."""
     return replace(wrn_28_10(), rho=0.05)
+
+
+def resnet18() -> Recipe:
+    """Return ResNet-18 with the settings of `wrn_28_10`: what small images of one's own may begin with; ours."""
+    return replace(wrn_28_10(), network="resnet18")
 
 
 def resnet50() -> Recipe:
@@ -86,6 +102,15 @@ def vit_s() -> Recipe:
 
 PAPERS: dict[str, Callable[[], Recipe]] = {
     made_by.__name__.replace("_", "-"): made_by
-    for made_by in (digits, rst_wrn_28_10, wrn_28_10, resnet50, pyramidnet272, imagenet_resnet50, vit_s)
+    for made_by in (digits, resnet18, rst_wrn_28_10, wrn_28_10, resnet50, pyramidnet272, imagenet_resnet50, vit_s)
 }
 """The recipes, by the name that the command line gives them."""
+
+
+def usual(data: str) -> str:
+    """Return the name of the recipe that some data are trained by unless another one is asked for.
+
+    >>> usual("digits"), usual("folder:flowers"), usual("imagenet")
+    ('digits', 'resnet18', 'imagenet-resnet50')
+    """
+    return {"digits": "digits", "imagenet": "imagenet-resnet50"}.get(data, "resnet18")
