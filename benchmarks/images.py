@@ -9,7 +9,8 @@ from datasets import Dataset, load_dataset
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from sharpless.lab.data import Data, Resident
+from sharpless.lab.data import Data
+from sharpless.lab.examples import Resident
 
 EXAMPLES, TEST = 4000, 4000
 

@@ -10,17 +10,21 @@ import argparse
 import json
 import os
 import platform
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from sharpless.lab import files
-from sharpless.lab.data import Data, Resident, load
+from sharpless.lab.data import Data, load
+from sharpless.lab.examples import Resident
 from sharpless.lab.networks import build
 from sharpless.lab.recipes import Recipe
 from sharpless.lab.setup import Setup
@@ -118,6 +122,21 @@ def measure(case: Case, rounds: int) -> dict[str, object]:
     }
 
 
+def sweep() -> dict[str, float]:
+    """Return the wall-clock seconds of the default comparison: as many runs at a time as it chooses, and one."""
+    seconds = {}
+    for name, options in (("as chosen", []), ("one after another on all cores", ["--jobs", "1"])):
+        with TemporaryDirectory() as folder:
+            start = perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "sharpless", "compare", "--out", folder, *options],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            seconds[name] = perf_counter() - start
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -128,6 +147,7 @@ def main() -> None:
     for name, case in cases(options.device).items():
         found[name] = measure(case, options.rounds)
         print(name, json.dumps(found[name]), flush=True)
+    chosen = sweep() if options.device == "cpu" else {}
     gpu = {"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {}
     facts = {
         "command": f"python benchmarks/throughput.py --device {options.device} --rounds {options.rounds}",
@@ -135,6 +155,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         "cases": found,
+        "seconds of the default comparison": chosen,
     }
     files.write(options.out / f"throughput-{options.device}.json", json.dumps(facts, ensure_ascii=False, indent=1))
     gpu_name = f", {gpu['gpu']}" if gpu else ""
@@ -151,6 +172,9 @@ def main() -> None:
     for name, row in found.items():
         (low, high), speed = row["quartiles"], [f"{value:.0f}" for value in row["images per second"].values()]
         lines.append(f"| {name} | {speed[0]} | {speed[1]} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |")
+    if chosen:
+        told = ", ".join(f"{name} {seconds:.0f}" for name, seconds in chosen.items())
+        lines += ["", f"Seconds of `sharpless compare`, 6 methods with 5 seeds, started once each: {told}."]
     files.write(options.out / f"throughput-{options.device}.md", "\n".join([*lines, ""]))
 
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from sharpless.lab.augment import NAMES, check
-from sharpless.lab.data import Resident, Streamed, load
+from sharpless.lab.data import load
+from sharpless.lab.examples import Resident, Streamed
 
 MEAN, STD = torch.tensor([100.0, 120.0, 140.0])[:, None, None], torch.tensor([50.0, 60.0, 70.0])[:, None, None]
 EVERYTHING = (*NAMES,)

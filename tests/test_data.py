@@ -15,7 +15,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from sharpless.lab.data import Resident, Streamed, load
+from sharpless.lab.data import load
+from sharpless.lab.examples import Resident, Streamed
 from sharpless.lab.sources import read
 
 
