@@ -88,3 +88,18 @@ def test_variance(scripts):
     assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
     spread = variance.moments(model, *few, 0.5, size=2, draws=50)
     assert spread["second"] > 1.5 * spread["mean"]
+
+
+def test_throughput(scripts):
+    """Sees a comparison of loops that do not do the same: other examples, other steps, or nothing at all."""
+    import throughput
+
+    case = throughput.cases("cpu")["convnet on the digits, batch 64"]
+    found = throughput.measure(case, rounds=2)
+    assert found["rounds"] == 2
+    ours, bare = found["images per second"].values()
+    assert 0.2 < ours / bare < 5
+    loop = throughput.Bare(case, case.data(), torch.device("cpu"))
+    before = [p.detach().clone() for p in loop.model.parameters()]
+    loop.epoch()
+    assert all(not torch.equal(p, b) for p, b in zip(loop.model.parameters(), before, strict=True))

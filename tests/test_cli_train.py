@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,25 +55,38 @@ def test_train(tmp_path):
     assert "nothing is left to train" in again.stdout
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "torchrun"])
-def test_two_processes_are_one(strategy, tmp_path):
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+NODES = [*TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port"]
+SHARED = {
+    "ddp": lambda: [[*SHARPLESS, "--devices", "2", "--strategy", "ddp"]],
+    "fsdp2": lambda: [[*SHARPLESS, "--devices", "2", "--strategy", "fsdp2"]],
+    "torchrun": lambda: [[*TORCHRUN, "--nproc-per-node", "2", "-m", "sharpless"]],
+    "nodes": lambda: [
+        [*NODES, port, "--node-rank", node, "-m", "sharpless"] for port in [free_port()] for node in "01"
+    ],
+}
+
+
+@pytest.mark.parametrize("how", SHARED)
+def test_two_processes_are_one(how, tmp_path):
     """Sees ranks that toss other coins, take other examples, or do not come to the weights of one process."""
     command = ["train", "--method", "g-rst", "--epochs", "1", "--climb-together", *SMALL, "--clip", "1"]
     alone = sharpless(*command, "--out", tmp_path / "one")
     assert alone.returncode == 0, alone.stderr
-    if strategy == "torchrun":
-        start, options = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sharpless"], []
-    else:
-        start, options = SHARPLESS, ["--devices", "2", "--strategy", strategy]
-    both = subprocess.run(
-        [*start, *command, *options, "--out", str(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert both.returncode == 0, both.stderr
-    assert both.stdout.count("weights: ") == 1
+    started = []
+    for begin in SHARED[how]():
+        place = begin.index("sharpless") + 1  # the options of the setup stand before the command's name
+        whole = [*begin[:place], *command, *begin[place:], "--out", str(tmp_path / "two")]
+        started.append(subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    told = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0] * len(started), told
+    assert sum(printed.count("weights: ") for printed, _ in told) == 1
     one, two = (json.loads((tmp_path / name / "runs/g-rst-seed0.json").read_text()) for name in ("one", "two"))
     assert one["sharp_steps"] == two["sharp_steps"]
     assert (one["setup"]["processes"], two["setup"]["processes"]) == (1, 2)

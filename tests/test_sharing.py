@@ -21,7 +21,7 @@ from sharpless.lab.recipes import Recipe
     ],
 )
 def test_a_measurement_decides(runs, cores, power, expected, monkeypatch):
-    """Sees a choice that the measurement has no part in, that leaves cores idle, or that changes the parent's threads."""
+    """Sees a choice that measures nothing, that leaves cores idle, or that changes the threads of the parent."""
     threads, clock = [1], [0.0]
 
     def now():
