@@ -96,8 +96,6 @@ def _watched(run: "Run", log: Any) -> None:
     logs.end(training)
     run.conclude(record, training.weights())
     print(f"{record['label']}: accuracy {record['test_accuracy'][-1]:.2f} % ({record['split']})")
-    waited = record["data_seconds"] / record["seconds"]
-    print(
-        f"cost {record['passes'] / record['plain_passes']:.3f}, {record['seconds']:.1f} seconds, {waited:.0%} of them waiting for data"
-    )
+    cost, waited = record["passes"] / record["plain_passes"], record["data_seconds"] / record["seconds"]
+    print(f"cost {cost:.3f}, {record['seconds']:.1f} seconds, {waited:.0%} of them waiting for data")
     print(f"weights: {run.weights_path}")
