@@ -98,7 +98,8 @@ def test_two_processes_are_one(how, tmp_path):
 @pytest.mark.parametrize(("devices", "blow"), [(1, signal.SIGTERM), (1, signal.SIGKILL), (2, signal.SIGTERM)])
 def test_stopped_and_continued(devices, blow, tmp_path):
     """Sees a run that begins anew, that does not say where it stopped, or that comes to other weights."""
-    command = ["train", "--method", "sam", "--epochs", "12", *SMALL, "--devices", str(devices)]
+    # With 40 steps an epoch, two processes stop in the middle of one.
+    command = ["train", "--method", "sam", "--epochs", "12", *SMALL, "--devices", str(devices), "--batch-size", "32"]
     whole = sharpless(*command, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     command += ["--checkpoint-every", "0.1", "--out", str(tmp_path / "cut")]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from sharpless.cli import compare, plan, report, train
+from sharpless.lab.setup import leads
 
 __all__ = ["main"]
 
@@ -31,5 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(options))
     except (ValueError, ModuleNotFoundError, OSError) as error:
-        print(f"sharpless: {error}", file=sys.stderr)
+        if leads():
+            print(f"sharpless: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("sharpless: interrupted", file=sys.stderr)
+        return 130

@@ -5,12 +5,14 @@ import math
 import signal
 import sys
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpless.cli import recipe
 from sharpless.cli.report import conclude
 from sharpless.lab.recipes import METHODS, PEERS
+from sharpless.lab.setup import leads
 
 if TYPE_CHECKING:
     from sharpless.lab.compare import Comparison
@@ -49,6 +51,7 @@ def _compare(options: argparse.Namespace) -> int:
     try:
         from sharpless.lab import files  # noqa: PLC0415
         from sharpless.lab.compare import Comparison  # noqa: PLC0415
+        from sharpless.lab.stopping import Stopped  # noqa: PLC0415
         from sharpless.report.runs import read_runs  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"compare needs {error.name}: pip install 'sharpless[lab]'") from error
@@ -61,13 +64,20 @@ def _compare(options: argparse.Namespace) -> int:
     comparison = Comparison(recipe.recipe(options), methods, range(options.seeds), options.out, recipe.setup(options))
     if comparison.finished:
         read_runs(options.out)  # a file that cannot be read is better found now than after the last run
-    if not comparison.setup.leads:
-        for _ in comparison.execute():
-            pass
+    if not leads():
+        with suppress(Stopped):
+            for _ in comparison.execute():
+                pass
         return 0
     with files.locked(options.out):
         comparison.open_folder()
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        told = []
+
+        def hear(signum: int, _: Any) -> None:
+            told.append(signum)
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGTERM, hear)
         try:
             _watch(comparison, options.jobs, options.on)
         except BrokenProcessPool:
@@ -75,10 +85,11 @@ def _compare(options: argparse.Namespace) -> int:
                 "a worker process was ended from outside, for want of memory perhaps: the runs that had ended are "
                 "kept, and the same command, with a smaller --jobs say, continues"
             ) from None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped) as error:
+            signum = error.signum if isinstance(error, Stopped) else told[0] if told else signal.SIGINT
             finished = f"{len(comparison.finished)} of {len(comparison.runs)} runs are kept in {options.out}"
             print(f"sharpless: interrupted; {finished}, and the same command continues", file=sys.stderr)
-            return 130
+            return 128 + signum
         finally:
             signal.signal(signal.SIGTERM, before)
         conclude([options.out], options.out, options.margin)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpless.cli import recipe
 from sharpless.lab.recipes import METHODS, PEERS
+from sharpless.lab.setup import leads
 
 if TYPE_CHECKING:
     from sharpless.lab.compare import Run
@@ -46,11 +47,12 @@ def _train(options: argparse.Namespace) -> int:
         recipe.recipe(options), [options.method], [options.seed], options.out, recipe.setup(options)
     )
     (run,) = comparison.runs
-    if run.path.exists():
-        print(f"{run.path} is there already: nothing is left to train")
+    if run.path.exists() and run.weights_path.exists():
+        if leads():
+            print(f"{run.weights_path} is there already: nothing is left to train")
         return 0
     try:
-        if not comparison.setup.leads:
+        if not leads():
             training = run.training()
             training.run()
             training.weights()  # which the ranks gather together
@@ -59,11 +61,10 @@ def _train(options: argparse.Namespace) -> int:
             comparison.open_folder()
             _watched(run, options.log)
     except Stopped as stopped:
-        if comparison.setup.leads:
-            print(
-                f"sharpless: told to stop, after step {stopped.step}; the same command continues from there",
-                file=sys.stderr,
-            )
+        if not leads():
+            return 0  # whoever started this process would take another status for a reason to kill the rest
+        then = "begins anew" if run.method in PEERS else "continues from there"
+        print(f"sharpless: told to stop, after step {stopped.step}; the same command {then}", file=sys.stderr)
         return 128 + stopped.signum
     return 0
 

@@ -32,6 +32,7 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint and delete the oldest one; where it cannot be written, warn, and keep what there is."""
         unnamed = self.folder / "unnamed.pt"
+        self._clear()
         try:
             files.write_with(unnamed, lambda file: torch.save({"run": self.run, "state": state}, file))
             unnamed.replace(self.folder / f"step-{step:09d}-{_digest(unnamed)}.pt")
@@ -72,10 +73,16 @@ class Checkpoints:
 
     def discard(self) -> None:
         """Delete all checkpoints."""
+        self._clear()
         for path in self._newest_first():
             path.unlink()
         if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+    def _clear(self) -> None:
+        """Delete what was left by a process that was killed in the middle of writing."""
+        for path in (*self.folder.glob("unnamed.pt"), *self.folder.glob(".unnamed.pt.*")):
+            path.unlink()
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt"), reverse=True)

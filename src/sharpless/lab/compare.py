@@ -11,9 +11,10 @@ import torch
 from sharpless.lab import files, networks, pools
 from sharpless.lab.checkpoints import Checkpoints
 from sharpless.lab.data import Data
+from sharpless.lab.optimizers import base_optimizer, wrap
 from sharpless.lab.peers import pytorch_optimizer
 from sharpless.lab.recipes import METHODS, PEERS, Recipe
-from sharpless.lab.setup import Setup
+from sharpless.lab.setup import Setup, leads
 from sharpless.lab.sharing import available_cores, jobs_and_threads
 from sharpless.lab.train import Training, check, examples
 
@@ -62,7 +63,7 @@ class Run:
         """Write what the run has come to, and delete its checkpoints."""
         if weights is not None:
             files.write_with(self.weights_path, lambda file: torch.save(weights, file))
-        files.write(self.path, json.dumps(record, ensure_ascii=False))
+        files.write(self.path, json.dumps(record, ensure_ascii=False, allow_nan=False))
         self.checkpoints.discard()
 
 
@@ -100,8 +101,12 @@ class Comparison:
         self.setup = setup or Setup()
         self._check_recipe()
         self.data: Data = examples(recipe, seeds[0], self.setup)
+        model = networks.build(
+            recipe.network, classes=self.data.classes, channels=self.data.channels, width=recipe.width
+        )
         for method in methods:
             check(recipe, method, self.setup, self.data)
+            wrap(recipe, method, base_optimizer(recipe, model), model, 1, 0)
         self._check_fingerprint()
         self.runs = [
             Run(recipe, method, seed, folder.absolute(), self.setup, self.data.fingerprint)
@@ -164,12 +169,13 @@ class Comparison:
         else:
             cores, gpus = available_cores(), torch.cuda.device_count() if self.setup.device == "cuda" else 0
             if jobs is None and not gpus:
-                jobs, threads = jobs_and_threads(self.recipe, self.data, len(missing), cores)
+                shared_by = max(cores, len(missing)) if on == "ray" else len(missing)  # a cluster shares by the core
+                jobs, threads = jobs_and_threads(self.recipe, self.data, shared_by, cores)
             else:
-                jobs = jobs or gpus
+                jobs = min(jobs or gpus, len(missing))
                 threads = max(1, cores // jobs)
             results = pools.on_ray(missing, threads, gpus) if on == "ray" else pools.local(missing, jobs, threads, gpus)
         for run, record in results:
-            if self.setup.leads:
+            if leads():
                 run.conclude(record)
             yield record

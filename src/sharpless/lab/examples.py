@@ -1,5 +1,6 @@
 """Examples, in the memory of the device or read as they are needed, and the batches that are made of them."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -123,6 +124,7 @@ class Streamed:
             batch_size=None,
             sampler=[batch.tolist() for batch in rows],
             num_workers=min(self.workers, len(rows)),
+            worker_init_fn=_leave_signals,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # its seed for the workers would come from the global one
         )
@@ -136,6 +138,12 @@ class Streamed:
 
 
 Examples: TypeAlias = Resident | Streamed
+
+
+def _leave_signals(_: int) -> None:
+    """Let the process that trains handle what its whole group is sent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _normalized(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Logs:
     """
 
     def __init__(self, names: Sequence[str], run: "Run") -> None:
-        self.epochs = 0
+        self.epochs: int | None = None  # none logged yet, by this process
         self.board: Any = None
         self.wandb: Any = None
         if "tensorboard" in names:
@@ -47,6 +47,8 @@ class Logs:
     def follow(self, training: "Training") -> None:
         """Log the epochs that have ended since the last call."""
         done = training.progress
+        if self.epochs is None:
+            self.epochs = len(done.test_accuracy)  # what an earlier process has logged
         for epoch in range(self.epochs, len(done.test_accuracy)):
             point = {
                 "train_loss": done.train_loss[epoch],

@@ -80,10 +80,15 @@ def on_ray(runs: Sequence["Run"], threads: int, gpus: int = 0) -> Results:
     try:
         while under_way:
             (ended, *_), _ = ray.wait(list(under_way))
-            yield under_way.pop(ended), ray.get(ended)
+            try:
+                yield under_way.pop(ended), ray.get(ended)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
     finally:
         for reference in under_way:
             ray.cancel(reference)
+        if under_way:
+            ray.wait(list(under_way), num_returns=len(under_way), timeout=PATIENCE)
         ray.shutdown()
 
 

@@ -132,7 +132,7 @@ class Recipe:
             raise ValueError(f"p = {self.p} gives G-RST no sharpness-aware step: give a positive p, or gamma")
         if self.settings("g-rst").gamma == math.inf:
             raise ValueError(f"p = {self.p} is too small for a degree: γ = degree / mean p overflows, give gamma")
-        plan(self.budget, self.batch_size)
+        plan(self.budget, self.batch_size // self.accumulate)
 
     @property
     def augmentations(self) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ class Recipe:
                 p, degree = parse(self.p), 1.0 if self.degree is None else self.degree
                 return Settings(p, self.batch_fraction, degree / p.mean() if self.gamma is None else self.gamma)
             case "thrifty":
-                thrifty = plan(self.budget, self.batch_size)
+                thrifty = plan(self.budget, self.batch_size // self.accumulate)
                 return Settings(Constant(thrifty.p), thrifty.batch_fraction, thrifty.gamma)
         raise ValueError(f"method {method!r} is unknown: choose from {', '.join(METHODS + PEERS)}")
 

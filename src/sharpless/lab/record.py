@@ -1,5 +1,6 @@
 """The record of a run: what its file holds, ready for JSON."""
 
+import math
 import os
 import platform
 from dataclasses import asdict
@@ -35,7 +36,7 @@ def record(training: "Training") -> dict[str, Any]:
         "passes": training.passes,
         "plain_passes": float(recipe.epochs * training.steps_per_epoch),
         "sharp_steps": done.sharp_steps,
-        "train_loss": done.train_loss,
+        "train_loss": [loss if math.isfinite(loss) else None for loss in done.train_loss],
         "test_accuracy": done.test_accuracy,
         "epoch_passes": done.epoch_passes,
         "epoch_seconds": done.epoch_seconds,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Setup"]
+__all__ = ["Setup", "leads"]
 
 STRATEGIES = ("auto", "ddp", "fsdp2")
 
@@ -71,12 +71,6 @@ class Setup:
             return int(os.environ["WORLD_SIZE"])
         return self.devices * self.nodes
 
-    @property
-    def leads(self) -> bool:
-        """Whether this is the process, of those that share a batch, that writes and prints."""
-        ranks = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK")
-        return self.world_size == 1 or all(os.environ.get(name, "0") == "0" for name in ranks)
-
     def fabric(self, precision: str) -> "Fabric":
         """Return Lightning's Fabric for this setup, before its launch.
 
@@ -103,6 +97,12 @@ class Setup:
         if self.strategy == "fsdp2":
             strategy = ModelParallelStrategy(_shard, data_parallel_size=self.world_size, tensor_parallel_size=1)
         return Fabric(accelerator=self.device, devices=devices, num_nodes=nodes, strategy=strategy, plugins=[plugin])
+
+
+def leads() -> bool:
+    """Return whether this is the process, of those that share a batch, that writes and prints."""
+    ranks = ("RANK",) if torch.distributed.is_torchelastic_launched() else ("LOCAL_RANK", "NODE_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
 def _fabric_name(precision: str) -> Any:

@@ -25,7 +25,9 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 
 @contextmanager
 def told_to_stop() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT within the block, in place of what they do; a second one does it at once.
+    """Collect SIGTERM and SIGINT within the block, in place of what they do; a second SIGINT does it at once.
+
+    A second SIGTERM does not: a process may well get one from its group and one from its parent.
 
     Elsewhere than in the main thread, which alone can handle signals, the list stays empty.
 
@@ -40,7 +42,7 @@ def told_to_stop() -> Iterator[list[int]]:
 
     def hear(signum: int, _: FrameType | None) -> None:
         told.append(signum)
-        signal.signal(signum, before[signal.Signals(signum)])
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     for signum in before:
         signal.signal(signum, hear)

@@ -5,6 +5,7 @@ from a checkpoint is the one that was never stopped, and processes that share a 
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -45,7 +46,6 @@ class Progress:
     """How far a run is, and what it has seen; all of it goes into checkpoints."""
 
     step: int = 0
-    loss: float = 0.0  # the sum over the steps of the present epoch
     seconds: float = 0.0
     data_seconds: float = 0.0
     sharp_steps: list[int] = field(default_factory=list)
@@ -95,8 +95,13 @@ def check(recipe: Recipe, method: str, setup: Setup, data: Data) -> None:
             f"batch_size = {recipe.batch_size} cannot be shared out evenly: give a multiple of {parts}, devices × "
             "nodes × accumulate"
         )
-    if recipe.ema and setup.strategy == "fsdp2":
-        raise ValueError(f"ema = {recipe.ema} needs whole weights: leave it out, or take strategy ddp")
+    for name in ("ema", "l2"):
+        if getattr(recipe, name) and setup.strategy == "fsdp2":
+            raise ValueError(
+                f"{name} = {getattr(recipe, name)} needs whole weights: leave it out, or take strategy ddp"
+            )
+    if recipe.ascent == "friendly" and setup.world_size > 1 and not recipe.climb_together:
+        raise ValueError("ascent = friendly remembers one gradient, and here each device has its own: climb_together")
     if method in PEERS and (setup.world_size > 1 or recipe.precision != "32" or recipe.accumulate > 1):
         raise ValueError(f"{method} runs on one device, in precision 32 and without accumulation: leave it out")
 
@@ -164,9 +169,9 @@ class Training:
         )
         self.checkpoints = None if isinstance(self.opt, Peer) else checkpoints
         # What the ranks tell one another about stopping must not wait for a GPU.
-        self.talk = torch.distributed.new_group(backend="gloo") if self.world > 1 else None
+        self.talk: Any = torch.distributed.new_group(backend="gloo") if self.world > 1 else None
         self._loss = torch.zeros((), device=self.device)
-        self._saved_at = perf_counter()
+        self._started = self._saved_at = perf_counter()
 
     @property
     def module(self) -> nn.Module:
@@ -209,7 +214,7 @@ class Training:
         """Train for what is missing of an epoch."""
         done, opt = self.progress, self.opt
         first = done.step - epoch * self.steps_per_epoch
-        start, waited = perf_counter(), 0.0
+        self._started, waited = perf_counter(), 0.0
         seconds, data_seconds = done.seconds, done.data_seconds
         batches = self._batches(epoch, first)
         for _ in range(first, self.steps_per_epoch):
@@ -220,12 +225,12 @@ class Training:
             if opt.cost.sharp_steps > len(done.sharp_steps):
                 done.sharp_steps.append(done.step)
             done.step += 1
-            done.seconds, done.data_seconds = seconds + perf_counter() - start, data_seconds + waited
+            done.seconds, done.data_seconds = seconds + perf_counter() - self._started, data_seconds + waited
             if self.watch is not None:
                 self.watch(self)
             self._consider_stopping(told)
-        done.loss = float(self._mean_over_ranks(self._loss))
-        done.seconds = seconds + perf_counter() - start
+        done.train_loss.append(float(self._mean_over_ranks(self._loss)) / self.steps_per_epoch)
+        done.seconds = seconds + perf_counter() - self._started
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Return this rank's parts of the batches of an epoch, from the step `first` on."""
@@ -277,11 +282,9 @@ class Training:
     def _close_epoch(self) -> None:
         """Test, and enter what the epoch was like."""
         done = self.progress
-        done.train_loss.append(done.loss / self.steps_per_epoch)
         done.test_accuracy.append(self._accuracy())
         done.epoch_passes.append(self.passes)
         done.epoch_seconds.append(done.seconds)
-        done.loss = 0.0
         self._loss.zero_()
 
     @torch.no_grad()
@@ -293,6 +296,9 @@ class Training:
         mine, counted = rows[self.rank :: self.world], len(range(self.rank, n, self.world))
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         seen = 0
+        if self.world > 1:  # each rank has running statistics of its own, and those of the first are saved
+            for buffer in tested.buffers():
+                torch.distributed.broadcast(buffer, 0)
         tested.eval()
         for x, y in self.test_set.batches(list(torch.split(mine, TESTED_AT_ONCE))):
             with self.fabric.autocast():
@@ -325,7 +331,7 @@ class Training:
             if self.progress.step % STEPS_BETWEEN_TALKS:
                 return
             news = torch.tensor([signum, int(due)])
-            torch.distributed.all_reduce(news, torch.distributed.ReduceOp.MAX, group=self.talk)  # type: ignore[arg-type]
+            torch.distributed.all_reduce(news, torch.distributed.ReduceOp.MAX, group=self.talk)
             signum, due = int(news[0]), bool(news[1])
         if due or signum:
             self._save()
@@ -336,7 +342,12 @@ class Training:
         if self.checkpoints is None:
             return
         assert not isinstance(self.opt, Peer)
-        self.progress.loss = float(self._mean_over_ranks(self._loss))
+        start = perf_counter()
+        losses: list[float] = [float(self._loss)]
+        if self.world > 1:
+            gathered: list[Any] = [None] * self.world
+            torch.distributed.all_gather_object(gathered, losses[0], group=self.talk)
+            losses = gathered
         model, optimizer = get_state_dict(self.module, self.opt, options=WHOLE)
         state = {
             "model": model,
@@ -344,10 +355,14 @@ class Training:
             "average": None if self.average is None else self.average.state_dict(),
             "scaler": self.fabric.strategy.precision.state_dict(),
             "progress": vars(self.progress),
+            "losses": losses,
         }
         if self.rank == 0:
             self.checkpoints.save(self.progress.step, state)
+        if self.talk is not None:  # no rank may end, and be missed, while another one writes
+            torch.distributed.barrier(group=self.talk)
         self._saved_at = perf_counter()
+        self._started += self._saved_at - start
 
     def _resume(self) -> None:
         if self.checkpoints is None:
@@ -356,18 +371,21 @@ class Training:
         if state is None:
             return
         assert not isinstance(self.opt, Peer)
-        set_state_dict(
-            self.module,
-            self.opt,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=StateDictOptions(full_state_dict=True),
-        )
+        with warnings.catch_warnings():  # of the bare step that torch takes where it finds no state
+            warnings.filterwarnings("ignore", message=r"step\(\) was called without passes")
+            set_state_dict(
+                self.module,
+                self.opt,
+                model_state_dict=state["model"],
+                optim_state_dict=state["optimizer"],
+                options=StateDictOptions(full_state_dict=self.setup.strategy == "fsdp2"),
+            )
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
-        self._loss.fill_(self.progress.loss)
+        losses = state["losses"]
+        self._loss.fill_(losses[self.rank] if len(losses) == self.world else sum(losses) / len(losses))
 
 
 def _mixed(*numbers: int) -> int:
