@@ -96,7 +96,7 @@ def processes_of(group):
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_and_continued(blow, tmp_path):
     """Sees workers that live on, half-written files, finished runs lost or repeated, or a traceback at Ctrl-C."""
-    command = ["compare", "--epochs", "5", "--seeds", "3", "--methods", "sgd", "rst", "--out", tmp_path]
+    command = ["compare", "--epochs", "15", "--seeds", "3", "--methods", "sgd", "rst", "--out", tmp_path]
     process = subprocess.Popen(
         [*SHARPLESS, *map(str, command)],
         stdout=subprocess.PIPE,
@@ -163,7 +163,7 @@ def test_a_folder_with_another_experiment(finished, capsys):
     folder, _ = finished
     before = run_files(folder)
     assert main(["compare", *QUICK, "--rho", "0.5", "--out", str(folder)]) == 2
-    assert "holds another experiment (rho = 0.3 and not 0.5): choose another folder" in capsys.readouterr().err
+    assert "holds another experiment (rho is 0.3 there and 0.5 here): choose another folder" in capsys.readouterr().err
     (folder / "experiment.json").write_text("[]")
     assert main(["compare", *QUICK, "--out", str(folder)]) == 2
     assert "is not a recipe of this version" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import torch
 
 from sharpless.cli import main
 from sharpless.cli.recipe import add, recipe, setup
+from sharpless.lab.compare import Comparison
 from sharpless.lab.networks import build
 from sharpless.lab.papers import PAPERS
 from sharpless.lab.recipes import Recipe
@@ -33,6 +34,24 @@ def parsed(*arguments):
 
 def weights(folder, name):
     return torch.load(folder / "weights" / f"{name}.pt", weights_only=True)
+
+
+def narrow(classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, classes))
+
+
+def wide(classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes))
+
+
+def blind(_):
+    return wide(3)
+
+
+def test_a_folder_of_a_run_that_failed(tmp_path):
+    """Sees a folder that is taken although no run has left anything in it."""
+    (tmp_path / "experiment.json").write_text("{}")
+    assert Comparison(Recipe(), ["sgd"], [0], tmp_path).finished == []
 
 
 def test_train(tmp_path):
@@ -139,7 +158,7 @@ def test_two_in_a_folder(tmp_path, capsys):
     process.kill()
     process.wait()
     assert main([*command[:2], "299", *command[3:]]) == 2
-    assert "holds another experiment (epochs = 300 and not 299)" in capsys.readouterr().err
+    assert "holds another experiment (epochs is 300 there and 299 here)" in capsys.readouterr().err
 
 
 def test_on_ray(tmp_path):
@@ -214,6 +233,9 @@ def test_recipes_of_papers_can_be_built(name):
         (["--data", "mnist"], "mnist"),
         (["--data", "cifar10", "--data-dir", "/nowhere"], "/nowhere"),
         (["--network", "resnet19"], "resnet19"),
+        (["--network", "test_cli_train:narrow"], "does not take images of 1 channels and 8 × 8 pixels ("),
+        (["--network", "test_cli_train:blind"], "gives (1, 3) for one image: give one number a class"),
+        (["--ascent", "norms", "--network", "test_cli_train:wide"], "no normalization layer"),
         (["--batch-size", "2000"], "batch_size = 2000 is out of range: give 2 to 1297"),
         (["--devices", "3"], "batch_size = 64 cannot be shared out evenly: give a multiple of 3"),
         (["--examples", "5000"], "examples = 5000 is out of range"),

@@ -304,8 +304,8 @@ def test_greyscale(tmp_path):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("nothing", "folder:{folder} cannot be read: there is no folder {folder}"),
-        ("no classes", "{folder} has 0 folders: give one folder of images per class, for two or more"),
+        ("nothing", "folder:{folder} cannot be read: {folder} is no folder"),
+        ("no classes", "{folder} has folders of 0 classes: give one folder of images per class, for two or more"),
         ("empty class", "{folder}/cow has no image: give images of the class, or remove the folder"),
         ("another class", "{folder}/test/dog is a class that {folder}/train lacks: give the same classes in both"),
         ("empty test", "split test of folder:{folder} is empty: give images"),

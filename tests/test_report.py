@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from sharpless.report import figures
 from sharpless.report.html import render
-from sharpless.report.labels import place_labels
+from sharpless.report.labels import place_labels, place_name
 from sharpless.report.runs import read_runs
 from sharpless.report.summary import summarize
 from sharpless.report.table import HEADINGS, legend, rows
@@ -71,8 +72,31 @@ def test_a_file_that_is_no_run(tmp_path, content, complaint):
 
 def test_a_folder_without_runs(tmp_path):
     """Sees: an empty report made of a mistyped folder."""
-    with pytest.raises(ValueError, match=r"nowhere holds no runs/\*\.json: give a folder"):
+    with pytest.raises(ValueError, match=r"nowhere holds no finished run: give a folder that .* has ended"):
         read_runs(tmp_path / "nowhere")
+    (tmp_path / "runs").mkdir()
+    for name in ("experiment.json", "summary.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match="holds no finished run"):
+        read_runs(tmp_path)
+
+
+def test_the_folder_of_the_runs_itself(tmp_path):
+    """Sees: `there/runs` refused, and what stands beside the runs taken for one."""
+    folder = make_folder(tmp_path, ("sam", "rst"), seeds=2) / "runs"
+    for name in ("experiment.json", "summary.json", ".rst-seed9.json"):
+        (folder / name).write_text("{}")
+    assert [(run.method, run.seed) for run in read_runs(folder)] == [("sam", 0), ("sam", 1), ("rst", 0), ("rst", 1)]
+
+
+@pytest.mark.parametrize("content", ["<!doctype html>", "{}", '{"method": "s'])
+def test_a_named_file_that_is_no_run(tmp_path, content):
+    """Sees: the advice to delete, move or train again what was only named by mistake, such as the report's page."""
+    path = tmp_path / "report.html"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"report\.html is no.* run.*: give runs/\*\.json, or the folder") as caught:
+        read_runs(path)
+    assert not re.search("delete|move|again", str(caught.value))
 
 
 def test_several_folders(tmp_path):
@@ -83,7 +107,7 @@ def test_several_folders(tmp_path):
     again = tmp_path / "second" / ".." / "first"
     read = [(run.method, run.seed) for run in read_runs(first, second, third, again)]
     assert read == [("sgd", 0), ("sgd", 1), ("sam", 0), ("sam", 1), ("sam", 7), ("rst", 0), ("rst", 2)]
-    with pytest.raises(ValueError, match=r"nowhere holds no runs/\*\.json"):
+    with pytest.raises(ValueError, match="nowhere holds no finished run"):
         read_runs(first, tmp_path / "nowhere")
 
 
@@ -141,15 +165,25 @@ def test_rows(tmp_path):
         assert f"<td>{answer}</td>" in page
 
 
+def test_seconds_are_the_median(tmp_path):
+    """Sees: the mean of the seconds, which one run on a busy machine decides, in table, page or figure."""
+    records = [make_record("sam", seed, seconds=seconds) for seed, seconds in enumerate((0.2, 23.0, 0.4))]
+    runs = read_runs(write_records(tmp_path, records))
+    summary = summarize(runs)
+    assert rows(summary)[0][3] == "0.4"
+    assert re.search(r"Seconds, median</th></tr>(.|\n)*?<td>0\.4</td></tr>", render(runs, summary))
+    assert "median training time (seconds)" in figures.accuracy_against_seconds(summary)
+
+
 def test_legend(runs, tmp_path):
     """Sees: lines too long for a terminal, a mark or a word that is not explained, validation hushed up."""
     assert all(len(line) <= 80 for line in legend(summarize(runs)))
     few = read_runs(write_records(tmp_path, [make_record(m, s, split="validation") for m in METHODS for s in range(3)]))
     summary = summarize(few)
-    assert any(row[-1] == "not among 7" for row in rows(summary))
+    assert any(row[-1] == "alone only" for row in rows(summary))
     lines = legend(summary)
     assert all(len(line) <= 80 for line in lines)
-    for start in ("•", "accuracy on the validation split, not on the test set", "intervals", "not among 7:"):
+    for start in ("•", "accuracy on the validation split, not on the test set", "intervals", "alone only:"):
         assert any(line.startswith(start) for line in lines), start
     single = summarize([run for run in few if run.method in {"sam", "rst"}])
     assert [line[0] for line in legend(single)] == ["•", "a"]
@@ -182,7 +216,7 @@ def test_page_stands_alone(page):
 
 def test_page_tells_every_method(page, runs):
     """Sees: a method lost between runs, tables and figures, and a figure without name or caption."""
-    found = re.findall(r'<th scope="row">(.*?)(?: •)?</th>', page)
+    found = re.findall(r'<th scope="row">(.*?)(?:\xa0•)?</th>', page)
     for told in METHODS.values():
         answers = told["label"] != "SAM"
         assert found.count(told["label"]) == 3 + answers  # results, against SAM, equal gradients, ledger
@@ -315,7 +349,52 @@ def test_frontier_is_marked_on_the_page(tmp_path):
     """Sees: a table that marks other methods than the summary, or none."""
     runs = runs_with(tmp_path, sgd=[84.0] * 3, sgd_long=[83.0] * 3, sam=[97.0] * 3)
     page = render(runs, summarize(runs))
-    assert re.findall(r'<th scope="row">([^<]*) •</th>', page) == ["SGD", "SAM"]
+    assert re.findall(r'<th scope="row">([^<]*)\xa0•</th>', page) == ["SGD", "SAM"]
+
+
+class Drawn(Exception):
+    """Carries a figure out of where it would be written."""
+
+
+def axes_of(monkeypatch, draw, *given) -> Axes:
+    """Return the axes that a function of `figures` draws."""
+
+    def keep(figure: Figure, _: str) -> str:
+        raise Drawn(figure)
+
+    monkeypatch.setattr(figures, "to_svg", keep)
+    with pytest.raises(Drawn) as caught:
+        draw(*given)
+    axes: Axes = caught.value.args[0].axes[0]
+    return axes
+
+
+def test_axes_end_where_the_quantities_do(tmp_path, monkeypatch):
+    """Sees: room for accuracies above 100 % or below 0, and for negative times and costs."""
+    summary = bought(tmp_path, sgd=(0.01, 0.5, 0.51), sam=(2, 99.5, 4), rst=(1, 60, 2))
+    for draw in (figures.accuracy_against_cost, figures.accuracy_against_seconds):
+        axes = axes_of(monkeypatch, draw, summary)
+        assert axes.get_xlim()[0] == 0
+        assert axes.get_ylim() == (0, 100)
+
+
+def test_epochs_are_whole_and_accuracies_within_100(tmp_path, monkeypatch):
+    """Sees: half an epoch on the axis, an accuracy of 102 %, and a limit of accuracies laid on losses."""
+    records = [make_record("rst", 0, test_accuracy=[0.5, 50.0, 99.9], train_loss=[250.0, 200.0, 120.0])]
+    runs = read_runs(write_records(tmp_path, records))
+    axes = axes_of(monkeypatch, figures.accuracy, runs)
+    assert axes.get_ylim() == (0, 100)
+    assert all(tick == int(tick) for tick in axes.get_xticks())
+    assert axes_of(monkeypatch, figures.training_loss, runs).get_ylim()[1] > 250
+
+
+def test_name_of_a_line_goes_where_it_is_free():
+    """Sees: only the ends of the line tried, where both are crossed by error bars and the middle is free."""
+    axes = Figure(figsize=(3.8, 3.0), dpi=72).add_subplot()
+    axes.set(xlim=(0, 1), ylim=(0, 100))
+    bars = [Bbox(axes.transData.transform([(x, 0), (x, 100)])).padded(3.5) for x in (0.1, 0.9)]
+    box = place_name(axes, "SAM − 1 point", 50.0, bars).get_window_extent()
+    assert not any(box.overlaps(bar) for bar in bars)
 
 
 def test_diverged_training_is_drawn(tmp_path):

@@ -90,13 +90,14 @@ def test_sam_against_sgd(tmp_path, sgd, expected, said):
 
 
 def test_costs_are_means_over_seeds(tmp_path):
-    """Sees: the cost of one seed told for all, passes over own steps instead of over plain training's."""
+    """Sees: the cost of one seed told for all, mean for median, passes over own steps, not plain training's."""
     records = [make_record("sgd-long", 0, passes=900.0, plain_passes=600.0, seconds=2.0)]
     records += [make_record("sgd-long", 1, passes=960.0, plain_passes=600.0, seconds=4.0)]
+    records += [make_record("sgd-long", 2, passes=930.0, plain_passes=600.0, seconds=9.0)]
     described = entry(summarize(read_runs(write_records(tmp_path, records))), "sgd-long")
     assert described["cost"] == 1.55
     assert described["passes"] == 930.0
-    assert described["seconds"] == {"mean": 3.0, "std": pytest.approx(math.sqrt(2))}
+    assert described["seconds"] == {"mean": 5.0, "std": pytest.approx(math.sqrt(13)), "median": 4.0}
 
 
 def test_one_seed_says_nothing(tmp_path):
@@ -233,9 +234,12 @@ def test_alone_but_not_among_five(tmp_path):
     assert versus["ci95"][0] > -1
     assert versus["p_holm"] == pytest.approx(4 * p)  # peer-sam's p-value is smaller
     assert versus["non_inferior"] is versus["behind"] is False
-    assert word(versus, among) == "not among 5"
+    assert word(versus, among) == "alone only"
     assert "but not shown as one of 5 comparisons: G-RST" in verdict(among)
-    assert "“Not among 5”: the interval lies above −1, which would do" in " ".join(render(runs, among).split())
+    assert (
+        "“Alone only”: enough if it were the only comparison (its interval lies above −1), not as one of 5"
+        in " ".join(render(runs, among).split())
+    )
 
 
 def test_the_primary_question_is_not_corrected(tmp_path):
@@ -303,17 +307,37 @@ def test_warnings(tmp_path):
     (warning,) = summary["warnings"]
     needed = seeds_needed(stats.tstd(found), 1.0)
     assert warning == (
-        f"Too few seeds to decide on SGD, 45 epochs: 5 of them tell its difference to SAM to ± {half:.2f} points; "
-        f"± 1, the margin, would take about {needed}."
+        f"5 seeds are too few to decide on SGD (45 epochs): its interval reaches ± {half:.2f} points, the margin is 1; "
+        f"it would take {needed}."
     )
+    assert entry(summary, "sgd-long")["versus_sam"]["seeds_needed"] == needed
     (warning,) = summarize(runs_with(tmp_path, sam=SAM, sgd_long=[60.0, 98.0, 99.0, 20.0, 97.0]))["warnings"]
-    assert warning.endswith("± 1, the margin, would take more than 100.")
+    assert warning.endswith("the margin is 1; it would take more than 100.")
     behind = [accuracy - off for accuracy, off in zip(SAM, (1.5, 0.6, 0.9, 1.6, 0.5), strict=True)]
     open_but_narrow = summarize(runs_with(tmp_path, sam=SAM, sgd_long=behind))
     versus = entry(open_but_narrow, "sgd-long")["versus_sam"]
     assert 0.5 < (versus["ci95"][1] - versus["ci95"][0]) / 2 < 1
     assert versus["non_inferior"] is versus["behind"] is False
     assert open_but_narrow["warnings"] == []
+
+
+def test_undecided_methods_share_a_warning(tmp_path):
+    """Sees: a sentence per method, ends of the range mixed up, methods of other numbers of seeds in the same one."""
+    offsets = {"rst": (-9.0, 0.0, 9.0), "g_rst": (-5.0, 0.0, 5.0), "thrifty": (-2.0, 0.0, 2.0), "peer_sam": (-3.0, 3.0)}
+    accuracies = {name: [90.0 + off for off in found] for name, found in offsets.items()}
+    runs = runs_with(tmp_path, sam=[90.0] * 3, **accuracies)
+    summary = summarize(runs)
+    three, two = summary["warnings"]
+    low, high = (spread * stats.t.ppf(0.975, 2) / math.sqrt(3) for spread in (2, 9))
+    needed = seeds_needed(2.0, 1.0)
+    assert three == (
+        f"3 seeds are too few to decide on RST, G-RST and thrifty: their intervals reach ± {low:.3g} to ± {high:.3g} "
+        f"points, the margin is 1; it would take {needed} (thrifty) to more than 100 (RST)."
+    )
+    assert two.startswith("2 seeds are too few to decide on peer SAM: its interval reaches ± ")
+    page = render(runs, summary)
+    cells = re.findall(r"<td>([^<]*)</td></tr>", page[page.index("Seeds for ±&nbsp;1</th>") :])
+    assert cells[:3] == ["more than 100", str(seeds_needed(5.0, 1.0) or "more than 100"), str(needed)]
 
 
 def test_warnings_of_single_seeds_and_no_spread(tmp_path):

@@ -293,7 +293,7 @@ def test_what_does_not_go_together(recipe, method, setup, message):
         ({"strategy": "dp"}, "strategy = dp is unknown: give auto, ddp, fsdp2"),
         ({"accelerator": "tpu"}, "accelerator = tpu is unknown"),
         ({"compile": "gcc"}, "compile = gcc is no backend of torch.compile: give .*inductor"),
-        ({"accelerator": "cuda", "devices": 99}, "devices = 99 of cuda are more than the"),
+        ({"accelerator": "cuda", "devices": 99}, "devices = 99 is out of range: of cuda there are"),
         ({"checkpoint_every": -1.0}, "checkpoint_every = -1.0 is out of range"),
     ],
 )

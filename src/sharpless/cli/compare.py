@@ -24,6 +24,7 @@ def add(commands: Any) -> None:
     """Add the command to those of the parser."""
     command = commands.add_parser(
         "compare",
+        allow_abbrev=False,
         help="train one recipe with several methods and seeds: what does each buy, and what does it cost?",
         description="Train one recipe with several methods and seeds, and say what each buys and what it costs. "
         "Stopped and started again, it continues and repeats no finished run.",
@@ -49,9 +50,13 @@ def add(commands: Any) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     try:
-        from sharpless.lab import files  # noqa: PLC0415
+        import lightning_fabric  # noqa: F401, PLC0415
+        import rich.progress  # noqa: F401, PLC0415
+
+        from sharpless.lab import files, pools  # noqa: PLC0415
         from sharpless.lab.compare import Comparison  # noqa: PLC0415
         from sharpless.lab.stopping import Stopped  # noqa: PLC0415
+        from sharpless.report import html  # noqa: F401, PLC0415 - what is missing is better missed now
         from sharpless.report.runs import read_runs  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"compare needs {error.name}: pip install 'sharpless[lab]'") from error
@@ -61,6 +66,8 @@ def _compare(options: argparse.Namespace) -> int:
     for name, value in (("seeds", options.seeds), ("jobs", options.jobs)):
         if value is not None and value < 1:
             raise ValueError(f"{name} = {value} is out of range: give 1 or more")
+    if options.on == "ray":
+        pools.cluster()
     comparison = Comparison(recipe.recipe(options), methods, range(options.seeds), options.out, recipe.setup(options))
     if comparison.finished:
         read_runs(options.out)  # a file that cannot be read is better found now than after the last run

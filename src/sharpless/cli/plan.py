@@ -18,6 +18,7 @@ def add(commands: Any) -> None:
     """Add the command to those of the parser."""
     command = commands.add_parser(
         "plan",
+        allow_abbrev=False,
         help="price a schedule, or find p, q and γ for a budget",
         description="Draw p(t) of a schedule, or choose p, q and γ of G-RST for a budget, and say how many "
         "propagations, sharpness-aware steps and seconds to expect.",

@@ -52,4 +52,5 @@ def _add_fields(group: Any, kind: type) -> None:
             continue
         default = "" if field.default in {None, ""} else f" (default: {field.default})"
         kind_of_value = field.type if field.type in {str, int} else float
-        group.add_argument(*names, type=kind_of_value, metavar=field.name.upper()[:1], help=told + default, **common)
+        metavar = "NAME" if kind_of_value is str else "N" if kind_of_value is int else "X"
+        group.add_argument(*names, type=kind_of_value, metavar=metavar, help=told + default, **common)

@@ -14,6 +14,7 @@ def add(commands: Any) -> None:
     """Add the command to those of the parser."""
     command = commands.add_parser(
         "report",
+        allow_abbrev=False,
         help="make table, summary and page from run files",
         description="Make table, summary and page from run files alone, wherever they were trained.",
     )
@@ -59,6 +60,7 @@ def conclude(runs: Sequence[Path], folder: Path, margin: float) -> None:
         from sharpless.report.runs import read_runs  # noqa: PLC0415
         from sharpless.report.summary import summarize  # noqa: PLC0415
         from sharpless.report.table import HEADINGS, legend, rows  # noqa: PLC0415
+        from sharpless.report.verdict import verdict  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"a report needs {error.name}: pip install 'sharpless[lab]'") from error
     found = read_runs(*runs)
@@ -73,5 +75,5 @@ def conclude(runs: Sequence[Path], folder: Path, margin: float) -> None:
         table.add_row(*row)
     console = Console(highlight=False)
     console.print("", table, *legend(summary), sep="\n", soft_wrap=True)
-    console.print(*summary["warnings"], sep="\n")
+    console.print("", verdict(summary), *summary["warnings"], sep="\n")
     console.print("", f"The page: {folder / 'report.html'}", sep="\n", soft_wrap=True)

@@ -23,6 +23,7 @@ def add(commands: Any) -> None:
     """Add the command to those of the parser."""
     command = commands.add_parser(
         "train",
+        allow_abbrev=False,
         help="train one recipe with one method, on one device or on many",
         description="Train one recipe with one method and leave the weights. Stopped in whatever way and started "
         "again, it continues from its last checkpoint.",
@@ -38,6 +39,9 @@ def add(commands: Any) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     try:
+        import lightning_fabric  # noqa: F401, PLC0415
+        import rich.progress  # noqa: F401, PLC0415
+
         from sharpless.lab import files  # noqa: PLC0415
         from sharpless.lab.compare import Comparison  # noqa: PLC0415
         from sharpless.lab.stopping import Stopped  # noqa: PLC0415
@@ -83,13 +87,15 @@ def _watched(run: "Run", log: Any) -> None:
 
         def watch(training: "Training") -> None:
             logs.follow(training)
-            if perf_counter() - shown[0] < 0.25 and training.progress.step < training.steps:
+            testing = training.progress.step % training.steps_per_epoch == 0  # which is what comes next
+            if perf_counter() - shown[0] < 0.25 and not testing:
                 return
             shown[0] = perf_counter()
             done = training.progress
             accuracy = f", accuracy {done.test_accuracy[-1]:.1f} %" if done.test_accuracy else ""
             epoch = min((done.step - 1) // training.steps_per_epoch + 1, training.epochs)
-            told = f"epoch {epoch}/{training.epochs}, passes {training.passes:.0f}, p {training.p:.2f}{accuracy}"
+            doing = ", testing" if testing else accuracy
+            told = f"epoch {epoch}/{training.epochs}, passes {training.passes:.0f}, p {training.p:.2f}{doing}"
             progress.update(bar, total=training.steps, completed=done.step, description=told)
 
         training = run.training(watch)

@@ -29,7 +29,7 @@ def check(names: Sequence[str]) -> None:
     """
     for name in names:
         if name not in NAMES:
-            raise ValueError(f"augment = {name} is unknown: choose from {', '.join(NAMES)}")
+            raise ValueError(f"augment = {name} is unknown: choose from {', '.join(NAMES)}, and join them by +")
 
 
 def draws(examples: int, seed: int, epoch: int) -> Tensor:

@@ -99,44 +99,67 @@ class Comparison:
         self.recipe = recipe
         self.folder = folder
         self.setup = setup or Setup()
-        self._check_recipe()
         self.data: Data = examples(recipe, seeds[0], self.setup)
-        model = networks.build(
-            recipe.network, classes=self.data.classes, channels=self.data.channels, width=recipe.width
-        )
         for method in methods:
             check(recipe, method, self.setup, self.data)
-            wrap(recipe, method, base_optimizer(recipe, model), model, 1, 0)
-        self._check_fingerprint()
+        self._check_network(methods)
+        self._check_folder()
         self.runs = [
             Run(recipe, method, seed, folder.absolute(), self.setup, self.data.fingerprint)
             for seed in seeds
             for method in dict.fromkeys(methods)
         ]
 
+    def _check_network(self, methods: Sequence[str]) -> None:
+        """Find out whether the network takes the images, and the methods the network.
+
+        Raises:
+            ValueError: they do not.
+        """
+        recipe, data = self.recipe, self.data
+        model = networks.build(recipe.network, classes=data.classes, channels=data.channels, width=recipe.width)
+        for method in methods:
+            wrap(recipe, method, base_optimizer(recipe, model), model, 1, 0)
+        x, _ = next(data.test.batches([torch.arange(1)]))
+        try:
+            with torch.no_grad():
+                logits = model.eval()(x)
+        except Exception as error:
+            raise ValueError(
+                f"network = {recipe.network} does not take images of {data.channels} channels and {x.shape[2]} × "
+                f"{x.shape[3]} pixels ({error}): give its arguments, or image_size"
+            ) from error
+        if logits.shape != (1, data.classes):
+            raise ValueError(
+                f"network = {recipe.network} gives {tuple(logits.shape)} for one image: give one number a class"
+            )
+
     @property
     def _description(self) -> Path:
         return self.folder / "experiment.json"
 
-    def _check_recipe(self) -> None:
-        if not self._description.exists():
+    def _check_folder(self) -> None:
+        """Find out whether the folder is free, or holds runs of this experiment.
+
+        Raises:
+            ValueError: it is no folder, or holds something else.
+        """
+        if any(path.is_file() for path in (self.folder, *self.folder.parents)):
+            raise ValueError(f"{self.folder} is, or lies in, a file: give a folder with --out")
+        if not any(path for place in ("runs", "checkpoints") for path in (self.folder / place).glob("*")):
             return
         try:
-            there = Recipe(**json.loads(self._description.read_text(encoding="utf-8"))["recipe"])
-        except (ValueError, TypeError, KeyError):
+            told = json.loads(self._description.read_text(encoding="utf-8"))
+            there, fingerprint = Recipe(**told["recipe"]), told["data"]
+        except (ValueError, TypeError, KeyError, OSError):
             raise ValueError(
                 f"{self._description} is not a recipe of this version: choose another folder with --out"
             ) from None
         if difference := self.recipe.difference(there):
             raise ValueError(f"{self.folder} holds another experiment ({difference}): choose another folder with --out")
-
-    def _check_fingerprint(self) -> None:
-        if not self._description.exists():
-            return
-        there = json.loads(self._description.read_text(encoding="utf-8")).get("data")
-        if there != self.data.fingerprint:
+        if fingerprint != self.data.fingerprint:
             raise ValueError(
-                f"{self.folder} holds runs on other data (fingerprint {there}, and {self.data.fingerprint} here): "
+                f"{self.folder} holds runs on other data ({fingerprint} there and {self.data.fingerprint} here): "
                 "choose another folder with --out"
             )
 

@@ -116,6 +116,7 @@ class Streamed:
             ValueError: an image cannot be decoded.
         """
         augmentation.check(augment)
+        augmentation.transform(self.size, augment)  # a package that is missing is better missed here than by a worker
         device = self.labels.device
         mean, std = (255 * torch.tensor(values, device=device)[:, None, None] for values in IMAGENET)
         drawn = augmentation.draws(len(self), seed, epoch) if "cutout" in augment else None

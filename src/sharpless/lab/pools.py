@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,7 @@ from sharpless.lab.stopping import Stopped
 if TYPE_CHECKING:
     from sharpless.lab.compare import Run
 
-__all__ = ["local", "on_ray"]
+__all__ = ["cluster", "local", "on_ray"]
 
 PATIENCE = 30.0  # seconds in which a run that was told to stop writes its checkpoint
 
@@ -70,10 +71,7 @@ def on_ray(runs: Sequence["Run"], threads: int, gpus: int = 0) -> Results:
     Raises:
         ModuleNotFoundError: Ray is not installed.
     """
-    try:
-        import ray  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"a cluster needs {error.name}: pip install 'sharpless[ray]'") from error
+    ray = cluster()
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
     task = ray.remote(num_cpus=threads, num_gpus=int(gpus > 0), max_retries=0)(_work)
     under_way = {task.remote(run, threads): run for run in runs}
@@ -90,6 +88,18 @@ def on_ray(runs: Sequence["Run"], threads: int, gpus: int = 0) -> Results:
         if under_way:
             ray.wait(list(under_way), num_returns=len(under_way), timeout=PATIENCE)
         ray.shutdown()
+
+
+def cluster() -> Any:
+    """Return Ray.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    try:
+        return import_module("ray")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("on = ray needs ray: pip install 'sharpless[ray]'") from error
 
 
 def _work(run: "Run", threads: int | None = None) -> dict[str, Any]:

@@ -189,8 +189,9 @@ class Recipe:
 
     def difference(self, other: "Recipe") -> str:
         """Return in which fields `other` differs, as a clause for a sentence; empty where it does not."""
-        return ", ".join(
-            f"{item.name} = {getattr(other, item.name)} and not {getattr(self, item.name)}"
+        found = [
+            f"{item.name} is {getattr(other, item.name)} there and {getattr(self, item.name)} here"
             for item in fields(self)
             if getattr(self, item.name) != getattr(other, item.name)
-        )
+        ]
+        return ", ".join(found[:3]) + (f", and {len(found) - 3} more" if len(found) > 3 else "")

@@ -55,7 +55,7 @@ class Setup:
             raise ValueError(f"compile = {self.compile} is no backend of torch.compile: give {known}")
         there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(self.device, 0)
         if self.device != "cpu" and self.devices > there:
-            raise ValueError(f"devices = {self.devices} of {self.device} are more than the {there} there are")
+            raise ValueError(f"devices = {self.devices} is out of range: of {self.device} there are {there} here")
 
     @property
     def device(self) -> str:

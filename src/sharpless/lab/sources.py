@@ -159,7 +159,8 @@ def _loaded(name: str, *arguments: Any, **options: Any) -> Mapping[str, Any]:
         # This one says only that there was another, and most say more than is to be told in two lines.
         reason = error.__cause__ if type(error) is datasets.exceptions.DatasetGenerationError else error
         lines = [line.strip() for line in str(reason or error).splitlines() if line.strip()]
-        raise ValueError(f"{name} cannot be read: {' '.join(lines[:2])}") from error
+        remedy = "; give a folder that holds it, data_dir, or try again" if name in HUB else ""
+        raise ValueError(f"{name} cannot be read: {' '.join(lines[:2])}{remedy}") from error
     return splits
 
 
@@ -188,14 +189,16 @@ def _parquet(name: str, folder: Path) -> Mapping[str, Any]:
 def _folders(name: str, folder: Path) -> Mapping[str, Any]:
     datasets = _datasets(name)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{name} cannot be read: there is no folder {folder}")
+        raise FileNotFoundError(f"{name} cannot be read: {folder} is no folder")
     train = folder / "train" if (folder / "train").is_dir() else folder
     roots = {"train": train}
     if train != folder:
         roots |= {split: folder / split for split in TEST_SPLITS if (folder / split).is_dir()}
     names = _classes(train)
     if len(names) < 2:
-        raise ValueError(f"{train} has {len(names)} folders: give one folder of images per class, for two or more")
+        raise ValueError(
+            f"{train} has folders of {len(names)} classes: give one folder of images per class, for two or more"
+        )
     features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=names)})
     endings = Image.registered_extensions()
     splits = {}

@@ -15,12 +15,6 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -38,7 +32,6 @@ __all__ = ["Progress", "Training", "check", "train"]
 
 TESTED_AT_ONCE = 512
 STEPS_BETWEEN_TALKS = 20
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @dataclass
@@ -207,8 +200,11 @@ class Training:
 
     def weights(self) -> dict[str, Any]:
         """Return the weights that were tested, whole and on the CPU, for `load_state_dict` of the bare network."""
+        from torch.distributed.checkpoint import state_dict as states  # noqa: PLC0415 - slow to import, and rarely used
+
         tested = self.module if self.average is None else self.average.module
-        return get_model_state_dict(tested, options=WHOLE)
+        options = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return states.get_model_state_dict(tested, options=options)
 
     def _train(self, epoch: int, told: Sequence[int]) -> None:
         """Train for what is missing of an epoch."""
@@ -342,13 +338,16 @@ class Training:
         if self.checkpoints is None:
             return
         assert not isinstance(self.opt, Peer)
+        from torch.distributed.checkpoint import state_dict as states  # noqa: PLC0415
+
         start = perf_counter()
         losses: list[float] = [float(self._loss)]
         if self.world > 1:
             gathered: list[Any] = [None] * self.world
             torch.distributed.all_gather_object(gathered, losses[0], group=self.talk)
             losses = gathered
-        model, optimizer = get_state_dict(self.module, self.opt, options=WHOLE)
+        options = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
+        model, optimizer = states.get_state_dict(self.module, self.opt, options=options)
         state = {
             "model": model,
             "optimizer": optimizer,
@@ -370,15 +369,17 @@ class Training:
         state = self.fabric.broadcast(self.checkpoints.load() if self.rank == 0 else None)
         if state is None:
             return
+        from torch.distributed.checkpoint import state_dict as states  # noqa: PLC0415
+
         assert not isinstance(self.opt, Peer)
         with warnings.catch_warnings():  # of the bare step that torch takes where it finds no state
             warnings.filterwarnings("ignore", message=r"step\(\) was called without passes")
-            set_state_dict(
+            states.set_state_dict(
                 self.module,
                 self.opt,
                 model_state_dict=state["model"],
                 optim_state_dict=state["optimizer"],
-                options=StateDictOptions(full_state_dict=self.setup.strategy == "fsdp2"),
+                options=states.StateDictOptions(full_state_dict=self.setup.strategy == "fsdp2"),
             )
         if self.average is not None:
             self.average.load_state_dict(state["average"])

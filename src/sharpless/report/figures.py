@@ -10,6 +10,7 @@ import numpy
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
 from sharpless import schedules
@@ -30,21 +31,21 @@ def accuracy_against_cost(summary: Mapping[str, Any]) -> str:
 
 @matplotlib.rc_context(STYLE)
 def accuracy_against_seconds(summary: Mapping[str, Any]) -> str:
-    """Return mean accuracy with its 95 % interval against mean training time."""
-    seconds = [entry["seconds"]["mean"] for entry in summary["methods"]]
-    return _accuracy_against(summary, seconds, "training time (seconds)")
+    """Return mean accuracy with its 95 % interval against the median training time."""
+    seconds = [entry["seconds"]["median"] for entry in summary["methods"]]
+    return _accuracy_against(summary, seconds, "median training time (seconds)")
 
 
 @matplotlib.rc_context(STYLE)
 def training_loss(runs: Sequence[Run]) -> str:
     """Return the clean training loss per epoch: the mean over seeds, and the range of the seeds."""
-    return _curves(runs, lambda run: run.train_loss, "training loss (clean pass)")
+    return _curves(runs, lambda run: run.train_loss, "training loss (clean pass)", (-math.inf, math.inf))
 
 
 @matplotlib.rc_context(STYLE)
 def accuracy(runs: Sequence[Run]) -> str:
     """Return the accuracy per epoch: the mean over seeds, and the range of the seeds."""
-    return _curves(runs, lambda run: run.test_accuracy, f"{runs[0].split} accuracy (%)")
+    return _curves(runs, lambda run: run.test_accuracy, f"{runs[0].split} accuracy (%)", (0.0, 100.0))
 
 
 @matplotlib.rc_context(STYLE)
@@ -82,12 +83,16 @@ def _accuracy_against(summary: Mapping[str, Any], positions: Sequence[float], po
             "mfc": color if stands else PAPER,
             "zorder": 3 if stands else 2,
         }
-        axes.errorbar(x, mean, [[mean - low], [high - mean]], ms=5.5, capsize=2.5, **look)
+        drawn = axes.errorbar(x, mean, [[mean - low], [high - mean]], ms=5.5, capsize=2.5, **look)
+        for artist in drawn.get_children():
+            artist.set_clip_on(False)  # whole also where the axes end at 0 or 100 %
         points.append((x, mean, name, color))
         spans.append(((x, low), (x, high)))
-    sam = [entry["accuracy"]["mean"] - margin for entry in entries if entry["method"] == "sam"]
+    bound = [entry["accuracy"]["mean"] - margin for entry in entries if entry["method"] == "sam"]
+    sam = [level for level in bound if level > 0]
     bounds = [axes.axhline(level, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.8, zorder=1) for level in sam]
     axes.margins(0.2, 0.22)
+    axes.set(xlim=numpy.clip(axes.get_xlim(), 0, None), ylim=numpy.clip(axes.get_ylim(), 0, 100))
     standing = [result for result, stands in zip(results, on_frontier, strict=True) if stands]
     frontier = _steps(standing, axes.get_xlim()[1])
     axes.plot(*zip(*frontier, strict=True), color=FAINT, linewidth=1.1, zorder=1, scalex=False)
@@ -128,7 +133,9 @@ def _names(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _curves(runs: Sequence[Run], curve: Callable[[Run], Sequence[float | None]], title: str) -> str:
+def _curves(
+    runs: Sequence[Run], curve: Callable[[Run], Sequence[float | None]], title: str, limits: tuple[float, float]
+) -> str:
     groups = by_method(runs)
     columns = 2 if max(len(group[0].label) for group in groups.values()) <= 26 else 1
     height = 2.5 + 0.17 * math.ceil(len(groups) / columns)
@@ -145,7 +152,11 @@ def _curves(runs: Sequence[Run], curve: Callable[[Run], Sequence[float | None]],
             linestyle=dashes,
             marker="o" if len(epochs) == 1 else None,  # one epoch makes no line
             label=groups[method][0].label,
+            clip_on=False,
         )
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, limits[0]), min(top, limits[1]))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set_xlabel("epoch")
     axes.set_title(title, loc="left")
     figure.legend(loc="outside lower left", ncols=columns, frameon=False, handlelength=3.2)

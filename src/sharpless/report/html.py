@@ -11,6 +11,7 @@ from sharpless import schedules
 from sharpless.cost import expected_cost
 from sharpless.report import figures
 from sharpless.report.runs import Run, by_method
+from sharpless.report.seeds import enough
 from sharpless.report.verdict import MISSING, interval, outcome, signed, verdict, word
 
 __all__ = ["render"]
@@ -36,6 +37,7 @@ def render(runs: Sequence[Run], summary: Mapping[str, Any]) -> str:
     environment.filters.update(
         signed=signed,
         interval=interval,
+        enough=enough,
         number=_number,
         spread=_spread,
         probability=_probability,

@@ -27,11 +27,11 @@ PLACES = [
     (0, -NEAR, "center", "top"),
     *sorted(FAR, key=lambda place: math.hypot(*place[:2])),
 ]
-# The ends of a horizontal line, and the place of its name there.
-ENDS = [
-    (end, (side * 2, lift, ha, va))
+# Where along a horizontal line its name may stand, the ends first, and the place of the name there.
+ALONG = [
+    (at, (side * 2, lift, ha, va))
+    for at, side, ha in ((0, 1, "left"), (1, -1, "right"), *((at / 20, 0, "center") for at in range(4, 17)))
     for lift, va in ((-2, "top"), (2, "bottom"))
-    for end, side, ha in ((0, 1, "left"), (1, -1, "right"))
 ]
 
 
@@ -65,7 +65,7 @@ def place_labels(
 
 
 def place_name(axes: Axes, text: str, level: float, taken: Sequence[Bbox]) -> Annotation:
-    """Write the name of a horizontal line at one of its ends, below or above it.
+    """Write the name of a horizontal line at one of its ends, or along it, below or above.
 
     Args:
         axes: where to write; its limits have to be final.
@@ -78,12 +78,12 @@ def place_name(axes: Axes, text: str, level: float, taken: Sequence[Bbox]) -> An
     """
     name = axes.annotate(text, (0, level), (0, 0), axes.get_yaxis_transform(), "offset points", size=7.5, alpha=0.75)
 
-    def put(end: int, place: tuple[float, float, str, str]) -> Bbox:
-        name.xy = (end, level)
+    def put(at: float, place: tuple[float, float, str, str]) -> Bbox:
+        name.xy = (at, level)
         return _move(name, place)
 
-    boxes = [[put(*where)] for where in ENDS]
-    put(*ENDS[_least_covering(boxes, taken, axes.bbox)])
+    boxes = [[put(*where)] for where in ALONG]
+    put(*ALONG[_least_covering(boxes, taken, axes.bbox)])
     return name
 
 

@@ -10,6 +10,11 @@ from typing import Any, get_args, get_origin
 
 __all__ = ["Run", "by_method", "read_runs"]
 
+BESIDE = ("experiment.json", "summary.json")
+"""What may stand beside the run files and is none."""
+
+INSTEAD = "give runs/*.json, or the folder that holds runs"
+
 ORDER = ("sgd", "sgd-long", "sam", "rst", "g-rst", "thrifty")
 """The methods that come first in every table and figure; others follow alphabetically."""
 
@@ -59,7 +64,7 @@ def read_runs(*paths: Path) -> list[Run]:
 
     Args:
         *paths: folders that `sharpless compare` or `sharpless train` wrote, of which runs/*.json are read and anything
-            else is left alone, and files of single runs.
+            else is left alone, their folders runs, and files of single runs.
 
     Returns:
         At least one run; all of one recipe, on the same data and split, no method and seed twice.
@@ -70,7 +75,7 @@ def read_runs(*paths: Path) -> list[Run]:
     """
     runs: dict[tuple[str, int], tuple[Path, Run]] = {}
     for path in {file.resolve(): file for given in paths for file in _files(given)}.values():
-        run = _read(path)
+        run = _read(path, named=path in paths)
         first_path, first = next(iter(runs.values()), (path, run))
         for difference, mine, others in (
             ("was trained by another recipe", run.recipe, first.recipe),
@@ -94,9 +99,13 @@ def read_runs(*paths: Path) -> list[Run]:
 def _files(given: Path) -> list[Path]:
     if given.is_file():
         return [given]
-    found = sorted(path for path in (given / "runs").glob("*.json") if not path.name.startswith("."))
+    folder = given / "runs" if (given / "runs").is_dir() else given
+    found = sorted(path for path in folder.glob("*.json") if not path.name.startswith(".") and path.name not in BESIDE)
     if not found:
-        raise ValueError(f"{given} holds no runs/*.json: give a folder that `sharpless compare` wrote")
+        raise ValueError(
+            f"{given} holds no finished run: give a folder that `sharpless compare` or `sharpless train` wrote, "
+            "once a run in it has ended"
+        )
     return found
 
 
@@ -113,17 +122,20 @@ def _disagreement(mine: Mapping[str, Any], others: Mapping[str, Any]) -> str:
     return f"{name} = {mine.get(name)!r} instead of {others.get(name)!r}"
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path, *, named: bool) -> Run:
+    # A file that was named by hand may be anything: nobody is told to delete it.
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
+        if named:
+            raise ValueError(f"{path} is no run file, or not a complete one: {INSTEAD}") from error
         raise ValueError(f"{path} is not complete JSON ({error}): delete the file and train this run again") from error
     read = record if isinstance(record, dict) else {}
     wrong = [item.name for item in fields(Run) if not _fits(item, read)]
     if wrong:
+        remedy = INSTEAD if named else "move the file out of the folder or train this run again"
         raise ValueError(
-            f"{path} is not the record of a run ({', '.join(wrong)} missing or of the wrong type): "
-            "move the file out of the folder or train this run again"
+            f"{path} is not the record of a run ({', '.join(wrong)} missing or of the wrong type): {remedy}"
         )
     run = Run(**{item.name: read[item.name] for item in fields(Run) if item.name in read})
     curves = [run.test_accuracy, run.epoch_passes, run.epoch_seconds]

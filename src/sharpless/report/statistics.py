@@ -101,14 +101,15 @@ def against(pairs: Mapping[str, Sequence[float]], margin: float) -> dict[str, di
     Returns:
         For each method `difference` and `ci95`, those of this comparison by itself; `p`, the p-value of a loss of
         `margin` or more, and `p_holm`, that corrected; and, decided by corrected p-values, whether the method is
-        `non_inferior` (loses less than the margin), `behind` (loses more) and `beats` the other one. None for fewer
-        than two seeds.
+        `non_inferior` (loses less than the margin), `behind` (loses more) and `beats` the other one; and
+        `seeds_needed` to make the interval as narrow as the margin. None for fewer than two seeds.
     """
     alone = {method: above(found, -margin) for method, found in pairs.items()}
     kept = holm(alone)
     behind = holm({method: above([-difference for difference in found], margin) for method, found in pairs.items()})
     beats = holm({method: above(found, 0.0) for method, found in pairs.items()})
-    described = {method: estimate(found) if found else {"mean": None, "ci95": None} for method, found in pairs.items()}
+    nothing = {"mean": None, "std": None, "ci95": None}
+    described = {method: estimate(found) if found else nothing for method, found in pairs.items()}
     return {
         method: {
             "difference": found["mean"],
@@ -118,6 +119,7 @@ def against(pairs: Mapping[str, Sequence[float]], margin: float) -> dict[str, di
             "non_inferior": _rejected(kept[method]),
             "behind": _rejected(behind[method]),
             "beats": _rejected(beats[method]),
+            "seeds_needed": None if found["std"] is None else seeds_needed(found["std"], margin),
         }
         for method, found in described.items()
     }

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, mean
+from statistics import fmean, mean, median
 from typing import Any
 
 from sharpless.report.budgets import at_equal
@@ -102,7 +102,8 @@ def _describe(runs: Sequence[Run]) -> dict[str, Any]:
         "seeds": len(runs),
         "accuracy": estimate([run.accuracy for run in runs]),
         "cost": fmean(run.passes for run in runs) / fmean(run.plain_passes for run in runs),
-        "seconds": {"mean": seconds["mean"], "std": seconds["std"]},
+        # The median is what is shown: on a busy machine one run may take a hundred times as long as the others.
+        "seconds": {"mean": seconds["mean"], "std": seconds["std"], "median": median(run.seconds for run in runs)},
         "epochs": mean(len(run.test_accuracy) for run in runs),
         "steps": mean(run.steps for run in runs),
         "sharp_steps": mean(len(run.sharp_steps) for run in runs),

@@ -18,7 +18,8 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
     Returns:
         The label (with • where no other method dominates), the accuracy ± its standard deviation over seeds, the
-        cost, the seconds, the difference to SAM with its 95 % interval, and what the corrected tests say of it.
+        cost, the median of the seconds, the difference to SAM with its 95 % interval, and what the corrected tests
+        say of it.
     """
     return [_row(entry, summary) for entry in summary["methods"]]
 
@@ -33,7 +34,7 @@ def legend(summary: Mapping[str, Any]) -> list[str]:
         every = "both" if count == 2 else f"all {count}"
         lines.append(f"intervals stand for one comparison by itself, the last column for {every} (Holm)")
     if any(outcome(entry["versus_sam"], margin) == "alone" for entry in summary["methods"]):
-        lines.append(f"not among {count}: above −{margin:g}, enough by itself but not as one of {count} comparisons")
+        lines.append(f"alone only: enough if it were the only comparison, not as one of {count} (Holm)")
     return lines
 
 
@@ -48,7 +49,7 @@ def _row(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[str, ...
         entry["label"] + (" •" if entry["non_dominated"] else ""),
         f"{accuracy['mean']:.1f}{spread}",
         f"{entry['cost']:.2f}",
-        f"{entry['seconds']['mean']:.1f}",
+        f"{entry['seconds']['median']:.1f}",
         difference,
         word(versus, summary),
     )

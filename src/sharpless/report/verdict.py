@@ -55,7 +55,7 @@ def word(versus: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> str:
         "better": "yes, better",
         "kept": "yes",
         "behind": "no",
-        "alone": f"not among {summary['comparisons']}",
+        "alone": "alone only",
         "open": "not shown",
         "few": "too few seeds",
     }
