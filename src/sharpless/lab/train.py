@@ -163,6 +163,9 @@ class Training:
         self.checkpoints = None if isinstance(self.opt, Peer) else checkpoints
         # What the ranks tell one another about stopping must not wait for a GPU.
         self.talk: Any = torch.distributed.new_group(backend="gloo") if self.world > 1 else None
+        # As Fabric has it, but that sets torch's default type in every forward.
+        dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(recipe.precision)
+        self.autocast = nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
         self._loss = torch.zeros((), device=self.device)
         self._started = self._saved_at = perf_counter()
 
@@ -240,6 +243,7 @@ class Training:
     def _step(self, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Take one step, on the micro-batches of a batch."""
         recipe, opt, step = self.recipe, self.opt, self.progress.step
+        strategy = self.fabric.strategy
         torch.default_generator.manual_seed(_mixed(self.seed, step, 1 + self.rank))
         if self.device.type == "cuda":  # torch.manual_seed notes where it was called, on a machine without a GPU
             torch.cuda.manual_seed(_mixed(self.seed, step, 1 + self.rank))
@@ -252,10 +256,9 @@ class Training:
                 examples_of_part = len(part[1])
                 for x, y in opt.passes(part):
                     loss = self._loss_of(x, y)
-                    self.fabric.backward(loss / len(parts) if len(parts) > 1 else loss)
+                    strategy.precision.backward(loss / len(parts) if len(parts) > 1 else loss, self.inner)
                     if not opt.perturbed:
                         self._loss.add_(loss.detach(), alpha=len(y) / (examples_of_part * len(parts)))
-        strategy = self.fabric.strategy
         if recipe.clip:
             strategy.precision.unscale_gradients(opt)  # type: ignore[arg-type]
             nn.utils.clip_grad_norm_(self.module.parameters(), recipe.clip)
@@ -267,7 +270,7 @@ class Training:
     def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         if self.setup.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        with self.fabric.autocast():
+        with self.autocast:
             logits = self.inner(x)
         loss = cross_entropy(logits.float(), y, label_smoothing=self.recipe.label_smoothing)
         if self.recipe.l2:
@@ -297,7 +300,7 @@ class Training:
                 torch.distributed.broadcast(buffer, 0)
         tested.eval()
         for x, y in self.test_set.batches(list(torch.split(mine, TESTED_AT_ONCE))):
-            with self.fabric.autocast():
+            with self.autocast:
                 hits = tested(x).argmax(1) == y
             right += hits[: max(counted - seen, 0)].sum()
             seen += len(y)
