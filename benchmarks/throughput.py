@@ -163,7 +163,8 @@ def main() -> None:
         f"# Throughput of the laboratory's loop, {options.device}",
         "",
         f"`{facts['command']}`, torch {torch.__version__}, {os.cpu_count()} cores{gpu_name}, "
-        f"{facts['threads']} threads, {options.rounds} interleaved rounds of an epoch (of the digits five times as many); median ratio and its quartiles. "
+        f"{facts['threads']} threads, {options.rounds} interleaved rounds "
+        "of an epoch (of the digits five times as many); median ratio and its quartiles. "
         "A ratio above 1 means that the laboratory is faster than the bare loop.",
         "",
         "| case | images per second | bare loop | ratio | quartiles |",
