@@ -57,6 +57,7 @@ def assert_same(one, other):
         ("g-rst", {"ascent": "friendly", "systematic": True}),
         ("sam", {"optimizer": "adamw", "lr_warmup": 0.3, "accumulate": 2}),
         ("g-rst", {"precision": "16"}),
+        ("g-rst", {"precision": "bf16", "label_smoothing": 0.1}),
         ("rst", {"momentum": 0.0}),
         ("sam", {"network": "test_training:dropping", "augment": "flip+crop"}),
     ],

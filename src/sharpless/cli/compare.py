@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpless.cli import recipe
-from sharpless.cli.report import conclude
+from sharpless.cli.report import MARGIN, conclude
 from sharpless.lab.recipes import METHODS, PEERS
 from sharpless.lab.setup import leads
 
@@ -38,13 +38,7 @@ def add(commands: Any) -> None:
     option("--out", type=Path, default=Path("runs/compare"), metavar="FOLDER", help="folder (default: %(default)s)")
     option("--jobs", type=int, metavar="N", help="runs at a time (default: what a measurement finds fastest)")
     option("--on", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
-    option(
-        "--margin",
-        type=float,
-        default=1.0,
-        metavar="POINTS",
-        help="points of accuracy that a non-inferior method may lose to SAM (default: %(default)s)",
-    )
+    option("--margin", **MARGIN)
     recipe.add(command)
 
 

@@ -2,12 +2,18 @@
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["add", "conclude"]
+__all__ = ["MARGIN", "add", "conclude"]
+
+MARGIN: dict[str, Any] = {
+    "type": float,
+    "default": 1.0,
+    "metavar": "POINTS",
+    "help": "points of accuracy that a non-inferior method may lose to SAM (default: %(default)s)",
+}
 
 
 def add(commands: Any) -> None:
@@ -22,18 +28,10 @@ def add(commands: Any) -> None:
     option = command.add_argument
     option("runs", nargs="+", type=Path, metavar="RUNS", help="folders of compare or train, or run files")
     option("--out", type=Path, default=Path(), metavar="FOLDER", help="folder (default: this one)")
-    option(
-        "--margin",
-        type=float,
-        default=1.0,
-        metavar="POINTS",
-        help="points of accuracy that a non-inferior method may lose to SAM (default: %(default)s)",
-    )
+    option("--margin", **MARGIN)
 
 
 def _report(options: argparse.Namespace) -> int:
-    if not 0 < options.margin < math.inf:
-        raise ValueError(f"margin = {options.margin} is out of range: give a positive number of points")
     conclude(options.runs, options.out, options.margin)
     return 0
 
