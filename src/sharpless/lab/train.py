@@ -109,7 +109,7 @@ class Training:
         setup: where it is executed.
         data: the data, the recipe's by default.
         checkpoints: where its checkpoints are, if it leaves any.
-        watch: is called after every step, with progress and the present p.
+        watch: is called with the run itself after every step.
 
     Raises:
         ValueError: the arguments do not go together.
