@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpless.cli import recipe
 from sharpless.lab.recipes import METHODS, PEERS
-from sharpless.lab.setup import leads
+from sharpless.lab.setup import leads, meet
 
 if TYPE_CHECKING:
     from sharpless.lab.compare import Run
@@ -60,10 +60,12 @@ def _train(options: argparse.Namespace) -> int:
             training = run.training()
             training.run()
             training.weights()  # which the ranks gather together
+            meet()
             return 0
         with files.locked(options.out):
             comparison.open_folder()
             _watched(run, options.log)
+            meet()
     except Stopped as stopped:
         if not leads():
             return 0  # whoever started this process would take another status for a reason to kill the rest

@@ -14,7 +14,7 @@ from sharpless.lab.data import Data
 from sharpless.lab.optimizers import base_optimizer, wrap
 from sharpless.lab.peers import pytorch_optimizer
 from sharpless.lab.recipes import METHODS, PEERS, Recipe
-from sharpless.lab.setup import Setup, leads
+from sharpless.lab.setup import Setup, leads, meet
 from sharpless.lab.sharing import available_cores, jobs_and_threads
 from sharpless.lab.train import Training, check, examples
 
@@ -201,4 +201,5 @@ class Comparison:
         for run, record in results:
             if leads():
                 run.conclude(record)
+            meet()
             yield record

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Setup", "leads"]
+__all__ = ["Setup", "leads", "meet"]
 
 STRATEGIES = ("auto", "ddp", "fsdp2")
 
@@ -103,6 +103,12 @@ def leads() -> bool:
     """Return whether this is the process, of those that share a batch, that writes and prints."""
     ranks = ("RANK",) if torch.distributed.is_torchelastic_launched() else ("LOCAL_RANK", "NODE_RANK")
     return all(os.environ.get(name, "0") == "0" for name in ranks)
+
+
+def meet() -> None:
+    """Wait for the processes that share a batch: one that ends early, and badly, takes those along that still write."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def _fabric_name(precision: str) -> Any:
