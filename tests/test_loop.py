@@ -270,7 +270,7 @@ def test_a_checkpoint_between_micro_batches(stop):
 
 def test_one_call_for_each_device():
     """Sees a foreach call that mixes devices, which CUDA forgives and XLA answers with a crash."""
-    from sharpless.weights import foreach
+    from sharpless.tensors import foreach
 
     ours = [torch.zeros(1), torch.zeros(2, device="meta"), torch.zeros(3)]
     theirs = [torch.ones_like(tensor) for tensor in ours]

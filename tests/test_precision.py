@@ -143,7 +143,7 @@ def test_precisions_side_by_side(gamma):
 
 def test_half_precision_norm():
     """Sees a norm summed up in half precision, which overflows in float16 and loses digits in bfloat16."""
-    from sharpless.weights import global_norm
+    from sharpless.tensors import global_norm
 
     for dtype, value in ((torch.float16, 300.0), (torch.bfloat16, 1.0)):
         grads = [torch.full((1000, 100), value, dtype=dtype) for _ in range(3)]

@@ -65,7 +65,7 @@ def test_break_in_the_perturbed_pass():
 
 def test_an_interrupt_while_putting_back(monkeypatch):
     """Sees the one moment in which a Ctrl-C could leave half of the weights displaced."""
-    from sharpless.weights import Excursion
+    from sharpless.tensors import Excursion
 
     end, calls = Excursion.end, []
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from sharpless.weights import buckets, global_norm, local
+from sharpless.tensors import buckets, global_norm, local
 
 __all__ = ["Ascent", "Friendly", "asam", "normalization_parameters", "sam"]
 
@@ -74,10 +74,11 @@ def asam(weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float
 class Friendly:
     """Climb along ε = ρ·d/‖d‖, d = g − σm, where m is a running mean of past gradients (F-SAM, arXiv 2403.12350).
 
-    What the gradients of past steps have in common is taken out of the direction; the noise of the batch stays. m is
-    0 before the first climb, which is SAM's, and is updated after it was used, as in the authors' code. It takes as
-    much memory as the gradients, and is kept with the optimizer's state. Gradients that are not finite leave it as
-    it is. Beside GradScaler give it a fixed scale (a large growth_interval), since m is of scaled gradients.
+    What the gradients of past steps have in common is taken out of the direction; the noise of the batch stays. As in
+    the authors' code, a parameter's first climb is SAM's, m starts at its first gradient, and later gradients join m
+    after it was used. m takes as much memory as the gradients, and is kept with the optimizer's state. Gradients that
+    are not finite leave it as it is. Beside GradScaler give it a fixed scale (a large growth_interval), since m is of
+    scaled gradients.
 
     Args:
         sigma: σ, how much of m to take out.
@@ -87,7 +88,7 @@ class Friendly:
     >>> climb([torch.zeros(2)], [torch.tensor([3.0, 4.0])], [1.0], memory)
     [tensor([0.6000, 0.8000])]
     >>> climb([torch.zeros(2)], [torch.tensor([0.3, 1.4])], [1.0], memory)
-    [tensor([0., 1.])]
+    [tensor([-0.7203, -0.6936])]
     """
 
     slots = ("friendly_mean",)
@@ -108,7 +109,10 @@ class Friendly:
         for grad, kept in zip(grads, memory, strict=True):
             new, mean = local(grad), local(kept["friendly_mean"])
             directions.append(new - self.sigma * mean)
-            mean.lerp_(torch.where(finite.to(new.device), new, mean), 1.0 - self.decay)
+            # Without a wait for the device: a mean of zeros is none yet, and takes the gradient whole.
+            is_first = global_norm([mean], placed_like=[grad]) == 0
+            weight = torch.where(is_first, 1.0, 1.0 - self.decay).to(mean)
+            mean.lerp_(torch.where(finite.to(new.device), new, mean), weight)
         return _scaled(directions, rho, global_norm(directions, placed_like=grads))
 
 

@@ -1,13 +1,13 @@
 """A batch as the loop knows it, any nest of tensors: its length, and a part of it."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["length", "part"]
+__all__ = ["copied", "length", "part"]
 
 
 def length(batch: Any) -> int | None:
@@ -24,7 +24,7 @@ def length(batch: Any) -> int | None:
     if len(lengths) > 1:
         raise ValueError(
             f"the tensors of the batch have lengths {' and '.join(map(str, lengths))}: "
-            "give tensors of one length, or iterate over passes() without a batch"
+            "give tensors of one length, or set batch_fraction = 1, which cuts no batch"
         )
     return lengths[0] if lengths else None
 
@@ -43,6 +43,34 @@ def part(batch: Any, start: int, end: int) -> Any:
         TypeError: a tensor is sparse or nested.
     """
     return _part(batch, start, end, length(batch))
+
+
+def copied(batch: Any) -> Any:
+    """Return a copy of the nest, with copies of its tensors and arrays, so that a loop body may change it in place.
+
+    Tensors that require gradients are handed on as they are, and so is everything that is no tensor, array, tuple,
+    list or mapping.
+
+    >>> import torch
+    >>> batch = {"x": torch.ones(2), "y": [1, 2]}
+    >>> copied(batch).pop("x").zero_(), batch
+    (tensor([0., 0.]), {'x': tensor([1., 1.]), 'y': [1, 2]})
+    """
+    match batch:
+        case Tensor():
+            return batch if batch.requires_grad else batch.clone()
+        case MutableMapping():
+            twin: Any = copy.copy(batch)
+            for key, value in batch.items():
+                twin[key] = copied(value)
+            return twin
+        case list() if type(batch) is not list:
+            twin = copy.copy(batch)
+            twin[:] = [copied(value) for value in batch]
+            return twin
+        case list() | tuple() if type(batch) in {list, tuple} or hasattr(batch, "_fields"):
+            return _like(batch, [copied(value) for value in batch])
+    return copy.copy(batch) if hasattr(batch, "shape") else batch
 
 
 def _lengths(batch: Any) -> Iterator[int]:

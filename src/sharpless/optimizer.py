@@ -1,21 +1,27 @@
-"""RST, G-RST and SAM around any optimizer: what a user chooses, and its checks. The steps are in passes.py."""
+"""RST, GRST and SAM around any optimizer: what a user chooses, and its checks; the loop over passes, and the step."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any, Self, TypedDict, Unpack
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from sharpless import bases, batches, gradients, misuse
 from sharpless.ascent import Ascent, sam
-from sharpless.cost import plan
-from sharpless.passes import Passes
+from sharpless.climb import Climb
+from sharpless.cost import Cost, plan
+from sharpless.passes import Draw, Memory, Scene, Sharp
 from sharpless.schedules import Schedule, schedule
-from sharpless.wrapper import check_base
+from sharpless.when import when
+from sharpless.wrapper import Wrapper, as_one, keyed_groups
 
 __all__ = ["GRST", "RST", "SAM"]
 
+Base = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 Probability = float | str | Schedule | Callable[[float], float]
 
 
@@ -34,7 +40,7 @@ class Options(TypedDict, total=False):
     only: Iterable[Tensor] | None
 
 
-class RST(Passes):
+class RST(Wrapper):
     """Randomized sharpness-aware training (arXiv 2203.09962) around any optimizer.
 
     At step t of T a coin with probability p(t/T) chooses between the base optimizer's own step and a
@@ -103,7 +109,7 @@ class RST(Passes):
 
     def __init__(
         self,
-        base: torch.optim.Optimizer,
+        base: Base,
         p: Probability = 0.5,
         rho: float = 0.05,
         gamma: float = 1.0,
@@ -120,7 +126,7 @@ class RST(Passes):
         ascent: Ascent = sam,
         only: Iterable[Tensor] | None = None,
     ) -> None:
-        check_base(base)
+        one = as_one(base)
         self.schedule = schedule(p)
         if total_steps is None and self.schedule.needs_total_steps:
             raise ValueError(f"p = {self.schedule} varies over the run: give total_steps, the number of steps")
@@ -134,33 +140,18 @@ class RST(Passes):
         _check_not_negative("batch_fraction", batch_fraction)
         if not 0 < batch_fraction <= 1:
             raise ValueError(f"batch_fraction = {batch_fraction} is not a share of the batch: give a number in (0, 1]")
-        rho_key = "sharpness_rho" if "rho" in base.defaults else "rho"  # Adadelta has a rho of its own
-        for group in base.param_groups:
-            _check_not_negative(f"{rho_key} of a parameter group", group.get(rho_key, rho))
-        if not (model is None or isinstance(model, nn.Module)):
-            raise TypeError(f"model is a {type(model).__name__}, not a network: give the torch.nn.Module")
-        mine = {parameter for group in base.param_groups for parameter in group["params"]}
-        if model is not None and mine.isdisjoint(model.parameters()):
-            raise ValueError("model has no parameter in common with base: give the network that base trains")
+        for _, key, group in keyed_groups(one):
+            _check_not_negative(f"{key} of a parameter group", group.get(key, rho))
+        _check_model(model, one)
         chosen = None if only is None else set(only)
-        if chosen is not None and mine.isdisjoint(chosen):
+        if chosen is not None and chosen.isdisjoint(bases.parameters_of(one)):
             raise ValueError("only has no parameter in common with base: give parameters that base trains")
         if isinstance(ascent, type) or not callable(ascent):
-            raise TypeError(f"ascent = {ascent!r} is not a function: give ascent.asam or ascent.Friendly(), say")
-        if self.schedule.policy and systematic:
-            raise ValueError(f"systematic = True spreads coins, and p = {self.schedule} tosses none: leave one out")
+            raise TypeError(f"ascent = {ascent!r} is not a function: give ascent.asam or ascent.Friendly(), for example")
+        self._when = when(self.schedule, total_steps, int(seed), systematic=systematic)
 
-        kept: dict[str, Any] = {
-            "coin_seed": int(seed),
-            "coin_step": 0,
-            "sharp_steps": 0,
-            "passes": 0.0,
-            "plain_passes": 0.0,
-        }
-        if self.schedule.policy:
-            kept |= {"norm_mean": None, "norm_variance": 0.0}
-        super().__init__(base, common=kept, each={rho_key: float(rho)})
-        self._rho_key = rho_key
+        ledger = {"coin_step": 0, "sharp_steps": 0, "passes": 0.0, "plain_passes": 0.0}
+        super().__init__(one, common=self._when.kept | ledger, rho=float(rho))
         self.gamma = float(gamma)
         self.total_steps = total_steps
         self.model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
@@ -171,13 +162,290 @@ class RST(Passes):
         self.keep_strength = keep_strength
         self.systematic = systematic
         self.ascent = ascent
-        self._only = chosen
-        self._begin_memory()
+        self._climb = Climb(ascent, chosen)
+        self._climb.begin_memory(one)
+        self._memory = Memory()
+
+    @property
+    def perturbed(self) -> bool:
+        """Whether the weights are displaced just now: the loss of such a pass is not the clean one."""
+        return self._memory.perturbed
+
+    @property
+    def cost(self) -> Cost:
+        """What has been spent up to the last `step`; a bare `step()` without passes is not counted."""
+        self._complete_groups()
+        kept = self.param_groups[0]
+        return Cost(kept["coin_step"], kept["sharp_steps"], kept["passes"], kept["plain_passes"])
+
+    def passes(self, batch: Any = None) -> Iterator[Any]:
+        """Yield what to run forward and backward on: once on a plain step, twice on a sharpness-aware one.
+
+        The second time the weights are displaced. They are put back when the loop ends, also when it
+        ends by `break` or by an exception; the gradients of the step are then discarded.
+
+        A body may fill `.grad` and clear it as it likes. A pass that brings no gradient at all (`continue` at a loss
+        that is not finite) makes the step a plain one, or leaves no gradient: see `sharpless.passes.Sharp`. A body may
+        also change the batch in place: each pass but the last is handed copies of its tensors.
+
+        Args:
+            batch: the (micro-)batch: any nest of tensors in tuples, lists and dicts; with a `batch_fraction` with
+                examples along the first dimension.
+
+        Returns:
+            An iterator over `batch`.
+
+        Raises:
+            ValueError: with a `batch_fraction`, the tensors of `batch` disagree in length, or have none.
+        """
+        if self.batch_fraction < 1 and batches.length(batch) is None:
+            raise ValueError(
+                f"batch_fraction = {self.batch_fraction:g} splits the batch, and this one has no tensor with a length: "
+                "hand over tensors, as in passes((x, y))"
+            )
+        return self._passes(batch)
+
+    def _passes(self, batch: Any) -> Iterator[Any]:
+        memory, parameters = self._memory, self._parameters()
+        if memory.running:
+            raise RuntimeError("passes() was called within passes(): let the loop under way end first")
+        self._check_inside()
+        draw = memory.draw
+        if draw is not None and draw.left_gradients and all(p.grad is None for p in parameters):
+            self._close_draw()  # its gradients were cleared without a step
+        draw = memory.draw = memory.draw or self._open_draw()
+        draw.empty = False
+        draw.kept["plain_passes"] += 1.0
+        memory.running = True
+        outsiders = self._outsiders() if draw.sharp is not False else None
+        try:
+            if draw.sharp is False:
+                draw.spend(1.0)
+                yield batch
+            else:
+                yield from self._sharp(batch, draw)
+        except BaseException:
+            gradients.take(parameters)
+            raise
+        finally:
+            memory.running = False
+        memory.reduced, memory.spent = True, False
+        draw.left_gradients = any(parameter.grad is not None for parameter in parameters)
+        if outsiders is not None:
+            outsiders.warn()
+
+    def _sharp(self, batch: Any, draw: Draw) -> Iterator[Any]:
+        part, share, rest = self._split(batch)
+        shrink = math.sqrt(share) if self.keep_strength else 1.0
+        loop = Sharp(
+            self._parameters(),
+            (part, share, rest),
+            draw,
+            Scene(self._memory, self.model, self.freeze_batchnorm, self.repeat_dropout),
+            climb=lambda clean: self._climb.displacement(self.base, clean, shrink),
+            decide=lambda clean: self._decide(clean, draw),
+            ddp=self._ddp_to_climb_alone(certain=draw.sharp is True or rest is not None),
+        )
+        yield from loop
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Let the base take its step with the gradients that stand in `.grad`.
+
+        Args:
+            closure: clears the gradients, computes the loss, calls `backward` and returns the loss. It is
+                called once or, on a sharpness-aware step, twice. After a loop over `passes`, which has done
+                this, it is called once and for its value. A bare `step()` is a step of the base and draws nothing.
+
+        Returns:
+            The loss at the unperturbed weights, or None without a closure.
+
+        Raises:
+            RuntimeError: the loop over `passes` has not ended.
+        """
+        args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
+        kwargs: dict[str, Any] = {}
+        for before in self._optimizer_step_pre_hooks.values():
+            args, kwargs = before(self, args, kwargs) or (args, kwargs)
+        loss = self._step(*args[1:], **kwargs)
+        for after in self._optimizer_step_post_hooks.values():
+            after(self, args, kwargs)
+        return loss
+
+    # The base's step is the one that torch's global hooks and its profiler see.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        memory = self._memory
+        if memory.running:
+            raise RuntimeError(
+                "step() was called in the middle of passes(): call it after the loop has ended, "
+                "and keep no reference to the iterator when you leave the loop"
+            )
+        scaled, memory.scaled = memory.scaled, False
+        if scaled and closure is not None:
+            raise RuntimeError(
+                "GradScaler.step(opt, closure) cannot unscale what the closure computes: "
+                "run forward and backward in passes(), and call GradScaler.step(opt)"
+            )
+        self._check_inside()
+        loss = None if closure is None else self._evaluate(closure)
+        self._count_bare_steps()
+        grads = [parameter.grad for parameter in self._parameters()]
+        self._climb.expect_memory(self.base, grads)
+        try:
+            bases.step(self.base, loss)
+        except RuntimeError as error:
+            if memory.draw is not None and memory.draw.has_graph:
+                raise RuntimeError(
+                    f"{type(self.base).__name__} differentiates the gradient, and that of a sharpness-aware step has "
+                    "no graph: choose another base, or p = 0"
+                ) from error
+            raise
+        self._climb.settle_memory(self.base, grads)
+        memory.spent = True
+        self._close_draw()
+        return loss
+
+    def _evaluate(self, closure: Callable[[], Any]) -> Any:
+        """Return the clean loss of `closure`, and leave the gradient of the step in `.grad`.
+
+        Raises:
+            RuntimeError: a part of the batch was asked for.
+        """
+        if self._memory.draw is not None:  # after passes(): hosts hand over a closure that has run them, or that is empty
+            with torch.enable_grad():
+                return closure()
+        if self.batch_fraction < 1:
+            raise RuntimeError(
+                f"batch_fraction = {self.batch_fraction:g} needs the batch, which step(closure) does not see: run "
+                "forward and backward in `for x, y in opt.passes((x, y))`, and call step()"
+            )
+        losses = []
+        for _ in self._passes(None):
+            with torch.enable_grad():
+                losses.append(closure())
+        return losses[0]
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """What GradScaler.step asks for before it calls `step`: no, but now we know who calls."""
+        self._memory.scaled = True
+        return False
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients; passes that no `step` followed (after an overflow, for example) are closed."""
+        self.base.zero_grad(set_to_none)
+        if not self._memory.running:
+            self._memory.spent = False
+            self._close_draw()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` returned, or a checkpoint of the base optimizer alone."""
+        self._memory.draw = None
+        self._climb.forget()
+        super().load_state_dict(state_dict)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group to `base`; it may bring a "rho" of its own."""
-        _check_not_negative(f"{self._rho_key} of a parameter group", param_group.get(self._rho_key, 0.0))
+        for key in ("rho", "sharpness_rho"):
+            if isinstance(param_group, dict) and key in param_group and key not in self.base.defaults:
+                _check_not_negative(f"{key} of a parameter group", param_group[key])
         super().add_param_group(param_group)
+
+    def _gamma_at(self, p: float) -> float:
+        return self.gamma
+
+    def _open_draw(self) -> Draw:
+        self._complete_groups()
+        group = self.param_groups[0]
+        kept = {name: group[name] for name in self._common}
+        p = self.schedule.at(kept["coin_step"], self.total_steps)
+        gamma = self._gamma_at(p) if p > 0 else 0.0
+        # Without γ or ρ a sharpness-aware step is a plain one: it need not be paid for.
+        if gamma == 0 or not self._climb.goes_anywhere(self.base):
+            return Draw(0.0, False, kept)
+        return Draw(gamma, self._when.takes(p, kept), kept)
+
+    def _close_draw(self) -> None:
+        draw, self._memory.draw = self._memory.draw, None
+        if draw is None:
+            return
+        draw.kept["coin_step"] += 1
+        draw.kept["sharp_steps"] += int(draw.climbed)
+        for group in self.param_groups:
+            group.update(draw.kept)
+
+    def _decide(self, clean: gradients.Gradients, draw: Draw) -> bool:
+        """Return whether the step is taken, by the size of its first gradient; this waits for the device."""
+        square = self._climb.square(self.base, clean)
+        ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
+        if square is None and ddp is None:
+            return False
+        if square is None:
+            square = torch.zeros((), dtype=torch.float64, device=self._parameters()[0].device)
+        if ddp is not None:  # the ranks must agree, and under no_sync() each has a gradient of its own
+            torch.distributed.all_reduce(square, group=ddp.process_group)
+            square /= torch.distributed.get_world_size(ddp.process_group)
+        p = self.schedule.at(draw.kept["coin_step"], self.total_steps)
+        return bool(self._when.takes(p, draw.kept, float(square)))
+
+    def _split(self, batch: Any) -> tuple[Any, float, Any]:
+        """Return the part of the batch to climb with, its share, and the rest, None where the part is all."""
+        examples = None if self.batch_fraction == 1 else batches.length(batch)
+        if examples is None:
+            return batch, 1.0, None
+        together = self.model is not None and misuse.has_batch_statistics(self.model)
+        few = 2 if together else 1
+        size = max(round(self.batch_fraction * examples), few)
+        if examples - size < few:
+            return batch, 1.0, None
+        if together and size < misuse.FEW and not self._memory.warned_of_part:
+            self._memory.warned_of_part = True
+            misuse.small_part(size, self.batch_fraction, stacklevel=4)
+        return batches.part(batch, 0, size), size / examples, batches.part(batch, size, examples)
+
+    def _ddp_to_climb_alone(self, *, certain: bool) -> DistributedDataParallel | None:
+        """Return the DistributedDataParallel whose ranks climb each along its own gradient, or None.
+
+        They can where it is `certain` that another pass follows, which will be reduced.
+        """
+        if not (certain and self.climb_locally and isinstance(self.model, DistributedDataParallel)):
+            return None
+        # A static graph is learned in the first backward, which therefore has to be a reduced one.
+        return None if self.model.static_graph and not self._memory.reduced else self.model
+
+    def _outsiders(self) -> misuse.Outsiders | None:
+        """Return the parameters of the model that no base holds; once, since looking takes a walk through it."""
+        if self.model is None or self._memory.looked_outside:
+            return None
+        self._memory.looked_outside = True
+        return misuse.Outsiders(self.model, self._parameters())
+
+    def _check_inside(self) -> None:
+        """Find out whether the gradients of a step arrived after its passes had ended.
+
+        Raises:
+            RuntimeError: they did.
+        """
+        draw = self._memory.draw
+        if draw is not None and draw.empty and any(parameter.grad is not None for parameter in self._parameters()):
+            raise misuse.gradients_after_the_loop()
+
+    def _count_bare_steps(self) -> None:
+        """Warn once when steps without passes begin: a first one before all others is a host's."""
+        memory = self._memory
+        if memory.draw is not None:
+            memory.bare_steps = 0
+            return
+        # Distributed checkpoints initialize an optimizer by a bare step that moves nothing.
+        if self.schedule.mean() == 0 or all(float(group.get("lr", 1.0)) == 0 for group in self.param_groups):
+            return
+        memory.bare_steps += 1
+        if memory.bare_steps == (1 if self.cost.steps else 2):
+            misuse.plain_steps(stacklevel=4)
+
+    def _parameters(self) -> list[Tensor]:
+        return bases.parameters_of(self.base)
 
     def __repr__(self) -> str:
         part = "" if self.batch_fraction == 1 else f", q = {self.batch_fraction:.4g}"
@@ -210,7 +478,7 @@ class GRST(RST):
 
     def __init__(
         self,
-        base: torch.optim.Optimizer,
+        base: Base,
         p: Probability = 0.5,
         *,
         degree: float | None = None,
@@ -238,7 +506,7 @@ class GRST(RST):
     @classmethod
     def for_budget(
         cls,
-        base: torch.optim.Optimizer,
+        base: Base,
         budget: float,
         *,
         batch_size: int,
@@ -300,8 +568,22 @@ class SAM(RST):
         **options: the options of RST.
     """
 
-    def __init__(self, base: torch.optim.Optimizer, rho: float = 0.05, **options: Unpack[Options]) -> None:
+    def __init__(self, base: Base, rho: float = 0.05, **options: Unpack[Options]) -> None:
         super().__init__(base, 1.0, rho, **options)
+
+
+def _check_model(model: Any, base: torch.optim.Optimizer) -> None:
+    if model is None:
+        return
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}, not a network: give the torch.nn.Module")
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise ValueError(
+            "model is sharded by FullyShardedDataParallel, under which no rank knows the norm of the gradient: shard it "
+            "with torch.distributed.fsdp.fully_shard"
+        )
+    if set(bases.parameters_of(base)).isdisjoint(model.parameters()):
+        raise ValueError("model has no parameter in common with base: give the network that base trains")
 
 
 def _check_not_negative(name: str, value: Any) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 __all__ = [
     "Adaptive",
@@ -48,6 +48,20 @@ def _check_probability(name: str, value: float) -> None:
 
 def _text(*numbers: float) -> str:
     return ",".join(repr(float(number)).removesuffix(".0") for number in numbers)
+
+
+Moments = tuple[float | None, float]
+"""The running mean of ‖g‖², None before the first step, and its running variance."""
+
+
+class Policy(Protocol):
+    """What looks at the gradient of a step, in place of a coin."""
+
+    def takes(
+        self, step: int, total_steps: int | None, square: float, mean: float | None, variance: float
+    ) -> tuple[bool, Moments]:
+        """Return whether a step with ‖g‖² = `square` is sharpness-aware, and the moments for the next one."""
+        ...
 
 
 class Schedule(ABC):
@@ -77,7 +91,7 @@ class Schedule(ABC):
         return self.area(0.0, 1.0)
 
     @property
-    def policy(self) -> "Adaptive | None":
+    def policy(self) -> Policy | None:
         """What decides, where p is positive, in place of a coin."""
         return None
 
@@ -265,12 +279,12 @@ class Adaptive(Schedule):
         return (1.0 - progress) * self.start + progress * self.end
 
     @property
-    def policy(self) -> "Adaptive | None":
+    def policy(self) -> Policy:
         return self
 
     def takes(
         self, step: int, total_steps: int | None, square: float, mean: float | None, variance: float
-    ) -> tuple[bool, tuple[float | None, float]]:
+    ) -> tuple[bool, Moments]:
         """Return whether a step is sharpness-aware, and the moments that the next one is to be given.
 
         Args:
@@ -336,7 +350,7 @@ class Warmup(Schedule):
         return self.then.at(step, total_steps)
 
     @property
-    def policy(self) -> "Adaptive | None":
+    def policy(self) -> Policy | None:
         return self.then.policy
 
     def __str__(self) -> str:

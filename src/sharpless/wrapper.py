@@ -1,11 +1,13 @@
-"""An optimizer around another one: groups, state and checkpoints are the base's own."""
+"""An optimizer around another one: groups, state, hooks and checkpoints are the base's own."""
 
-import inspect
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
 
-__all__ = ["Wrapper", "check_base"]
+from sharpless.bases import Several, check
+
+__all__ = ["Wrapper", "as_one", "keyed_groups"]
 
 
 class Wrapper(Optimizer):
@@ -15,18 +17,22 @@ class Wrapper(Optimizer):
     checkpoints keep of an optimizer beside its state.
 
     Args:
-        base: the optimizer to wrap, see `check_base`.
+        base: the optimizer to wrap, or several.
         common: numbers of the whole optimizer, the same in every group.
-        each: numbers that a group may have a value of its own for.
+        rho: the radius of groups that have none of their own.
+
+    Raises:
+        TypeError: `base` cannot be wrapped.
     """
 
     base: Optimizer
-    """The wrapped optimizer."""
+    """The wrapped optimizer; of several, all of them as one."""
 
-    def __init__(self, base: Optimizer, common: dict[str, Any], each: dict[str, Any]) -> None:
+    def __init__(self, base: Optimizer | Sequence[Optimizer], common: dict[str, Any], rho: float) -> None:
         # Optimizer.__init__ would make groups and state of its own; __setstate__ sets up the rest.
+        base = as_one(base)
         self.__setstate__({"base": base, "defaults": dict(base.defaults)})
-        self._common, self._each = common, each
+        self._common, self._rho = common, rho
         self._complete_groups()
 
     @property
@@ -53,14 +59,26 @@ class Wrapper(Optimizer):
         self.base.add_param_group(param_group)
         self._complete_groups()
 
+    def train(self) -> None:
+        """Hand `train` on to the bases that have it, as schedule-free ones do."""
+        self._hand_on("train")
+
+    def eval(self) -> None:
+        """Hand `eval` on to the bases that have it."""
+        self._hand_on("eval")
+
+    def _hand_on(self, method: str) -> None:
+        for base in all_of(self.base):
+            getattr(base, method, lambda: None)()
+
     def _complete_groups(self) -> None:
         """Give the numbers to groups that lack them: new ones, and those of a checkpoint of the base alone."""
-        known = next((group for group in self.param_groups if self._common.keys() <= group.keys()), self._common)
-        for group in self.param_groups:
+        groups = self.param_groups
+        known = next((group for group in groups if self._common.keys() <= group.keys()), self._common)
+        for _, key, group in keyed_groups(self.base):
             for name in self._common:
                 group.setdefault(name, known[name])
-            for name, value in self._each.items():
-                group.setdefault(name, value)
+            group.setdefault(key, self._rho)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base's state dict."""
@@ -86,17 +104,31 @@ class Wrapper(Optimizer):
         return {name: value for name, value in self.__dict__.items() if name != "step" and "_hooks" not in name}
 
 
-def check_base(base: Optimizer) -> None:
-    """Check that `base` can be wrapped.
+def as_one(base: Any) -> Optimizer:
+    """Return `base`, an optimizer or a list of them, as one optimizer that can be wrapped.
 
     Raises:
-        TypeError: it is no optimizer instance, is wrapped already, or calls a closure of its own.
+        TypeError: it cannot be wrapped.
     """
-    if not isinstance(base, Optimizer):
-        given = base.__name__ if isinstance(base, type) else f"an object of type {type(base).__name__}"
-        raise TypeError(f"base = {given} is not an optimizer instance: give torch.optim.SGD(…), say")
-    if isinstance(base, Wrapper):
-        raise TypeError("base is sharpness-aware already: wrap the plain optimizer")
-    closure = inspect.signature(base.step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        raise TypeError(f"{type(base).__name__} calls a closure of its own many times a step: choose another base")
+    if isinstance(base, (list, tuple)):
+        return Several(base) if len(base) != 1 else as_one(base[0])
+    check(base)
+    one: Optimizer = base
+    return one
+
+
+def all_of(base: Optimizer) -> tuple[Optimizer, ...]:
+    """Return the optimizers that `base` consists of."""
+    return base.bases if isinstance(base, Several) else (base,)
+
+
+def keyed_groups(base: Optimizer) -> Iterator[tuple[Optimizer, str, dict[str, Any]]]:
+    """Yield optimizer, name of the radius and group, for each parameter group.
+
+    The name is "rho", but "sharpness_rho" where the optimizer has a rho of its own, as Adadelta does.
+    """
+    for one in all_of(base):
+        key = "sharpness_rho" if "rho" in one.defaults else "rho"
+        for group in one.param_groups:
+            yield one, key, group
+

@@ -1,0 +1,81 @@
+"""What is noticed when a loop trains something else than was asked for, and the sentences that say so."""
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["Outsiders", "gradients_after_the_loop", "has_batch_statistics", "plain_steps", "small_part"]
+
+FEW = 32
+"""Below this number of examples, a part of the batch has broken a network with BatchNorm (docs/cheaper.md)."""
+
+
+def plain_steps(*, stacklevel: int) -> None:
+    """Warn that steps are plain."""
+    warnings.warn(
+        "step() was called without passes(): such a step is a plain one of the base optimizer; "
+        "run forward and backward in `for x, y in opt.passes((x, y))`",
+        stacklevel=stacklevel + 1,
+    )
+
+
+def gradients_after_the_loop() -> RuntimeError:
+    """Return what to raise where the gradients of a step were computed after its passes had ended."""
+    return RuntimeError(
+        "no pass of the last loop over passes() brought a gradient, and one arrived after it: run forward and backward "
+        "inside the loop, which list(opt.passes(…)) ends at once"
+    )
+
+
+class Outsiders:
+    """The parameters of a model that no base optimizer holds, and whether a loop over passes gives them gradients.
+
+    Args:
+        model: the network.
+        held: the parameters that the base holds.
+    """
+
+    def __init__(self, model: nn.Module, held: Iterable[Tensor]) -> None:
+        mine = set(held)
+        self._before = {
+            name: (parameter, _mark(parameter)) for name, parameter in model.named_parameters() if parameter not in mine
+        }
+
+    def warn(self) -> None:
+        """Warn if there are some that got gradients since."""
+        names = [name for name, (parameter, mark) in self._before.items() if _mark(parameter) not in {mark, None}]
+        if names:
+            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            warnings.warn(
+                f"base does not hold {shown} of model, which got gradients of both passes, added up: give all the "
+                "optimizers that train on this loss, as in SAM([base, other], …), or freeze what none of them trains",
+                stacklevel=2,
+            )
+
+
+def _mark(parameter: Tensor) -> tuple[int, int] | None:
+    grad = parameter.grad
+    return None if grad is None else (id(grad), grad._version)
+
+
+def has_batch_statistics(model: nn.Module) -> bool:
+    """Return whether a layer of `model` normalizes by the statistics of the batch, which takes two examples."""
+    return any(
+        isinstance(module, _BatchNorm)
+        or "BatchNorm" in getattr(module, "original_name", "")  # scripted
+        or ("Instance" not in type(module).__name__ and module._buffers.get("running_var") is not None)
+        for module in model.modules()
+    )
+
+
+def small_part(examples: int, batch_fraction: float, *, stacklevel: int) -> None:
+    """Warn of a part that is small for a network with BatchNorm."""
+    warnings.warn(
+        f"batch_fraction = {batch_fraction:.3g} climbs with {examples} examples, and model has BatchNorm: parts of fewer "
+        f"than about {FEW} examples have broken the fine-tuning of such a network (docs/cheaper.md); compare with SAM "
+        "first, or choose a larger batch_fraction or budget",
+        stacklevel=stacklevel + 1,
+    )

@@ -1,0 +1,108 @@
+"""Lists of tensors as one: shards of DTensors, several devices and dtypes, the norm over all of them."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["buckets", "copies", "foreach", "global_norm", "local", "placed_as", "scaled"]
+
+_PLAIN = {Tensor, nn.Parameter}
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    """Return whether `tensor` is a DTensor, without the second that importing the class takes."""
+    return type(tensor) not in _PLAIN and hasattr(tensor, "to_local")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the shard of a DTensor that is on this rank, with the same storage; a plain tensor as it is."""
+    shard: Tensor = tensor.to_local() if _is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return shard
+
+
+def placed_as(weight: Any, grad: Any) -> Tensor:
+    """Return `grad` sharded as `weight` is: under tensor parallelism it may still be a partial sum."""
+    if _is_sharded(grad) and grad.placements != weight.placements:
+        grad = grad.redistribute(placements=weight.placements)
+    shards: Tensor = grad
+    return shards
+
+
+def buckets(
+    tensors: Sequence[Tensor], values: Sequence[Hashable]
+) -> dict[tuple[torch.device, torch.dtype, Hashable], list[int]]:
+    """Return the indices of `tensors` by device, dtype and value: what one foreach call can work on."""
+    where = defaultdict(list)
+    for i, (tensor, value) in enumerate(zip(tensors, values, strict=True)):
+        where[tensor.device, tensor.dtype, value].append(i)
+    return dict(where)
+
+
+def foreach(operation: Callable[..., Any], *lists: list[Tensor]) -> None:
+    """Call an in-place foreach `operation` on aligned lists, once for each device and dtype.
+
+    Not every backend takes two devices in one call, and the fused kernels take one dtype.
+    """
+    kinds = {(tensor.device, tensor.dtype) for tensor in lists[0]}
+    if len(kinds) == 1:
+        operation(*lists)
+        return
+    for kind in kinds:
+        where = [i for i, tensor in enumerate(lists[0]) if (tensor.device, tensor.dtype) == kind]
+        operation(*([tensors[i] for i in where] for tensors in lists))
+
+
+@torch.no_grad()
+def copies(tensors: list[Tensor]) -> list[Tensor]:
+    """Return a copy of each tensor, detached from any graph."""
+    # The one call for all is younger than the oldest torch we support.
+    if hasattr(torch, "_foreach_clone") and len({tensor.device for tensor in tensors}) == 1:
+        cloned: list[Tensor] = list(torch._foreach_clone(tensors))
+        return cloned
+    return [tensor.clone() for tensor in tensors]
+
+
+def scaled(tensors: list[Tensor], factor: float) -> list[Tensor]:
+    """Return new tensors, `factor` times `tensors`; DTensors stay DTensors."""
+    kinds = {(tensor.device, tensor.dtype, _is_sharded(tensor)) for tensor in tensors}
+    if len(kinds) == 1 and not kinds.copy().pop()[2]:
+        return list(torch._foreach_mul(tensors, factor))
+    return [tensor * factor for tensor in tensors]
+
+
+def global_norm(tensors: Sequence[Tensor], placed_like: Sequence[Tensor] | None = None) -> Tensor:
+    """Return the L2 norm over all `tensors`, over all shards of DTensors, as a 0-dim tensor.
+
+    Where `tensors` are the shards themselves, `placed_like` says of which DTensors. Sums are kept in float32, or in
+    float64 for float64 tensors, also where the tensors are half precision.
+
+    >>> global_norm([torch.tensor([3.0]), torch.tensor([[4.0]], dtype=torch.bfloat16)])
+    tensor(5.)
+    """
+    norms = []
+    layouts = [_layout(tensor) for tensor in placed_like or tensors]
+    for (_, dtype, layout), where in buckets(tensors, layouts).items():
+        precision = torch.promote_types(dtype, torch.float32)
+        parts = torch._foreach_norm([local(tensors[i]) for i in where], 2, dtype=precision)
+        norm = _over_shards(torch.linalg.vector_norm(torch.stack(parts)), layout)
+        norms.append(norm.to(tensors[0].device))
+    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+    return norm
+
+
+def _layout(tensor: Any) -> Any:
+    return (tensor.device_mesh, tensor.placements) if _is_sharded(tensor) else None
+
+
+def _over_shards(norm: Tensor, layout: Any) -> Tensor:
+    """Return the norm of DTensors of one layout from that of their shards on this rank."""
+    if layout is None:
+        return norm
+    from torch.distributed.tensor import DTensor, Partial, Replicate  # noqa: PLC0415  (a second, and rarely needed)
+
+    mesh, placements = layout
+    summed = [Replicate() if placement.is_replicate() else Partial() for placement in placements]
+    return DTensor.from_local(norm.square(), mesh, summed).full_tensor().sqrt()
