@@ -9,7 +9,6 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
@@ -207,36 +206,36 @@ def ddp_synchronized(gamma, micro=1, body="", fraction=1.0, **options):
     assert distance(ours, theirs) < 1e-12, distance(ours, theirs)
 
 
-def ddp_closure_that_clears():
-    """A clean gradient that would never be reduced: one sentence, and the weights are back."""
-    ours = network()
-    parallel = DistributedDataParallel(ours)
-    before = copy.deepcopy(ours)
-    opt = RST(sgd(parallel), p=1.0, rho=RHO, gamma=2.0, model=parallel)
-    ((x, y),) = batches(1, size=8)[0]
+def ddp_clears(gamma, clear, fraction=1.0, **options):
+    """Ranks that climb alone, in loops or closures that clear gradients before every backward and nowhere else."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    steps = batches(STEPS, size=8)
+    ours, theirs = network(), network()
+    parallel = DistributedDataParallel(ours, **options)
+    opt = wrap(parallel, gamma, batch_fraction=fraction)
 
-    def closure():
-        opt.zero_grad()
+    def run(x, y):
+        if clear in {"opt", "closure"}:
+            opt.zero_grad()
+        elif clear == "in place":
+            parallel.zero_grad(set_to_none=False)
+        else:
+            for p in ours.parameters():
+                if p.grad is not None:
+                    p.grad.data.zero_()
         loss = mse_loss(parallel(x), y)
         loss.backward()
         return loss
 
-    with pytest.raises(RuntimeError, match="climb_locally=False"):
-        opt.step(closure)
-    assert distance(ours, before) == 0
-
-
-def ddp_loop_that_clears(gamma, fraction):
-    """The same in a loop over the three passes, also where the clean gradient has no weight: γ = m/n."""
-    ours = network()
-    parallel = DistributedDataParallel(ours)
-    before = copy.deepcopy(ours)
-    opt = RST(sgd(parallel), p=1.0, rho=RHO, gamma=gamma, model=parallel, batch_fraction=fraction)
-    with pytest.raises(RuntimeError, match="climb_locally=False"):
-        for x, y in opt.passes(batches(1, size=8)[0][0]):
-            opt.zero_grad()
-            mse_loss(parallel(x), y).backward()
-    assert distance(ours, before) == 0
+    for ((x, y),) in share(steps, rank, world):
+        if clear == "closure":
+            opt.step(partial(run, x, y))
+            continue
+        for a, b in opt.passes((x, y)):
+            run(a, b)
+        opt.step()
+    climb_each_alone(theirs, steps, gamma, world, size=None if fraction == 1 else round(fraction * 8 / world))
+    assert distance(ours, theirs) < 1e-12, distance(ours, theirs)
 
 
 def gathered(model):

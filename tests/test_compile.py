@@ -27,8 +27,8 @@ def fresh_dynamo():
     torch._dynamo.reset()
 
 
-def test_two_kinds_of_pass_need_two_graphs():
-    """Sees a recompilation for every perturbed pass: there may be one for the second kind of pass, then none."""
+def test_both_kinds_of_pass_share_a_graph():
+    """Sees a perturbed pass that the compiler takes for another program, by its buffers or its flags."""
     backend = Counting()
     compiled, eager = noisy_network(), noisy_network()
 
@@ -44,7 +44,7 @@ def test_two_kinds_of_pass_need_two_graphs():
             opt.step()
             opt.zero_grad()
         assert 3 < opt.cost.sharp_steps < 9
-    assert backend.graphs == 2
+    assert backend.graphs == 1
     assert distance(compiled, eager) < 1e-6
 
 

@@ -28,8 +28,16 @@ CASES = {
             ranks.ddp_synchronized,
             {"gamma": 2.0, "body": "clears", "gradient_as_bucket_view": True},
         ),
-        # The clean gradient of each rank mixed in without ever being reduced:
-        "DDP, a closure that clears": (ranks.ddp_closure_that_clears, {}),
+        # The clean gradient of each rank cleared by the loop body, or mixed in without ever being reduced:
+        "DDP, a closure that clears": (ranks.ddp_clears, {"gamma": 2.0, "clear": "closure"}),
+        "DDP, SAM, a closure that clears": (ranks.ddp_clears, {"gamma": 1.0, "clear": "closure"}),
+        "DDP, a body that clears": (ranks.ddp_clears, {"gamma": 2.0, "clear": "opt"}),
+        "DDP, a body that clears in place": (ranks.ddp_clears, {"gamma": 2.0, "clear": "in place"}),
+        "DDP, a body that clears unseen": (ranks.ddp_clears, {"gamma": 2.0, "clear": "data"}),
+        "DDP, buckets as views, a body that clears unseen": (
+            ranks.ddp_clears,
+            {"gamma": 2.0, "clear": "data", "gradient_as_bucket_view": True},
+        ),
         # The norm of one shard, new storage under FSDP's feet, a mixture of other gradients:
         "FSDP2, SAM": (ranks.fsdp, {"gamma": 1.0}),
         "FSDP2, G-RST": (ranks.fsdp, {"gamma": 2.0}),
@@ -65,8 +73,8 @@ CASES = {
             {"gamma": 2.0, "fraction": 0.25, "body": "clears", "gradient_as_bucket_view": True},
         ),
         # The gradients of each rank's part mixed in without ever being reduced:
-        "DDP, a part, a loop that clears": (ranks.ddp_loop_that_clears, {"gamma": 2.0, "fraction": 0.25}),
-        "DDP, a part, a loop that clears, γ = q": (ranks.ddp_loop_that_clears, {"gamma": 0.25, "fraction": 0.25}),
+        "DDP, a part, a body that clears": (ranks.ddp_clears, {"gamma": 2.0, "fraction": 0.25, "clear": "in place"}),
+        "DDP, a part, a body that clears, γ = q": (ranks.ddp_clears, {"gamma": 0.25, "fraction": 0.25, "clear": "data"}),
         # A climb along the gradient of one rank's part:
         "FSDP2, a part": (ranks.fsdp, {"gamma": 2.0, "fraction": 0.25}),
         "FSDP2, a part, micro-batches": (ranks.fsdp, {"gamma": 2.0, "fraction": 0.25, "micro": 2}),

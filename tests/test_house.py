@@ -13,9 +13,10 @@ SOURCE = Path(sharpless.__file__).parent
 # Imports point down: a module may import those on lower floors only.
 FLOORS = [
     {"schedules", "coin"},
-    {"cost"},
-    {"batches", "weights", "wrapper"},
-    {"gradients", "ascent"},
+    {"cost", "when"},
+    {"batches", "tensors", "bases"},
+    {"gradients", "ascent", "displaced", "wrapper", "misuse"},
+    {"noise", "climb"},
     {"passes"},
     {"optimizer"},
     {"lab", "report"},
@@ -23,7 +24,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-WITHOUT_TORCH = {"schedules", "coin", "cost", "report", "cli"}
+WITHOUT_TORCH = {"schedules", "coin", "cost", "when", "report", "cli"}
 
 
 def modules():

@@ -65,17 +65,17 @@ def test_break_in_the_perturbed_pass():
 
 def test_an_interrupt_while_putting_back(monkeypatch):
     """Sees the one moment in which a Ctrl-C could leave half of the weights displaced."""
-    from sharpless.tensors import Excursion
+    from sharpless import displaced
 
-    end, calls = Excursion.end, []
+    put_back, calls = displaced.put_back, []
 
-    def interrupted_once(excursion):
-        calls.append(excursion)
+    def interrupted_once(weights, before):
+        calls.append(weights)
         if len(calls) == 1:
             raise KeyboardInterrupt
-        end(excursion)
+        put_back(weights, before)
 
-    monkeypatch.setattr(Excursion, "end", interrupted_once)
+    monkeypatch.setattr(displaced, "put_back", interrupted_once)
     model = network()
     start = snapshot(model)
     with pytest.raises(KeyboardInterrupt):

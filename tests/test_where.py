@@ -24,9 +24,11 @@ def asam_by_hand(weights, grads, memory):
 
 
 def friendly_by_hand(weights, grads, memory):
-    before = memory.get("mean", [0 * g for g in grads])
-    d = [g - 0.8 * m for g, m in zip(grads, before, strict=True)]
-    memory["mean"] = [0.7 * m + 0.3 * g for g, m in zip(grads, before, strict=True)]
+    if "mean" in memory:
+        d = [g - 0.8 * m for g, m in zip(grads, memory["mean"], strict=True)]
+        memory["mean"] = [0.7 * m + 0.3 * g for g, m in zip(grads, memory["mean"], strict=True)]
+    else:
+        d = memory["mean"] = grads
     norm = sum((t**2).sum() for t in d) ** 0.5
     return [RHO * t / norm for t in d]
 

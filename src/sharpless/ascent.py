@@ -111,7 +111,7 @@ class Friendly:
             directions.append(new - self.sigma * mean)
             # Without a wait for the device: a mean of zeros is none yet, and takes the gradient whole.
             is_first = global_norm([mean], placed_like=[grad]) == 0
-            weight = torch.where(is_first, 1.0, 1.0 - self.decay).to(mean)
+            weight = torch.where(is_first.to(mean.device), mean.new_ones(()), mean.new_full((), 1.0 - self.decay))
             mean.lerp_(torch.where(finite.to(new.device), new, mean), weight)
         return _scaled(directions, rho, global_norm(directions, placed_like=grads))
 

@@ -114,9 +114,11 @@ class Buffers:
             if now.tensor is None or now.tensor.nbytes < LARGE or place in self._constant:
                 continue
             before = found.get(place)
-            same = before is not None and before.tensor is now.tensor and before.copy is not None
-            same = same and torch.equal(local(before.copy), local(now.tensor))
-            self._constant[place] = now if same else None
+            self._constant[place] = None
+            if before is not None and before.tensor is now.tensor and before.copy is not None:
+                if torch.equal(before.copy, local(now.tensor)):
+                    self._constant[place] = now
+                    before.copy = None  # what is not written to keeps its version
 
 
 def _look(model: nn.Module) -> dict[Place, _Seen]:

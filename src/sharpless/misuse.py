@@ -4,10 +4,13 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["Outsiders", "gradients_after_the_loop", "has_batch_statistics", "plain_steps", "small_part"]
+from sharpless.tensors import local
+
+__all__ = ["Outsiders", "gradients_after_the_loop", "has_batch_statistics", "mark", "plain_steps", "small_part"]
 
 FEW = 32
 """Below this number of examples, a part of the batch has broken a network with BatchNorm (docs/cheaper.md)."""
@@ -41,12 +44,12 @@ class Outsiders:
     def __init__(self, model: nn.Module, held: Iterable[Tensor]) -> None:
         mine = set(held)
         self._before = {
-            name: (parameter, _mark(parameter)) for name, parameter in model.named_parameters() if parameter not in mine
+            name: (parameter, mark(parameter)) for name, parameter in model.named_parameters() if parameter not in mine
         }
 
     def warn(self) -> None:
         """Warn if there are some that got gradients since."""
-        names = [name for name, (parameter, mark) in self._before.items() if _mark(parameter) not in {mark, None}]
+        names = [name for name, (parameter, mark) in self._before.items() if mark(parameter) not in {mark, None}]
         if names:
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             warnings.warn(
@@ -56,9 +59,11 @@ class Outsiders:
             )
 
 
-def _mark(parameter: Tensor) -> tuple[int, int] | None:
+@torch.no_grad()
+def mark(parameter: Tensor) -> tuple[int, int, int] | None:
+    """Return what changes when a backward changes the `.grad` of `parameter`; None where there is none."""
     grad = parameter.grad
-    return None if grad is None else (id(grad), grad._version)
+    return None if grad is None else (id(grad), grad._version, local(grad)._version)
 
 
 def has_batch_statistics(model: nn.Module) -> bool:

@@ -205,7 +205,8 @@ class RST(Wrapper):
             )
         return self._passes(batch)
 
-    def _passes(self, batch: Any) -> Iterator[Any]:
+    def _passes(self, batch: Any, *, again: bool = True) -> Iterator[Any]:
+        """Yield the passes; `again` lets one be repeated that brought no gradient where one was needed to climb."""
         memory, parameters = self._memory, self._parameters()
         if memory.running:
             raise RuntimeError("passes() was called within passes(): let the loop under way end first")
@@ -214,27 +215,30 @@ class RST(Wrapper):
         if draw is not None and draw.left_gradients and all(p.grad is None for p in parameters):
             self._close_draw()  # its gradients were cleared without a step
         draw = memory.draw = memory.draw or self._open_draw()
-        draw.empty = False
+        outsiders = self._outsiders() if draw.sharp is not False else None
         draw.kept["plain_passes"] += 1.0
         memory.running = True
-        outsiders = self._outsiders() if draw.sharp is not False else None
         try:
             if draw.sharp is False:
                 draw.spend(1.0)
+                before = [misuse.mark(parameter) for parameter in parameters]
                 yield batch
+                draw.empty = before == [misuse.mark(parameter) for parameter in parameters]
+                draw.spend(-float(draw.empty))
             else:
-                yield from self._sharp(batch, draw)
+                yield from self._sharp(batch, draw, again=again)
         except BaseException:
             gradients.take(parameters)
             raise
         finally:
             memory.running = False
+        draw.kept["plain_passes"] -= float(draw.empty)
         memory.reduced, memory.spent = True, False
         draw.left_gradients = any(parameter.grad is not None for parameter in parameters)
         if outsiders is not None:
             outsiders.warn()
 
-    def _sharp(self, batch: Any, draw: Draw) -> Iterator[Any]:
+    def _sharp(self, batch: Any, draw: Draw, *, again: bool) -> Iterator[Any]:
         part, share, rest = self._split(batch)
         shrink = math.sqrt(share) if self.keep_strength else 1.0
         loop = Sharp(
@@ -245,6 +249,7 @@ class RST(Wrapper):
             climb=lambda clean: self._climb.displacement(self.base, clean, shrink),
             decide=lambda clean: self._decide(clean, draw),
             ddp=self._ddp_to_climb_alone(certain=draw.sharp is True or rest is not None),
+            again=again,
         )
         yield from loop
 
@@ -254,7 +259,8 @@ class RST(Wrapper):
         Args:
             closure: clears the gradients, computes the loss, calls `backward` and returns the loss. It is
                 called once or, on a sharpness-aware step, twice. After a loop over `passes`, which has done
-                this, it is called once and for its value. A bare `step()` is a step of the base and draws nothing.
+                this, one that computes no gradient is called once. Without a closure and without `passes`, this is
+                a step of the base and draws nothing.
 
         Returns:
             The loss at the unperturbed weights, or None without a closure.
@@ -312,16 +318,15 @@ class RST(Wrapper):
         Raises:
             RuntimeError: a part of the batch was asked for.
         """
-        if self._memory.draw is not None:  # after passes(): hosts hand over a closure that has run them, or that is empty
-            with torch.enable_grad():
-                return closure()
-        if self.batch_fraction < 1:
+        # After passes(), hosts hand over a closure that has run them, or that is empty: it is not called for more.
+        again = self._memory.draw is None
+        if again and self.batch_fraction < 1:
             raise RuntimeError(
                 f"batch_fraction = {self.batch_fraction:g} needs the batch, which step(closure) does not see: run "
                 "forward and backward in `for x, y in opt.passes((x, y))`, and call step()"
             )
         losses = []
-        for _ in self._passes(None):
+        for _ in self._passes(None, again=again):
             with torch.enable_grad():
                 losses.append(closure())
         return losses[0]
@@ -428,7 +433,9 @@ class RST(Wrapper):
             RuntimeError: they did.
         """
         draw = self._memory.draw
-        if draw is not None and draw.empty and any(parameter.grad is not None for parameter in self._parameters()):
+        if draw is None or not (draw.sharp and draw.empty and not draw.left_gradients):
+            return
+        if any(parameter.grad is not None for parameter in self._parameters()):
             raise misuse.gradients_after_the_loop()
 
     def _count_bare_steps(self) -> None:

@@ -41,7 +41,7 @@ class Draw:
     left_gradients: bool = False
     """Whether the loops so far have left any in `.grad`."""
     empty: bool = False
-    """Whether no pass of the last loop, a sharpness-aware one, has brought a gradient."""
+    """Whether no pass of the last loop has brought a gradient."""
     has_graph: bool = False
     """Whether a gradient came with a graph of its own, which the sum has not."""
 
@@ -135,6 +135,7 @@ class Sharp:
         climb: returns the weights to move and by what, for the clean gradients of S.
         decide: returns whether to climb, for the clean gradients of S; asked where `draw` does not say so.
         ddp: the DistributedDataParallel whose ranks climb each along its own gradient, or None.
+        again: whether S is run again where it brought no gradient.
     """
 
     def __init__(
@@ -146,10 +147,12 @@ class Sharp:
         climb: Callable[[Gradients], tuple[list[Tensor], list[Tensor]]],
         decide: Callable[[Gradients], bool],
         ddp: DistributedDataParallel | None,
+        *,
+        again: bool,
     ) -> None:
         self.parameters, self.draw, self.scene, self.ddp = parameters, draw, scene, ddp
         self.part, self.share, self.rest = parts
-        self.climb, self.decide = climb, decide
+        self.climb, self.decide, self.again = climb, decide, again
 
     def __iter__(self) -> Iterator[Any]:
         """Yield what to run forward and backward on; leave the gradient of the step in `.grad`."""
@@ -183,14 +186,14 @@ class Sharp:
                 total.scale(term.weight) if not came else total.clear()
             if not came:
                 total.scale(share / (share - gamma)) if term.displaced and share != gamma else total.clear()
-            climbed = came and (climbed or term.displaced)
+            climbed, arrived = came and (climbed or term.displaced), arrived or came
             total.add(grads, term.weight)
             del grads
         if not terms and not self.scene.memory.spent:
             total.add(kept, 1.0)
         gradients.put(total.gradients, self.parameters)
         draw.climbed = draw.climbed or climbed
-        draw.empty = bool(draw.sharp) and total.is_empty()
+        draw.empty = not arrived
 
     def _after_clean(self, gamma: float, arrived: bool) -> list[Term]:
         """Return the terms after the clean one."""
@@ -199,7 +202,7 @@ class Sharp:
             terms.append(Term(self.part, self.share, gamma, displaced=True))
         if self.rest is not None:
             terms.append(Term(self.rest, 1.0 - self.share, 1.0 - self.share))
-        elif not arrived:
+        elif not arrived and self.again:
             terms.append(Term(self.part, 1.0, 1.0))
         return terms
 
