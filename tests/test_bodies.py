@@ -79,8 +79,7 @@ def unseen(model):
 
 
 FILLS = {
-    f.__name__: f
-    for f in (by_backward, by_two_backwards, by_assignment, by_surgery, after_autograd_grad, with_a_graph)
+    f.__name__: f for f in (by_backward, by_two_backwards, by_assignment, by_surgery, after_autograd_grad, with_a_graph)
 }
 CLEARS = {
     "model.zero_grad()": lambda model: model.zero_grad(),
@@ -184,9 +183,7 @@ def test_gradients_of_before_the_loop(gamma, fraction):
         opt.step()
         opt.zero_grad()
         climb = climb_of(fraction)
-        grads = (
-            climb(theirs, mse_loss, batch, RHO, gamma) if heads else oracle.gradient(theirs, mse_loss, batch)
-        )
+        grads = climb(theirs, mse_loss, batch, RHO, gamma) if heads else oracle.gradient(theirs, mse_loss, batch)
         for p, g in zip(theirs.parameters(), grads, strict=True):
             p.grad = g + 2 * p.detach()
         base.step()
@@ -250,7 +247,6 @@ def test_one_tensor_in_two_places(gamma):
         opt.zero_grad()
     assert kept.tolist() == [1.0, 2.0, 3.0]
     torch.testing.assert_close(a.detach(), torch.ones(3) - 0.2 * kept)
-
 
 
 @pytest.mark.parametrize("keep", ["nothing", "zeros", "an earlier micro-batch"])

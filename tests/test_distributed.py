@@ -74,7 +74,10 @@ CASES = {
         ),
         # The gradients of each rank's part mixed in without ever being reduced:
         "DDP, a part, a body that clears": (ranks.ddp_clears, {"gamma": 2.0, "fraction": 0.25, "clear": "in place"}),
-        "DDP, a part, a body that clears, γ = q": (ranks.ddp_clears, {"gamma": 0.25, "fraction": 0.25, "clear": "data"}),
+        "DDP, a part, a body that clears, γ = q": (
+            ranks.ddp_clears,
+            {"gamma": 0.25, "fraction": 0.25, "clear": "data"},
+        ),
         # A climb along the gradient of one rank's part:
         "FSDP2, a part": (ranks.fsdp, {"gamma": 2.0, "fraction": 0.25}),
         "FSDP2, a part, micro-batches": (ranks.fsdp, {"gamma": 2.0, "fraction": 0.25, "micro": 2}),

@@ -131,4 +131,3 @@ class Climb:
 
 def _parameters(base: Optimizer) -> Gradients:
     return [parameter for group in base.param_groups for parameter in group["params"]]
-

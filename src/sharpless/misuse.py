@@ -49,7 +49,7 @@ class Outsiders:
 
     def warn(self) -> None:
         """Warn if there are some that got gradients since."""
-        names = [name for name, (parameter, mark) in self._before.items() if mark(parameter) not in {mark, None}]
+        names = [name for name, (parameter, before) in self._before.items() if mark(parameter) not in {before, None}]
         if names:
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             warnings.warn(
@@ -71,7 +71,7 @@ def has_batch_statistics(model: nn.Module) -> bool:
     return any(
         isinstance(module, _BatchNorm)
         or "BatchNorm" in getattr(module, "original_name", "")  # scripted
-        or ("Instance" not in type(module).__name__ and module._buffers.get("running_var") is not None)
+        or ("Instance" not in type(module).__name__ and getattr(module, "running_var", None) is not None)
         for module in model.modules()
     )
 

@@ -147,7 +147,9 @@ class RST(Wrapper):
         if chosen is not None and chosen.isdisjoint(bases.parameters_of(one)):
             raise ValueError("only has no parameter in common with base: give parameters that base trains")
         if isinstance(ascent, type) or not callable(ascent):
-            raise TypeError(f"ascent = {ascent!r} is not a function: give ascent.asam or ascent.Friendly(), for example")
+            raise TypeError(
+                f"ascent = {ascent!r} is not a function: give ascent.asam or ascent.Friendly(), for example"
+            )
         self._when = when(self.schedule, total_steps, int(seed), systematic=systematic)
 
         ledger = {"coin_step": 0, "sharp_steps": 0, "passes": 0.0, "plain_passes": 0.0}

@@ -76,7 +76,6 @@ class Memory:
     noise: Noise = field(default_factory=Noise)
 
 
-
 @dataclass
 class Scene:
     """Where the perturbed pass takes place: at displaced weights, with buffers and noise as the clean pass found them.

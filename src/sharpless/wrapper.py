@@ -131,4 +131,3 @@ def keyed_groups(base: Optimizer) -> Iterator[tuple[Optimizer, str, dict[str, An
         key = "sharpness_rho" if "rho" in one.defaults else "rho"
         for group in one.param_groups:
             yield one, key, group
-
