@@ -83,7 +83,7 @@ class Several(Optimizer):
             base.param_groups = part
 
     @property
-    def state(self) -> Any:
+    def state(self) -> Any:  # type: ignore[override]
         """The state of all, by parameter; to read, not to write."""
         return {key: value for base in self.bases for key, value in base.state.items()}
 
@@ -100,7 +100,7 @@ class Several(Optimizer):
         for base in self.bases:
             base.zero_grad(set_to_none)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Let all of them take their steps."""
         loss = None if closure is None else closure()
         for base in self.bases:

@@ -130,8 +130,8 @@ def _look(model: nn.Module) -> dict[Place, _Seen]:
 
 
 def _copy(buffers: dict[Place, _Seen]) -> None:
-    present = [seen for seen in buffers.values() if seen.tensor is not None]
-    for seen, copy in zip(present, copies([local(seen.tensor) for seen in present]), strict=True):
+    present = [(seen, local(seen.tensor)) for seen in buffers.values() if seen.tensor is not None]
+    for (seen, _), copy in zip(present, copies([tensor for _, tensor in present]), strict=True):
         seen.copy = copy
 
 

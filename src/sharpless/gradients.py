@@ -130,7 +130,8 @@ def arrival(parameters: list[Tensor], call: Callable[[], None] | None = None) ->
             if call is not None:
                 call()
 
-    hooks = [p.register_post_accumulate_grad_hook(notice) for p in parameters if p.requires_grad]
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    hooks = [p.register_post_accumulate_grad_hook(notice) for p in trained]  # type: ignore[no-untyped-call]
     try:
         yield arrived
     finally:

@@ -100,7 +100,9 @@ class _NumPy:
         return "MT19937", words[:-1], int(words[-1]), 0, 0.0
 
     def _read_memory(self, numpy: Any) -> bytes | None:
-        generator = numpy.random.get_bit_generator() if hasattr(numpy.random, "get_bit_generator") else None
+        if not hasattr(numpy.random, "get_bit_generator"):  # younger than the oldest NumPy that torch takes
+            return None
+        generator = numpy.random.get_bit_generator()
         if type(generator).__name__ != "MT19937":
             return None
         return ctypes.string_at(generator.ctypes.state_address, self._MEMORY)

@@ -255,7 +255,7 @@ class RST(Wrapper):
         )
         yield from loop
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Let the base take its step with the gradients that stand in `.grad`.
 
         Args:

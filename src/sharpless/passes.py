@@ -11,7 +11,7 @@ overwrites it, it does what it would have done in plain training.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -98,15 +98,18 @@ class Scene:
     @contextmanager
     def displaced(self, weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
         """Let a pass take place there."""
-        with_model = self.model is not None
-        buffers = self.memory.buffers.again(self.model, self._found) if with_model and self.same_buffers else None
-        noise = self.memory.noise.again() if with_model and self.same_noise else None
-        with displaced(weights, eps), buffers or nullcontext(), noise or nullcontext():
-            self.memory.perturbed = True
+        memory = self.memory
+        with ExitStack() as scene:
+            scene.enter_context(displaced(weights, eps))
+            if self.model is not None and self.same_buffers:
+                scene.enter_context(memory.buffers.again(self.model, self._found))
+            if self.model is not None and self.same_noise:
+                scene.enter_context(memory.noise.again())
+            memory.perturbed = True
             try:
                 yield
             finally:
-                self.memory.perturbed = False
+                memory.perturbed = False
 
 
 @dataclass(frozen=True)
@@ -178,9 +181,9 @@ class Sharp:
             waiting = last and self.ddp is not None and not total.is_empty()
             if waiting:
                 total.scale(1.0 / term.weight)
-            there = gradients.times(kept, 1.0 / term.weight) if last else []
+            there = gradients.times(kept, 1.0 / term.weight) if last else None
             with self._scene(term, weights, eps), nullcontext() if last else self._unreduced():
-                grads, came = yield from self._pass(term, there, total.gradients if waiting else [])
+                grads, came = yield from self._pass(term, there, total.gradients if waiting else None)
             if waiting:
                 total.scale(term.weight) if not came else total.clear()
             if not came:
@@ -206,7 +209,7 @@ class Sharp:
         return terms
 
     def _pass(
-        self, term: Term, there: Gradients = (), waiting: Gradients = ()
+        self, term: Term, there: Gradients | None = None, waiting: Gradients | None = None
     ) -> Generator[Any, None, tuple[Gradients, bool]]:
         """Yield a pass.
 
@@ -221,10 +224,10 @@ class Sharp:
         parameters = self.parameters
         before = there or [None] * len(parameters)
         gradients.put(before, parameters)
-        watched = bool(waiting) or any(grad is not None for grad in before)
+        watched = parameters if waiting or any(grad is not None for grad in before) else []
         self.draw.spend(term.cost)
         join = partial(gradients.add_to_grad, waiting, parameters) if waiting else None
-        with gradients.arrival(parameters, join) if watched else nullcontext([]) as arrived:
+        with gradients.arrival(watched, join) as arrived:
             yield term.batch
         came = bool(arrived)
         for parameter, old in zip(parameters, before, strict=True):
