@@ -224,8 +224,8 @@ def test_a_loop_that_never_clears():
                 by_backward(ours, x, y)
             opt.step()
             grads = oracle.sharpness_aware_gradient(theirs, mse_loss, batch, RHO, gamma)
-            for p, t, g in zip(theirs.parameters(), total, grads, strict=True):
-                t += g
+            total = [t + g for t, g in zip(total, grads, strict=True)]
+            for p, t in zip(theirs.parameters(), total, strict=True):
                 p.grad = t.clone()
             base.step()
         assert distance(ours, theirs) < 1e-12

@@ -249,7 +249,7 @@ GENERATORS = {
     "torch": lambda: torch.rand(3).tolist(),
     "random": lambda: [random.random(), random.gauss(0, 1)],
     "numpy": lambda: np.random.rand(3).tolist(),
-    "one normal number of numpy": lambda: np.random.randn(),
+    "one normal number of numpy": np.random.randn,
     "numpy, later": None,
 }
 

@@ -2,6 +2,7 @@
 
 from sharpless import ascent, schedules
 from sharpless.cost import Cost
-from sharpless.optimizer import GRST, RST, SAM
+from sharpless.grst import GRST, SAM
+from sharpless.optimizer import RST
 
 __all__ = ["GRST", "RST", "SAM", "Cost", "ascent", "schedules"]

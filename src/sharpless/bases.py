@@ -101,7 +101,14 @@ class Several(Optimizer):
             base.zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Let all of them take their steps."""
+        """Let all of them take their steps.
+
+        Args:
+            closure: computes the gradients, and the loss, which all of them are given.
+
+        Returns:
+            The loss, or None without a closure.
+        """
         loss = None if closure is None else closure()
         for base in self.bases:
             step(base, loss)

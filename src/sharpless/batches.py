@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["copied", "length", "part"]
+__all__ = ["copied", "length", "part", "split"]
 
 
 def length(batch: Any) -> int | None:
@@ -43,6 +43,27 @@ def part(batch: Any, start: int, end: int) -> Any:
         TypeError: a tensor is sparse or nested.
     """
     return _part(batch, start, end, length(batch))
+
+
+def split(batch: Any, share: float, *, fewest: int) -> tuple[Any, float, Any]:
+    """Return the first examples of `batch`, their share in fact, and the other examples.
+
+    Where one of the two parts would have fewer than `fewest` examples, the first one is the whole batch, and None the
+    other.
+
+    >>> import torch
+    >>> split(torch.arange(8), 0.3, fewest=2)
+    (tensor([0, 1]), 0.25, tensor([2, 3, 4, 5, 6, 7]))
+    >>> split(torch.arange(3), 0.3, fewest=2)
+    (tensor([0, 1, 2]), 1.0, None)
+    """
+    examples = length(batch)
+    if examples is None:
+        return batch, 1.0, None
+    size = max(round(share * examples), fewest)
+    if examples - size < fewest:
+        return batch, 1.0, None
+    return part(batch, 0, size), size / examples, part(batch, size, examples)
 
 
 def copied(batch: Any) -> Any:

@@ -115,10 +115,11 @@ class Buffers:
                 continue
             before = found.get(place)
             self._constant[place] = None
-            if before is not None and before.tensor is now.tensor and before.copy is not None:
-                if torch.equal(before.copy, local(now.tensor)):
-                    self._constant[place] = now
-                    before.copy = None  # what is not written to keeps its version
+            if before is None or before.copy is None or before.tensor is not now.tensor:
+                continue
+            if torch.equal(before.copy, local(now.tensor)):
+                self._constant[place] = now
+                before.copy = None  # what is not written to keeps its version
 
 
 def _look(model: nn.Module) -> dict[Place, _Seen]:

@@ -93,10 +93,9 @@ class Sum:
             if old is None:
                 new[i] = grad
             elif grad is not None:
-                if not self._ours[i]:
-                    old = self.gradients[i] = old.clone()
-                    self._ours[i] = True
-                sums.append(local(old))
+                ours = self.gradients[i] = old if self._ours[i] else old.clone()
+                self._ours[i] = True
+                sums.append(local(ours))
                 addends.append(local(grad))
         if sums:
             foreach(lambda ours, theirs: torch._foreach_add_(ours, theirs, alpha=weight), sums, addends)

@@ -2,35 +2,50 @@
 
 import warnings
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sharpless.memory import Draw
 from sharpless.tensors import local
 
-__all__ = ["Outsiders", "gradients_after_the_loop", "has_batch_statistics", "mark", "plain_steps", "small_part"]
+__all__ = [
+    "FEW",
+    "Outsiders",
+    "check_inside",
+    "has_batch_statistics",
+    "mark",
+    "warn_of_plain_steps",
+    "warn_of_small_part",
+]
 
 FEW = 32
 """Below this number of examples, a part of the batch has broken a network with BatchNorm (docs/cheaper.md)."""
 
 
-def plain_steps(*, stacklevel: int) -> None:
+def warn_of_plain_steps() -> None:
     """Warn that steps are plain."""
     warnings.warn(
         "step() was called without passes(): such a step is a plain one of the base optimizer; "
         "run forward and backward in `for x, y in opt.passes((x, y))`",
-        stacklevel=stacklevel + 1,
+        stacklevel=4,
     )
 
 
-def gradients_after_the_loop() -> RuntimeError:
-    """Return what to raise where the gradients of a step were computed after its passes had ended."""
-    return RuntimeError(
-        "no pass of the last loop over passes() brought a gradient, and one arrived after it: run forward and backward "
-        "inside the loop, which list(opt.passes(…)) ends at once"
-    )
+def check_inside(draw: Draw | None, parameters: list[Tensor]) -> None:
+    """Find out whether the gradients of a step arrived after its passes had ended.
+
+    Raises:
+        RuntimeError: they did.
+    """
+    if draw is None or not (draw.sharp and draw.empty and not draw.left_gradients):
+        return
+    if any(parameter.grad is not None for parameter in parameters):
+        raise RuntimeError(
+            "no pass of the last loop over passes() brought a gradient, and one arrived after it: run forward and "
+            "backward inside the loop, which list(opt.passes(…)) ends at once"
+        )
 
 
 class Outsiders:
@@ -76,11 +91,22 @@ def has_batch_statistics(model: nn.Module) -> bool:
     )
 
 
-def small_part(examples: int, batch_fraction: float, *, stacklevel: int) -> None:
-    """Warn of a part that is small for a network with BatchNorm."""
+def warn_of_small_part(examples: int | None, batch_fraction: float) -> bool:
+    """Warn of a part of the batch that is small for a network with BatchNorm.
+
+    Args:
+        examples: its size.
+        batch_fraction: the share of the batch that was asked for.
+
+    Returns:
+        Whether it is small.
+    """
+    if examples is None or examples >= FEW:
+        return False
     warnings.warn(
-        f"batch_fraction = {batch_fraction:.3g} climbs with {examples} examples, and model has BatchNorm: parts of fewer "
-        f"than about {FEW} examples have broken the fine-tuning of such a network (docs/cheaper.md); compare with SAM "
-        "first, or choose a larger batch_fraction or budget",
-        stacklevel=stacklevel + 1,
+        f"batch_fraction = {batch_fraction:.3g} climbs with {examples} examples, and model has BatchNorm: parts of "
+        f"fewer than about {FEW} examples have broken the fine-tuning of such a network (docs/cheaper.md); compare "
+        "with SAM first, or choose a larger batch_fraction or budget",
+        stacklevel=5,
     )
+    return True

@@ -1,43 +1,24 @@
-"""RST, GRST and SAM around any optimizer: what a user chooses, and its checks; the loop over passes, and the step."""
+"""RST around any optimizer: the loop over passes, and the step."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from numbers import Integral, Real
-from typing import Any, Self, TypedDict, Unpack
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from sharpless import bases, batches, gradients, misuse
+from sharpless import bases, batches, ddp, gradients, misuse
 from sharpless.ascent import Ascent, sam
 from sharpless.climb import Climb
-from sharpless.cost import Cost, plan
-from sharpless.passes import Draw, Memory, Scene, Sharp
-from sharpless.schedules import Schedule, schedule
+from sharpless.cost import Cost
+from sharpless.memory import Draw, Memory
+from sharpless.options import Base, Probability, check_model, check_number, check_whole
+from sharpless.passes import Scene, Sharp
+from sharpless.schedules import schedule
 from sharpless.when import when
 from sharpless.wrapper import Wrapper, as_one, keyed_groups
 
-__all__ = ["GRST", "RST", "SAM"]
-
-Base = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
-Probability = float | str | Schedule | Callable[[float], float]
-
-
-class Options(TypedDict, total=False):
-    """The options that RST, GRST and SAM share; RST explains them."""
-
-    model: nn.Module | None
-    seed: int
-    freeze_batchnorm: bool
-    repeat_dropout: bool
-    climb_locally: bool
-    batch_fraction: float
-    keep_strength: bool
-    systematic: bool
-    ascent: Ascent
-    only: Iterable[Tensor] | None
+__all__ = ["RST"]
 
 
 class RST(Wrapper):
@@ -131,18 +112,18 @@ class RST(Wrapper):
         if total_steps is None and self.schedule.needs_total_steps:
             raise ValueError(f"p = {self.schedule} varies over the run: give total_steps, the number of steps")
         if total_steps is not None:
-            _check_whole("total_steps", total_steps)
+            check_whole("total_steps", total_steps)
             if total_steps < 1:
                 raise ValueError(f"total_steps = {total_steps} is not a number of steps: give 1 or more")
-        _check_whole("seed", seed)
-        _check_not_negative("gamma", gamma)
-        _check_not_negative("rho", rho)
-        _check_not_negative("batch_fraction", batch_fraction)
+        check_whole("seed", seed)
+        check_number("gamma", gamma)
+        check_number("rho", rho)
+        check_number("batch_fraction", batch_fraction)
         if not 0 < batch_fraction <= 1:
             raise ValueError(f"batch_fraction = {batch_fraction} is not a share of the batch: give a number in (0, 1]")
         for _, key, group in keyed_groups(one):
-            _check_not_negative(f"{key} of a parameter group", group.get(key, rho))
-        _check_model(model, one)
+            check_number(f"{key} of a parameter group", group.get(key, rho))
+        check_model(model, one)
         chosen = None if only is None else set(only)
         if chosen is not None and chosen.isdisjoint(bases.parameters_of(one)):
             raise ValueError("only has no parameter in common with base: give parameters that base trains")
@@ -208,11 +189,15 @@ class RST(Wrapper):
         return self._passes(batch)
 
     def _passes(self, batch: Any, *, again: bool = True) -> Iterator[Any]:
-        """Yield the passes; `again` lets one be repeated that brought no gradient where one was needed to climb."""
+        """Yield the passes; `again` lets one be repeated that brought no gradient where one was needed to climb.
+
+        Raises:
+            RuntimeError: a loop is under way.
+        """
         memory, parameters = self._memory, self._parameters()
         if memory.running:
             raise RuntimeError("passes() was called within passes(): let the loop under way end first")
-        self._check_inside()
+        misuse.check_inside(memory.draw, parameters)
         draw = memory.draw
         if draw is not None and draw.left_gradients and all(p.grad is None for p in parameters):
             self._close_draw()  # its gradients were cleared without a step
@@ -241,16 +226,19 @@ class RST(Wrapper):
             outsiders.warn()
 
     def _sharp(self, batch: Any, draw: Draw, *, again: bool) -> Iterator[Any]:
+        memory = self._memory
         part, share, rest = self._split(batch)
         shrink = math.sqrt(share) if self.keep_strength else 1.0
+        # Ranks can climb alone only where it is certain that another pass follows, which will be reduced.
+        alone = self.climb_locally and (draw.sharp is True or rest is not None)
         loop = Sharp(
             self._parameters(),
             (part, share, rest),
             draw,
-            Scene(self._memory, self.model, self.freeze_batchnorm, self.repeat_dropout),
+            Scene(memory, self.model, self.freeze_batchnorm, self.repeat_dropout),
             climb=lambda clean: self._climb.displacement(self.base, clean, shrink),
             decide=lambda clean: self._decide(clean, draw),
-            ddp=self._ddp_to_climb_alone(certain=draw.sharp is True or rest is not None),
+            ddp=ddp.to_climb_alone(self.model, first=not memory.reduced) if alone else None,
             again=again,
         )
         yield from loop
@@ -295,9 +283,10 @@ class RST(Wrapper):
                 "GradScaler.step(opt, closure) cannot unscale what the closure computes: "
                 "run forward and backward in passes(), and call GradScaler.step(opt)"
             )
-        self._check_inside()
+        misuse.check_inside(memory.draw, self._parameters())
         loss = None if closure is None else self._evaluate(closure)
-        self._count_bare_steps()
+        if memory.is_bare(self.param_groups, self.cost.steps) and self.schedule.mean() > 0:
+            misuse.warn_of_plain_steps()
         grads = [parameter.grad for parameter in self._parameters()]
         self._climb.expect_memory(self.base, grads)
         try:
@@ -356,7 +345,7 @@ class RST(Wrapper):
         """Add a parameter group to `base`; it may bring a "rho" of its own."""
         for key in ("rho", "sharpness_rho"):
             if isinstance(param_group, dict) and key in param_group and key not in self.base.defaults:
-                _check_not_negative(f"{key} of a parameter group", param_group[key])
+                check_number(f"{key} of a parameter group", param_group[key])
         super().add_param_group(param_group)
 
     def _gamma_at(self, p: float) -> float:
@@ -382,44 +371,21 @@ class RST(Wrapper):
         for group in self.param_groups:
             group.update(draw.kept)
 
-    def _decide(self, clean: gradients.Gradients, draw: Draw) -> bool:
-        """Return whether the step is taken, by the size of its first gradient; this waits for the device."""
-        square = self._climb.square(self.base, clean)
-        ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
-        if square is None and ddp is None:
-            return False
-        if square is None:
-            square = torch.zeros((), dtype=torch.float64, device=self._parameters()[0].device)
-        if ddp is not None:  # the ranks must agree, and under no_sync() each has a gradient of its own
-            torch.distributed.all_reduce(square, group=ddp.process_group)
-            square /= torch.distributed.get_world_size(ddp.process_group)
-        p = self.schedule.at(draw.kept["coin_step"], self.total_steps)
-        return bool(self._when.takes(p, draw.kept, float(square)))
-
     def _split(self, batch: Any) -> tuple[Any, float, Any]:
         """Return the part of the batch to climb with, its share, and the rest, None where the part is all."""
-        examples = None if self.batch_fraction == 1 else batches.length(batch)
-        if examples is None:
+        if self.batch_fraction == 1:
             return batch, 1.0, None
         together = self.model is not None and misuse.has_batch_statistics(self.model)
-        few = 2 if together else 1
-        size = max(round(self.batch_fraction * examples), few)
-        if examples - size < few:
-            return batch, 1.0, None
-        if together and size < misuse.FEW and not self._memory.warned_of_part:
-            self._memory.warned_of_part = True
-            misuse.small_part(size, self.batch_fraction, stacklevel=4)
-        return batches.part(batch, 0, size), size / examples, batches.part(batch, size, examples)
+        part, share, rest = batches.split(batch, self.batch_fraction, fewest=2 if together else 1)
+        if together and rest is not None and not self._memory.warned_of_part:
+            self._memory.warned_of_part = misuse.warn_of_small_part(batches.length(part), self.batch_fraction)
+        return part, share, rest
 
-    def _ddp_to_climb_alone(self, *, certain: bool) -> DistributedDataParallel | None:
-        """Return the DistributedDataParallel whose ranks climb each along its own gradient, or None.
-
-        They can where it is `certain` that another pass follows, which will be reduced.
-        """
-        if not (certain and self.climb_locally and isinstance(self.model, DistributedDataParallel)):
-            return None
-        # A static graph is learned in the first backward, which therefore has to be a reduced one.
-        return None if self.model.static_graph and not self._memory.reduced else self.model
+    def _decide(self, clean: gradients.Gradients, draw: Draw) -> bool:
+        """Return whether the step is taken, by the size of its first gradient; this waits for the device."""
+        square = ddp.mean_over_ranks(self._climb.square(self.base, clean), self.model)
+        p = self.schedule.at(draw.kept["coin_step"], self.total_steps)
+        return bool(self._when.takes(p, draw.kept, float(square)))
 
     def _outsiders(self) -> misuse.Outsiders | None:
         """Return the parameters of the model that no base holds; once, since looking takes a walk through it."""
@@ -428,180 +394,9 @@ class RST(Wrapper):
         self._memory.looked_outside = True
         return misuse.Outsiders(self.model, self._parameters())
 
-    def _check_inside(self) -> None:
-        """Find out whether the gradients of a step arrived after its passes had ended.
-
-        Raises:
-            RuntimeError: they did.
-        """
-        draw = self._memory.draw
-        if draw is None or not (draw.sharp and draw.empty and not draw.left_gradients):
-            return
-        if any(parameter.grad is not None for parameter in self._parameters()):
-            raise misuse.gradients_after_the_loop()
-
-    def _count_bare_steps(self) -> None:
-        """Warn once when steps without passes begin: a first one before all others is a host's."""
-        memory = self._memory
-        if memory.draw is not None:
-            memory.bare_steps = 0
-            return
-        # Distributed checkpoints initialize an optimizer by a bare step that moves nothing.
-        if self.schedule.mean() == 0 or all(float(group.get("lr", 1.0)) == 0 for group in self.param_groups):
-            return
-        memory.bare_steps += 1
-        if memory.bare_steps == (1 if self.cost.steps else 2):
-            misuse.plain_steps(stacklevel=4)
-
     def _parameters(self) -> list[Tensor]:
         return bases.parameters_of(self.base)
 
     def __repr__(self) -> str:
         part = "" if self.batch_fraction == 1 else f", q = {self.batch_fraction:.4g}"
         return f"{type(self).__name__}(p = {self.schedule}{part}, γ = {self.gamma:.4g}) around {self.base!r}"
-
-
-class GRST(RST):
-    """G-RST: RST whose degree of sharpness regularization is set freely for any schedule.
-
-    The expected degree of a step is p·γ, and SAM's is 1. With γ = degree / mean p, one constant for the
-    run, the run has `degree` on average; with a constant p, at every step.
-
-    >>> base = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
-    >>> GRST(base, p=0.25).gamma
-    4.0
-
-    Args:
-        base: see RST, as for every argument not named here.
-        p: the probability of a sharpness-aware step.
-        degree: the regularization degree; 1, SAM's, where neither it nor `gamma` is given.
-        rho: the radius of the perturbation.
-        gamma: γ itself, in place of a degree.
-        gamma_cap: with it, γ = min(degree / p(t), gamma_cap) at step t, in place of one constant.
-        total_steps: T, needed by schedules that vary.
-        **options: the options of RST.
-
-    Raises:
-        ValueError: an argument is out of range, or `gamma` stands beside `degree` or `gamma_cap`.
-    """
-
-    def __init__(
-        self,
-        base: Base,
-        p: Probability = 0.5,
-        *,
-        degree: float | None = None,
-        rho: float = 0.05,
-        gamma: float | None = None,
-        gamma_cap: float | None = None,
-        total_steps: int | None = None,
-        **options: Unpack[Options],
-    ) -> None:
-        if gamma is not None and not (degree is None and gamma_cap is None):
-            given = "degree" if degree is not None else "gamma_cap"
-            raise ValueError(f"gamma = {gamma} and {given} exclude each other: a degree is γ times mean p")
-        p = schedule(p)
-        self.degree = 1.0 if degree is None else float(degree)
-        self.gamma_cap = gamma_cap
-        _check_not_negative("degree", self.degree)
-        if gamma_cap is not None:
-            _check_not_negative("gamma_cap", gamma_cap)
-        if gamma is None:
-            gamma = self._gamma_for(p.mean())
-            if gamma == math.inf:
-                raise ValueError(f"p = {p} is too small for degree = {self.degree}: γ = degree / mean p overflows")
-        super().__init__(base, p, rho, gamma, total_steps, **options)
-
-    @classmethod
-    def for_budget(
-        cls,
-        base: Base,
-        budget: float,
-        *,
-        batch_size: int,
-        degree: float = 1.0,
-        rho: float = 0.05,
-        **options: Unpack[Options],
-    ) -> Self:
-        """Return G-RST with p, q and γ chosen so that the cost is `budget` (see `sharpless.cost.plan`, which says why).
-
-        >>> base = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
-        >>> GRST.for_budget(base, 1.1, batch_size=128).batch_fraction * 128
-        13.0
-
-        Args:
-            base: the base optimizer.
-            budget: gradients per step: above 1 (plain training), up to 2 (SAM).
-            batch_size: examples that one pass would run on, on one device.
-            degree: the regularization degree, SAM's being 1.
-            rho: the radius of the perturbation, for whole batches.
-            **options: the options of RST, without `batch_fraction`.
-
-        Raises:
-            ValueError: an argument is out of range.
-        """
-        given: dict[str, Any] = dict(options)
-        for name in ("p", "gamma", "gamma_cap", "batch_fraction"):
-            if name in given:
-                raise ValueError(f"{name} = {given[name]} is what the budget decides: leave it out")
-        chosen = plan(budget, batch_size, degree)
-        opt = cls(base, chosen.p, gamma=chosen.gamma, rho=rho, batch_fraction=chosen.batch_fraction, **given)
-        opt.degree = float(degree)
-        return opt
-
-    def _gamma_for(self, p: float) -> float:
-        if self.degree == 0:
-            return 0.0
-        if p == 0:
-            raise ValueError(f"p = 0 throughout cannot have degree = {self.degree}: give a positive p, or degree = 0")
-        return self.degree / p
-
-    def _gamma_at(self, p: float) -> float:
-        return self.gamma if self.gamma_cap is None else min(self._gamma_for(p), self.gamma_cap)
-
-
-class SAM(RST):
-    """Sharpness-aware minimization (arXiv 2010.01412): RST with p = 1 and γ = 1, two passes at every step.
-
-    >>> model = nn.Linear(2, 1)
-    >>> opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)
-    >>> for x, y in opt.passes((torch.randn(8, 2), torch.randn(8, 1))):
-    ...     nn.functional.mse_loss(model(x), y).backward()
-    >>> opt.step()
-    >>> opt.cost.ratio
-    2.0
-
-    Args:
-        base: see RST, as for every argument.
-        rho: the radius of the perturbation.
-        **options: the options of RST.
-    """
-
-    def __init__(self, base: Base, rho: float = 0.05, **options: Unpack[Options]) -> None:
-        super().__init__(base, 1.0, rho, **options)
-
-
-def _check_model(model: Any, base: torch.optim.Optimizer) -> None:
-    if model is None:
-        return
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}, not a network: give the torch.nn.Module")
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-        raise ValueError(
-            "model is sharded by FullyShardedDataParallel, under which no rank knows the norm of the gradient: shard it "
-            "with torch.distributed.fsdp.fully_shard"
-        )
-    if set(bases.parameters_of(base)).isdisjoint(model.parameters()):
-        raise ValueError("model has no parameter in common with base: give the network that base trains")
-
-
-def _check_not_negative(name: str, value: Any) -> None:
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} = {value!r} is not a number: give a finite number, 0 or more")
-    if not 0.0 <= float(value) < math.inf:
-        raise ValueError(f"{name} = {value} is out of range: give a finite number, 0 or more")
-
-
-def _check_whole(name: str, value: Any) -> None:
-    if not isinstance(value, Integral):
-        raise TypeError(f"{name} = {value!r} is not a whole number: give one")

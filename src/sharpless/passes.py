@@ -4,15 +4,15 @@ With a part S of share q of the batch, and the rest R, that gradient is
 
     (q−γ)·g(S) + γ·g⁺(S) + (1−q)·g(R),
 
-where g⁺ is taken at the displaced weights; with q = 1 it is the one of G-RST, and there is no R. Each term is a pass, in
-this order. Each pass begins with an empty `.grad`, and its gradient is taken whole, however the loop body has put it
+where g⁺ is taken at the displaced weights; with q = 1 it is the one of G-RST, and there is no R. Each term is a pass,
+in this order. Each pass begins with an empty `.grad`, and its gradient is taken whole, however the loop body has put it
 there. What stood in `.grad` before the loop waits there during the last pass: whether the body clears it, adds to it or
 overwrites it, it does what it would have done in plain training.
 """
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,60 +20,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sharpless import batches, gradients
-from sharpless.displaced import Buffers, displaced
+from sharpless.displaced import displaced
 from sharpless.gradients import Gradients, Sum
-from sharpless.noise import Noise
+from sharpless.memory import Draw, Memory
 
-__all__ = ["Draw", "Memory", "Scene", "Sharp"]
-
-
-@dataclass
-class Draw:
-    """The decision on the step under way, and what it has spent so far."""
-
-    gamma: float
-    sharp: bool | None
-    """None until the first gradient of the step decides."""
-    kept: dict[str, Any]
-    """What a checkpoint will hold after the step."""
-    climbed: bool = False
-    """Whether a gradient at displaced weights is in the gradient of the step."""
-    left_gradients: bool = False
-    """Whether the loops so far have left any in `.grad`."""
-    empty: bool = False
-    """Whether no pass of the last loop has brought a gradient."""
-    has_graph: bool = False
-    """Whether a gradient came with a graph of its own, which the sum has not."""
-
-    def spend(self, passes: float) -> None:
-        """Enter passes into the ledger."""
-        self.kept["passes"] += passes
-
-
-@dataclass
-class Memory:
-    """What an optimizer remembers within a step and between steps, in one object: proxies of hosts share it.
-
-    All that has to outlive the process stands in the parameter groups instead.
-    """
-
-    draw: Draw | None = None
-    running: bool = False
-    perturbed: bool = False
-    reduced: bool = False
-    """Whether a backward of this process was reduced by DistributedDataParallel."""
-    scaled: bool = False
-    """Whether GradScaler is the one that calls `step`."""
-    spent: bool = False
-    """Whether a step has used what stands in `.grad`."""
-    bare_steps: int = 0
-    """Steps without passes, since the last one with passes."""
-    looked_outside: bool = False
-    """Whether parameters that no base holds were looked for."""
-    warned_of_part: bool = False
-    """Whether a part that is small for BatchNorm was warned of."""
-    buffers: Buffers = field(default_factory=Buffers)
-    noise: Noise = field(default_factory=Noise)
+__all__ = ["Scene", "Sharp"]
 
 
 @dataclass
@@ -182,6 +133,8 @@ class Sharp:
             if waiting:
                 total.scale(1.0 / term.weight)
             there = gradients.times(kept, 1.0 / term.weight) if last else None
+            if last:
+                kept = []
             with self._scene(term, weights, eps), nullcontext() if last else self._unreduced():
                 grads, came = yield from self._pass(term, there, total.gradients if waiting else None)
             if waiting:

@@ -1,0 +1,35 @@
+"""What DistributedDataParallel needs: ranks that climb alone, and ranks that decide alike."""
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+__all__ = ["mean_over_ranks", "to_climb_alone"]
+
+
+def to_climb_alone(model: nn.Module | None, *, first: bool) -> DistributedDataParallel | None:
+    """Return the DistributedDataParallel whose ranks climb each along its own gradient, or None.
+
+    Args:
+        model: the network, DistributedDataParallel or another one.
+        first: whether no backward of this process was reduced so far. A static graph is learned in the first backward,
+            which therefore has to be a reduced one.
+    """
+    if not isinstance(model, DistributedDataParallel) or (model.static_graph and first):
+        return None
+    return model
+
+
+def mean_over_ranks(square: Tensor | None, model: nn.Module | None) -> Tensor:
+    """Return the mean of a 0-dim tensor over the ranks of `model`; None counts as 0.
+
+    The ranks must agree, and under no_sync() each has a gradient of its own.
+    """
+    if square is None:
+        device = next(model.parameters()).device if model is not None else None
+        square = torch.zeros((), dtype=torch.float64, device=device)
+    if isinstance(model, DistributedDataParallel):
+        torch.distributed.all_reduce(square, group=model.process_group)
+        square /= torch.distributed.get_world_size(model.process_group)
+    return square

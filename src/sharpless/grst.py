@@ -1,0 +1,135 @@
+"""G-RST and SAM: RST with a degree of its own, and RST at every step."""
+
+import math
+from typing import Any, Self, Unpack
+
+from sharpless.cost import plan
+from sharpless.optimizer import RST
+from sharpless.options import Base, Options, Probability, check_number
+from sharpless.schedules import schedule
+
+__all__ = ["GRST", "SAM"]
+
+
+class GRST(RST):
+    """G-RST: RST whose degree of sharpness regularization is set freely for any schedule.
+
+    The expected degree of a step is p·γ, and SAM's is 1. With γ = degree / mean p, one constant for the
+    run, the run has `degree` on average; with a constant p, at every step.
+
+    >>> import torch
+    >>> base = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1)
+    >>> GRST(base, p=0.25).gamma
+    4.0
+
+    Args:
+        base: see RST, as for every argument not named here.
+        p: the probability of a sharpness-aware step.
+        degree: the regularization degree; 1, SAM's, where neither it nor `gamma` is given.
+        rho: the radius of the perturbation.
+        gamma: γ itself, in place of a degree.
+        gamma_cap: with it, γ = min(degree / p(t), gamma_cap) at step t, in place of one constant.
+        total_steps: T, needed by schedules that vary.
+        **options: the options of RST.
+
+    Raises:
+        ValueError: an argument is out of range, or `gamma` stands beside `degree` or `gamma_cap`.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        p: Probability = 0.5,
+        *,
+        degree: float | None = None,
+        rho: float = 0.05,
+        gamma: float | None = None,
+        gamma_cap: float | None = None,
+        total_steps: int | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        if gamma is not None and not (degree is None and gamma_cap is None):
+            given = "degree" if degree is not None else "gamma_cap"
+            raise ValueError(f"gamma = {gamma} and {given} exclude each other: a degree is γ times mean p")
+        p = schedule(p)
+        self.degree = 1.0 if degree is None else float(degree)
+        self.gamma_cap = gamma_cap
+        check_number("degree", self.degree)
+        if gamma_cap is not None:
+            check_number("gamma_cap", gamma_cap)
+        if gamma is None:
+            gamma = self._gamma_for(p.mean())
+            if gamma == math.inf:
+                raise ValueError(f"p = {p} is too small for degree = {self.degree}: γ = degree / mean p overflows")
+        super().__init__(base, p, rho, gamma, total_steps, **options)
+
+    @classmethod
+    def for_budget(
+        cls,
+        base: Base,
+        budget: float,
+        *,
+        batch_size: int,
+        degree: float = 1.0,
+        rho: float = 0.05,
+        **options: Unpack[Options],
+    ) -> Self:
+        """Return G-RST with p, q and γ chosen so that the cost is `budget` (see `sharpless.cost.plan`, which says why).
+
+        >>> import torch
+        >>> base = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1)
+        >>> GRST.for_budget(base, 1.1, batch_size=128).batch_fraction * 128
+        13.0
+
+        Args:
+            base: the base optimizer.
+            budget: gradients per step: above 1 (plain training), up to 2 (SAM).
+            batch_size: examples that one pass would run on, on one device.
+            degree: the regularization degree, SAM's being 1.
+            rho: the radius of the perturbation, for whole batches.
+            **options: the options of RST, without `batch_fraction`.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        given: dict[str, Any] = dict(options)
+        for name in ("p", "gamma", "gamma_cap", "batch_fraction"):
+            if name in given:
+                raise ValueError(f"{name} = {given[name]} is what the budget decides: leave it out")
+        chosen = plan(budget, batch_size, degree)
+        opt = cls(base, chosen.p, gamma=chosen.gamma, rho=rho, batch_fraction=chosen.batch_fraction, **given)
+        opt.degree = float(degree)
+        return opt
+
+    def _gamma_for(self, p: float) -> float:
+        if self.degree == 0:
+            return 0.0
+        if p == 0:
+            raise ValueError(f"p = 0 throughout cannot have degree = {self.degree}: give a positive p, or degree = 0")
+        return self.degree / p
+
+    def _gamma_at(self, p: float) -> float:
+        return self.gamma if self.gamma_cap is None else min(self._gamma_for(p), self.gamma_cap)
+
+
+class SAM(RST):
+    """Sharpness-aware minimization (arXiv 2010.01412): RST with p = 1 and γ = 1, two passes at every step.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> model = nn.Linear(2, 1)
+    >>> opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)
+    >>> for x, y in opt.passes((torch.randn(8, 2), torch.randn(8, 1))):
+    ...     nn.functional.mse_loss(model(x), y).backward()
+    >>> opt.step()
+    >>> opt.cost.ratio
+    2.0
+
+    Args:
+        base: see RST, as for every argument.
+        rho: the radius of the perturbation.
+        **options: the options of RST.
+    """
+
+    def __init__(self, base: Base, rho: float = 0.05, **options: Unpack[Options]) -> None:
+        super().__init__(base, 1.0, rho, **options)

@@ -1,0 +1,73 @@
+"""What an optimizer remembers: the decision on the step under way, and what hosts' proxies have to share."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sharpless.displaced import Buffers
+from sharpless.noise import Noise
+
+__all__ = ["Draw", "Memory"]
+
+
+@dataclass
+class Draw:
+    """The decision on the step under way, and what it has spent so far."""
+
+    gamma: float
+    sharp: bool | None
+    """None until the first gradient of the step decides."""
+    kept: dict[str, Any]
+    """What a checkpoint will hold after the step."""
+    climbed: bool = False
+    """Whether a gradient at displaced weights is in the gradient of the step."""
+    left_gradients: bool = False
+    """Whether the loops so far have left any in `.grad`."""
+    empty: bool = False
+    """Whether no pass of the last loop has brought a gradient."""
+    has_graph: bool = False
+    """Whether a gradient came with a graph of its own, which the sum has not."""
+
+    def spend(self, passes: float) -> None:
+        """Enter passes into the ledger."""
+        self.kept["passes"] += passes
+
+
+@dataclass
+class Memory:
+    """What an optimizer remembers within a step and between steps, in one object: proxies of hosts share it.
+
+    All that has to outlive the process stands in the parameter groups instead.
+    """
+
+    draw: Draw | None = None
+    running: bool = False
+    perturbed: bool = False
+    reduced: bool = False
+    """Whether a backward of this process was reduced by DistributedDataParallel."""
+    scaled: bool = False
+    """Whether GradScaler is the one that calls `step`."""
+    spent: bool = False
+    """Whether a step has used what stands in `.grad`."""
+    bare_steps: int = 0
+    """Steps without passes, since the last one with passes."""
+    looked_outside: bool = False
+    """Whether parameters that no base holds were looked for."""
+    warned_of_part: bool = False
+    """Whether a part that is small for BatchNorm was warned of."""
+    buffers: Buffers = field(default_factory=Buffers)
+    noise: Noise = field(default_factory=Noise)
+
+    def is_bare(self, groups: list[dict[str, Any]], steps: int) -> bool:
+        """Return whether steps without passes begin here.
+
+        The first one of a run is often a host's, and distributed checkpoints take one that moves nothing.
+
+        Args:
+            groups: the parameter groups.
+            steps: the steps that had passes, of this run.
+        """
+        if self.draw is not None:
+            self.bare_steps = 0
+        elif any(float(group.get("lr", 1.0)) != 0 for group in groups):
+            self.bare_steps += 1
+        return self.bare_steps == (1 if steps else 2) and self.draw is None

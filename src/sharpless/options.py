@@ -1,0 +1,76 @@
+"""What a user chooses when an optimizer is made, and the checks of it."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral, Real
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from sharpless.ascent import Ascent
+from sharpless.bases import parameters_of
+from sharpless.schedules import Schedule
+
+__all__ = ["Base", "Options", "Probability", "check_model", "check_number", "check_whole"]
+
+Base = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+Probability = float | str | Schedule | Callable[[float], float]
+
+
+class Options(TypedDict, total=False):
+    """The options that RST, GRST and SAM share; RST explains them."""
+
+    model: nn.Module | None
+    seed: int
+    freeze_batchnorm: bool
+    repeat_dropout: bool
+    climb_locally: bool
+    batch_fraction: float
+    keep_strength: bool
+    systematic: bool
+    ascent: Ascent
+    only: Iterable[Tensor] | None
+
+
+def check_model(model: Any, base: torch.optim.Optimizer) -> None:
+    """Check that `model` is the network that `base` trains, and one whose gradients can be climbed along.
+
+    Raises:
+        TypeError: it is no network.
+        ValueError: `base` trains another one, or it is sharded by FullyShardedDataParallel.
+    """
+    if model is None:
+        return
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}, not a network: give the torch.nn.Module")
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise ValueError(
+            "model is sharded by FullyShardedDataParallel, under which no rank knows the norm of the gradient: "
+            "shard it with torch.distributed.fsdp.fully_shard"
+        )
+    if set(parameters_of(base)).isdisjoint(model.parameters()):
+        raise ValueError("model has no parameter in common with base: give the network that base trains")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Check that `value`, an argument called `name`, is a finite number, 0 or more.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is negative or not finite.
+    """
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} = {value!r} is not a number: give a finite number, 0 or more")
+    if not 0.0 <= float(value) < math.inf:
+        raise ValueError(f"{name} = {value} is out of range: give a finite number, 0 or more")
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Check that `value`, an argument called `name`, is a whole number.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name} = {value!r} is not a whole number: give one")
