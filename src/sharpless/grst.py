@@ -76,6 +76,9 @@ class GRST(RST):
     ) -> Self:
         """Return G-RST with p, q and γ chosen so that the cost is `budget` (see `sharpless.cost.plan`, which says why).
 
+        Small budgets climb with few examples. In a network with BatchNorm that can break a fine-tuning: where the part
+        has fewer than about 32 examples, compare with SAM first (docs/cheaper.md).
+
         >>> import torch
         >>> base = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1)
         >>> GRST.for_budget(base, 1.1, batch_size=128).batch_fraction * 128

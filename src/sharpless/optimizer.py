@@ -48,7 +48,9 @@ class RST(Wrapper):
     between the loop over `passes` and `step`, where the mixed gradient is complete.
 
     Args:
-        base: an instance of any optimizer that takes dense gradients and needs no closure of its own.
+        base: an instance of any optimizer that takes dense gradients and needs no closure of its own, or a list of
+            them, for parameters of their own: they share coin, norm and ledger. Where a group says `maximize`, its
+            parameters climb the other way.
         p: the probability of a sharpness-aware step: a number, a schedule (also as text, "linear:0,1"), or a
             function of progress. `schedules.Adaptive` looks at the gradient of each step instead, for which the
             host waits; under DistributedDataParallel the squared norm is averaged over the ranks.
@@ -57,14 +59,17 @@ class RST(Wrapper):
             times ∇L/‖∇L‖, one norm over all groups; 0 leaves a group unperturbed and out of the norm.
         gamma: the weight γ of the perturbed gradient.
         total_steps: T, needed by schedules that vary. Beyond it p stays what it was at the end.
-        model: the network. With it, BatchNorm running statistics are those of the clean pass, dropout masks
-            are the same in both passes (on CPU, CUDA and XPU), and under DistributedDataParallel the clean
+        model: the network. With it, the perturbed pass finds all buffers as the clean pass found them and leaves
+            them as that left them: running statistics of BatchNorm, codebooks, queues, observers. It draws the
+            same numbers from the global generators of torch (on CPU, CUDA and XPU), Python and NumPy: dropout
+            masks, and augmentation in the loop body. Generators and state that are no buffers are left to
+            themselves; `perturbed` tells a loop when to leave them alone. Under DistributedDataParallel the clean
             pass does not communicate, so that each rank climbs along its own gradient. Networks with BatchNorm
-            need it beside GradScaler, whose overflows would spoil the running statistics.
+            need a model beside GradScaler, whose overflows would spoil the running statistics.
         seed: decides, with the step, how the coins fall; equal on all ranks and independent of torch's
             generators. A loaded checkpoint brings its own.
-        freeze_batchnorm: False lets the perturbed pass update the running statistics too.
-        repeat_dropout: False gives the perturbed pass dropout masks of its own.
+        freeze_batchnorm: False lets the perturbed pass update the buffers too.
+        repeat_dropout: False gives the perturbed pass random numbers of its own.
         climb_locally: False synchronizes the clean gradient under DistributedDataParallel as well. With
             `static_graph`, the first step of a process does so in any case.
         batch_fraction: the share q of the batch that a sharpness-aware step climbs with. The loop over
@@ -72,8 +77,9 @@ class RST(Wrapper):
             weights, and the rest R. The gradient is q·g(S) + (1−q)·g(R) + γ(g⁺(S) − g(S)): unbiased for the
             regularizer of SAM with batches of q·n examples, at 1 + q gradients a step. It asks for losses that
             are means over examples, and for batches in random order. BatchNorm normalizes each part by its own
-            statistics. Each part has an example, two where the model has BatchNorm; a batch too small for that
-            is climbed with as a whole, and paid for so.
+            statistics, and small parts can break the fine-tuning of such a network: see docs/cheaper.md, and
+            compare with SAM first where q·n is below about 32. Each part has an example, two where the model has
+            BatchNorm; a batch too small for that is climbed with as a whole, and paid for so.
         keep_strength: climb with a part of share q by ρ√q. The gradient of a part is longer, by 1/√q where
             noise dominates it, and so is the regularization ρ·E‖g‖; this keeps it what ρ is for whole batches.
             False climbs by ρ.
@@ -81,7 +87,7 @@ class RST(Wrapper):
             p(t), but evenly spread, and as many as Σp(t) says.
         ascent: where to climb: a function of (weights, gradients, ρ) that returns ε, such as `ascent.asam` or
             `ascent.Friendly()`.
-        only: the parameters to perturb, `ascent.normalization_parameters(model)` say; by default all.
+        only: the parameters to perturb, for example `ascent.normalization_parameters(model)`; by default all.
 
     Raises:
         TypeError: `base` is no optimizer instance, or one that cannot be wrapped.
