@@ -231,11 +231,11 @@ def test_an_interrupt_while_buffers_are_put_back(monkeypatch):
     plain(X)
     restore, calls = displaced._restore, []
 
-    def interrupted_once(model, to):
+    def interrupted_once(modules, to):
         calls.append(to)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        restore(model, to)
+        restore(modules, to)
 
     monkeypatch.setattr(displaced, "_restore", interrupted_once)
     opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.1, model=model)
@@ -378,7 +378,7 @@ def test_buffers_know_models_apart():
     for model in (one, other):
         before = found.remember(model)
         model(X)
-        with found.again(model, before):
+        with found.again(before):
             model(X)
         assert sum(seen.copy is not None for seen in found.remember(model).values()) == 1
         assert torch.allclose(model.mean, 0.1 * X.mean(0))

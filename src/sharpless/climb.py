@@ -97,20 +97,25 @@ class Climb:
                 if climber.optimizer.state.get(climber.parameter):
                     self._memory_of(climber)
 
-    def expect_memory(self, base: Optimizer, grads: Gradients) -> None:
+    def expect_memory(self, base: Optimizer) -> list[_Climber]:
         """Give the ascent its slots for all parameters that the coming step of `base` gives a state.
 
         From the first step on: distributed checkpoints load what is there.
-        """
-        if self._slots:
-            for climber in self._climbers(base, grads):
-                self._memory_of(climber)
 
-    def settle_memory(self, base: Optimizer, grads: Gradients) -> None:
-        """Move the memory of parameters that `base` has met, which have `grads`, into its state."""
-        if self._early:
-            for climber in self._climbers(base, grads):
-                climber.optimizer.state[climber.parameter].update(self._early.pop(climber.parameter, {}))
+        Returns:
+            These parameters.
+        """
+        if not self._slots:
+            return []
+        met = list(self._climbers(base, [parameter.grad for parameter in _parameters(base)]))
+        for climber in met:
+            self._memory_of(climber)
+        return met
+
+    def settle_memory(self, met: list[_Climber]) -> None:
+        """Move the memory of parameters that the base has `met` into its state."""
+        for climber in met:
+            climber.optimizer.state[climber.parameter].update(self._early.pop(climber.parameter, {}))
 
     def forget(self) -> None:
         """Forget what is not yet in the state of the base."""
@@ -129,5 +134,5 @@ class Climb:
         return state
 
 
-def _parameters(base: Optimizer) -> Gradients:
+def _parameters(base: Optimizer) -> list[Tensor]:
     return [parameter for group in base.param_groups for parameter in group["params"]]

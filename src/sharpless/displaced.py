@@ -80,24 +80,26 @@ class Buffers:
 
     def __init__(self) -> None:
         self._constant: dict[Place, _Seen | None] = {}  # large buffers that were compared; None: it changes
+        self._modules: list[nn.Module] = []
 
     def remember(self, model: nn.Module) -> dict[Place, _Seen]:
         """Return the buffers of `model` as they are now."""
-        found = _look(model)
+        self._modules = list(model.modules())
+        found = _look(self._modules)
         _copy({place: seen for place, seen in found.items() if not self._is_constant(place, seen)})
         return found
 
     @contextmanager
-    def again(self, model: nn.Module, found: dict[Place, _Seen]) -> Iterator[None]:
-        """Let a pass find the buffers of `model` as they were `found`, and put them back as they are now."""
-        left = _look(model)
+    def again(self, found: dict[Place, _Seen]) -> Iterator[None]:
+        """Let a pass find the buffers as they were `found`, and put them back as they are now."""
+        left = _look(self._modules)
         self._compare(found, left)
         _copy({place: seen for place, seen in left.items() if not self._is_constant(place, seen)})
         try:
-            _restore(model, found)
+            _restore(self._modules, found)
             yield
         finally:
-            insist(lambda: _restore(model, left))
+            insist(lambda: _restore(self._modules, left))
 
     def _is_constant(self, place: Place, now: _Seen) -> bool:
         known = self._constant.get(place)
@@ -122,10 +124,10 @@ class Buffers:
                 before.copy = None  # what is not written to keeps its version
 
 
-def _look(model: nn.Module) -> dict[Place, _Seen]:
+def _look(modules: list[nn.Module]) -> dict[Place, _Seen]:
     return {
         (module, name): _Seen(None) if tensor is None else _Seen(tensor, tensor._version)
-        for module in model.modules()
+        for module in modules
         for name, tensor in module._buffers.items()
     }
 
@@ -137,9 +139,9 @@ def _copy(buffers: dict[Place, _Seen]) -> None:
 
 
 @torch.no_grad()
-def _restore(model: nn.Module, to: dict[Place, _Seen]) -> None:
+def _restore(modules: list[nn.Module], to: dict[Place, _Seen]) -> None:
     """Put back the buffers that stood in each place, with the values that they had."""
-    now = _look(model)
+    now = _look(modules)
     for place in now.keys() - to.keys():  # registered since
         delattr(*place)
     written, values = [], []

@@ -15,7 +15,7 @@ __all__ = [
     "Outsiders",
     "check_inside",
     "has_batch_statistics",
-    "mark",
+    "marks",
     "warn_of_plain_steps",
     "warn_of_small_part",
 ]
@@ -58,13 +58,17 @@ class Outsiders:
 
     def __init__(self, model: nn.Module, held: Iterable[Tensor]) -> None:
         mine = set(held)
-        self._before = {
-            name: (parameter, mark(parameter)) for name, parameter in model.named_parameters() if parameter not in mine
-        }
+        self._outside = {name: each for name, each in model.named_parameters() if each not in mine}
+        self._before = marks(self._outside.values())
 
     def warn(self) -> None:
         """Warn if there are some that got gradients since."""
-        names = [name for name, (parameter, before) in self._before.items() if mark(parameter) not in {before, None}]
+        now = marks(self._outside.values())
+        names = [
+            name
+            for name, before, after in zip(self._outside, self._before, now, strict=True)
+            if after not in {before, None}
+        ]
         if names:
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             warnings.warn(
@@ -75,10 +79,10 @@ class Outsiders:
 
 
 @torch.no_grad()
-def mark(parameter: Tensor) -> tuple[int, int, int] | None:
-    """Return what changes when a backward changes the `.grad` of `parameter`; None where there is none."""
-    grad = parameter.grad
-    return None if grad is None else (id(grad), grad._version, local(grad)._version)
+def marks(parameters: Iterable[Tensor]) -> list[tuple[int, int, int] | None]:
+    """Return what changes when a backward changes the `.grad` of `parameters`; None where there is none."""
+    grads = [parameter.grad for parameter in parameters]
+    return [None if grad is None else (id(grad), grad._version, local(grad)._version) for grad in grads]
 
 
 def has_batch_statistics(model: nn.Module) -> bool:

@@ -214,9 +214,9 @@ class RST(Wrapper):
         try:
             if draw.sharp is False:
                 draw.spend(1.0)
-                before = [misuse.mark(parameter) for parameter in parameters]
+                before = misuse.marks(parameters)
                 yield batch
-                draw.empty = before == [misuse.mark(parameter) for parameter in parameters]
+                draw.empty = before == misuse.marks(parameters)
                 draw.spend(-float(draw.empty))
             else:
                 yield from self._sharp(batch, draw, again=again)
@@ -293,8 +293,7 @@ class RST(Wrapper):
         loss = None if closure is None else self._evaluate(closure)
         if memory.is_bare(self.param_groups, self.cost.steps) and self.schedule.mean() > 0:
             misuse.warn_of_plain_steps()
-        grads = [parameter.grad for parameter in self._parameters()]
-        self._climb.expect_memory(self.base, grads)
+        met = self._climb.expect_memory(self.base)
         try:
             bases.step(self.base, loss)
         except RuntimeError as error:
@@ -304,7 +303,7 @@ class RST(Wrapper):
                     "no graph: choose another base, or p = 0"
                 ) from error
             raise
-        self._climb.settle_memory(self.base, grads)
+        self._climb.settle_memory(met)
         memory.spent = True
         self._close_draw()
         return loss

@@ -53,7 +53,7 @@ class Scene:
         with ExitStack() as scene:
             scene.enter_context(displaced(weights, eps))
             if self.model is not None and self.same_buffers:
-                scene.enter_context(memory.buffers.again(self.model, self._found))
+                scene.enter_context(memory.buffers.again(self._found))
             if self.model is not None and self.same_noise:
                 scene.enter_context(memory.noise.again())
             memory.perturbed = True
@@ -176,20 +176,20 @@ class Sharp:
         """
         parameters = self.parameters
         before = there or [None] * len(parameters)
-        gradients.put(before, parameters)
-        watched = parameters if waiting or any(grad is not None for grad in before) else []
+        watched: list[Tensor] = []
+        if waiting or any(grad is not None for grad in before):
+            gradients.put(before, parameters)
+            watched = parameters
         self.draw.spend(term.cost)
         join = partial(gradients.add_to_grad, waiting, parameters) if waiting else None
         with gradients.arrival(watched, join) as arrived:
             yield term.batch
-        came = bool(arrived)
-        for parameter, old in zip(parameters, before, strict=True):
-            grad = parameter.grad
-            if grad is not None and grad is not old:
-                came = True
-                self.draw.has_graph = self.draw.has_graph or grad.requires_grad
+        grads = [parameter.grad for parameter in parameters]
+        new = [grad for grad, old in zip(grads, before, strict=True) if grad is not None and grad is not old]
+        came = bool(arrived or new)
         if not came:
             self.draw.spend(-term.cost)
+        self.draw.has_graph = self.draw.has_graph or any(grad.requires_grad for grad in new)
         return gradients.take(parameters), came
 
     def _scene(self, term: Term, weights: list[Tensor], eps: list[Tensor]) -> AbstractContextManager[None]:

@@ -42,16 +42,13 @@ def buckets(
 
 
 def foreach(operation: Callable[..., Any], *lists: list[Tensor]) -> None:
-    """Call an in-place foreach `operation` on aligned lists, once for each device and dtype.
-
-    Not every backend takes two devices in one call, and the fused kernels take one dtype.
-    """
-    kinds = {(tensor.device, tensor.dtype) for tensor in lists[0]}
-    if len(kinds) == 1:
+    """Call an in-place foreach `operation` on aligned lists, once for each device: not every backend takes two."""
+    devices = {tensor.device for tensor in lists[0]}
+    if len(devices) == 1:
         operation(*lists)
         return
-    for kind in kinds:
-        where = [i for i, tensor in enumerate(lists[0]) if (tensor.device, tensor.dtype) == kind]
+    for device in devices:
+        where = [i for i, tensor in enumerate(lists[0]) if tensor.device == device]
         operation(*([tensors[i] for i in where] for tensors in lists))
 
 
@@ -67,10 +64,9 @@ def copies(tensors: list[Tensor]) -> list[Tensor]:
 
 def scaled(tensors: list[Tensor], factor: float) -> list[Tensor]:
     """Return new tensors, `factor` times `tensors`; DTensors stay DTensors."""
-    kinds = {(tensor.device, tensor.dtype, _is_sharded(tensor)) for tensor in tensors}
-    if len(kinds) == 1 and not kinds.copy().pop()[2]:
-        return list(torch._foreach_mul(tensors, factor))
-    return [tensor * factor for tensor in tensors]
+    if len({tensor.device for tensor in tensors}) > 1 or any(map(_is_sharded, tensors)):
+        return [tensor * factor for tensor in tensors]
+    return list(torch._foreach_mul(tensors, factor))
 
 
 def global_norm(tensors: Sequence[Tensor], placed_like: Sequence[Tensor] | None = None) -> Tensor:
