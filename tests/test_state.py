@@ -304,9 +304,9 @@ def test_noise_that_begins_later():
     noise, drawn = Noise(), []
     reseed()
     for draws in (False, False, True, True):
-        noise.remember([torch.device("cpu")])
+        before = noise.remember([torch.device("cpu")])
         first = np.random.rand() if draws else None
-        with noise.again():
+        with noise.again(before):
             drawn.append((first, np.random.rand() if draws else None))
     assert all(a == b for a, b in drawn)
     reseed()
@@ -318,8 +318,8 @@ def test_noise_that_only_the_perturbed_pass_draws():
     noise = Noise()
     for _ in range(3):
         reseed()
-        noise.remember([torch.device("cpu")])
-        with noise.again():
+        before = noise.remember([torch.device("cpu")])
+        with noise.again(before):
             for draw in ("torch", "random", "numpy"):
                 GENERATORS[draw]()
         after = [GENERATORS[name]() for name in ("torch", "random", "numpy")]

@@ -5,6 +5,7 @@ import random
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,27 @@ import torch
 from sharpless.displaced import insist
 
 __all__ = ["Noise"]
+
+
+@dataclass
+class _Generators:
+    """The states of the global generators at one moment."""
+
+    python: Any
+    cpu: torch.Tensor
+    accelerators: dict[torch.device, torch.Tensor]
+
+    @classmethod
+    def now(cls, devices: Iterable[torch.device]) -> "_Generators":
+        own = {device for device in devices if device.type in {"cuda", "xpu"}}
+        states = {device: torch.get_device_module(device).get_rng_state(device) for device in own}
+        return cls(random.getstate(), torch.get_rng_state(), states)
+
+    def put_back(self) -> None:
+        random.setstate(self.python)
+        torch.set_rng_state(self.cpu)
+        for device, state in self.accelerators.items():
+            torch.get_device_module(device).set_rng_state(state, device)
 
 
 class Noise:
@@ -22,36 +44,22 @@ class Noise:
 
     def __init__(self) -> None:
         self._numpy = _NumPy()
-        self._accelerators: list[torch.device] = []
-        self._states: list[Any] = []
 
-    def remember(self, devices: Iterable[torch.device]) -> None:
-        """Remember the generators as they are now: the CPU's, and those of `devices` that have their own."""
-        self._accelerators = sorted({device for device in devices if device.type in {"cuda", "xpu"}}, key=str)
-        self._states = self._read()
-        self._numpy.remember()
+    def remember(self, devices: Iterable[torch.device]) -> tuple[_Generators, Any]:
+        """Return the generators as they are now: the CPU's, and those of `devices` that have their own."""
+        return _Generators.now(devices), self._numpy.now()
 
     @contextmanager
-    def again(self) -> Iterator[None]:
+    def again(self, remembered: tuple[_Generators, Any]) -> Iterator[None]:
         """Let a pass draw the remembered numbers once more, and leave the generators as they are now."""
-        left = self._read()
-        with self._numpy.again():
+        before, numpy = remembered
+        left = _Generators.now(before.accelerators)
+        with self._numpy.again(numpy):
             try:
-                self._set(self._states)
+                before.put_back()
                 yield
             finally:
-                insist(lambda: self._set(left))
-
-    def _read(self) -> list[Any]:
-        accelerators = [torch.get_device_module(device).get_rng_state(device) for device in self._accelerators]
-        return [random.getstate(), torch.get_rng_state(), *accelerators]
-
-    def _set(self, states: list[Any]) -> None:
-        python, cpu, *accelerators = states
-        random.setstate(python)
-        torch.set_rng_state(cpu)
-        for device, state in zip(self._accelerators, accelerators, strict=True):
-            torch.get_device_module(device).set_rng_state(state, device)
+                insist(left.put_back)
 
 
 class _NumPy:
@@ -61,48 +69,50 @@ class _NumPy:
     the memory of the generator is watched in place of that: a copy of 2.5 kB tells whether a later pass does.
     """
 
-    _MEMORY = 625 * 4  # of a Mersenne Twister: 624 words and a position
+    _BYTES = 625 * 4  # of a Mersenne Twister: 624 words and a position
 
     def __init__(self) -> None:
         self._draws = True
-        self._state: Any = None
-        self._memory: bytes | None = None
 
-    def remember(self) -> None:
-        numpy = sys.modules.get("numpy")
-        if numpy is not None:
-            self._memory = self._read_memory(numpy)
-            self._state = numpy.random.get_state() if self._draws or self._memory is None else None
+    def now(self) -> Any:
+        """Return the memory of the generator, if it can be watched, and its state, if the memory is not enough."""
+        if "numpy" not in sys.modules:
+            return None
+        memory = self._memory()
+        return memory, self._random.get_state() if self._draws or memory is None else None
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        numpy = sys.modules.get("numpy")
-        if numpy is None or (self._state is None and self._memory is None):
+    def again(self, before: Any) -> Iterator[None]:
+        if before is None:
             yield
             return
-        self._draws = self._memory is None or self._memory != self._read_memory(numpy) or self._has_cached(numpy)
-        left = numpy.random.get_state() if self._draws else self._state_of(numpy)
+        memory, state = before
+        # A second normal number that the generator has in store is drawn without a trace in its memory.
+        stored = state is not None and (state[3] or self._random.get_state()[3])
+        self._draws = memory is None or bool(stored) or memory != self._memory()
+        left = self._random.get_state() if self._draws else None
         try:
             if self._draws:
-                numpy.random.set_state(self._state if self._state is not None else self._state_of(numpy))
+                self._random.set_state(state if state is not None else self._state(memory))
             yield
         finally:
-            if self._draws or self._memory != self._read_memory(numpy):
-                insist(lambda: numpy.random.set_state(left))
+            if self._draws:
+                insist(lambda: self._random.set_state(left))
+            elif memory != self._memory():
+                insist(lambda: self._random.set_state(self._state(memory)))
 
-    def _has_cached(self, numpy: Any) -> bool:
-        """Return whether the generator had a second normal number in store, which is drawn without a trace."""
-        return self._state is not None and bool(numpy.random.get_state()[3] or self._state[3])
+    @property
+    def _random(self) -> Any:
+        return sys.modules["numpy"].random
 
-    def _state_of(self, numpy: Any) -> Any:
-        assert self._memory is not None
-        words = numpy.frombuffer(self._memory, dtype=numpy.uint32)
-        return "MT19937", words[:-1], int(words[-1]), 0, 0.0
-
-    def _read_memory(self, numpy: Any) -> bytes | None:
-        if not hasattr(numpy.random, "get_bit_generator"):  # younger than the oldest NumPy that torch takes
+    def _memory(self) -> bytes | None:
+        if not hasattr(self._random, "get_bit_generator"):  # younger than the oldest NumPy that torch takes
             return None
-        generator = numpy.random.get_bit_generator()
+        generator = self._random.get_bit_generator()
         if type(generator).__name__ != "MT19937":
             return None
-        return ctypes.string_at(generator.ctypes.state_address, self._MEMORY)
+        return ctypes.string_at(generator.ctypes.state_address, self._BYTES)
+
+    def _state(self, memory: bytes) -> Any:
+        words = sys.modules["numpy"].frombuffer(memory, dtype="uint32")
+        return "MT19937", words[:-1], int(words[-1]), 0, 0.0
