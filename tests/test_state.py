@@ -231,11 +231,11 @@ def test_an_interrupt_while_buffers_are_put_back(monkeypatch):
     plain(X)
     restore, calls = displaced._restore, []
 
-    def interrupted_once(modules, to):
+    def interrupted_once(to, now):
         calls.append(to)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        restore(modules, to)
+        restore(to, now)
 
     monkeypatch.setattr(displaced, "_restore", interrupted_once)
     opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.1, model=model)

@@ -1,7 +1,7 @@
 """The climb of one optimizer: which weights are displaced, and by what."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,7 @@ from sharpless.wrapper import keyed_groups
 __all__ = ["Climb"]
 
 
-@dataclass(frozen=True)
-class _Climber:
+class _Climber(NamedTuple):
     """A parameter that is displaced."""
 
     optimizer: Optimizer

@@ -96,10 +96,10 @@ class Buffers:
         self._compare(found, left)
         _copy({place: seen for place, seen in left.items() if not self._is_constant(place, seen)})
         try:
-            _restore(self._modules, found)
+            _restore(found, now=left)
             yield
         finally:
-            insist(lambda: _restore(self._modules, left))
+            insist(lambda: _restore(left, now=_look(self._modules)))
 
     def _is_constant(self, place: Place, now: _Seen) -> bool:
         known = self._constant.get(place)
@@ -139,10 +139,9 @@ def _copy(buffers: dict[Place, _Seen]) -> None:
 
 
 @torch.no_grad()
-def _restore(modules: list[nn.Module], to: dict[Place, _Seen]) -> None:
-    """Put back the buffers that stood in each place, with the values that they had."""
-    now = _look(modules)
-    for place in now.keys() - to.keys():  # registered since
+def _restore(to: dict[Place, _Seen], now: dict[Place, _Seen]) -> None:
+    """Put back the buffers that stood in each place, with the values that they had, where others may stand `now`."""
+    for place in now.keys() - to.keys():  # registered in between
         delattr(*place)
     written, values = [], []
     for place, seen in to.items():

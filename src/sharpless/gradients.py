@@ -82,11 +82,14 @@ class Sum:
 
     def is_empty(self) -> bool:
         """Return whether nothing was added so far."""
-        return all(grad is None for grad in self.gradients)
+        return not any(grad is not None for grad in self.gradients)
 
     @torch.no_grad()
     def add(self, gradients: Gradients, weight: float) -> None:
         """Add `weight` times `gradients`."""
+        if self.is_empty():
+            self.gradients, self._ours = times(gradients, weight), [weight != 1.0] * len(gradients)
+            return
         new: Gradients = [None] * len(gradients)
         sums, addends = [], []
         for i, (old, grad) in enumerate(zip(self.gradients, gradients, strict=True)):

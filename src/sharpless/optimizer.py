@@ -205,7 +205,7 @@ class RST(Wrapper):
             raise RuntimeError("passes() was called within passes(): let the loop under way end first")
         misuse.check_inside(memory.draw, parameters)
         draw = memory.draw
-        if draw is not None and draw.left_gradients and all(p.grad is None for p in parameters):
+        if draw is not None and draw.left_gradients and not _any_gradient(parameters):
             self._close_draw()  # its gradients were cleared without a step
         draw = memory.draw = memory.draw or self._open_draw()
         outsiders = self._outsiders() if draw.sharp is not False else None
@@ -214,9 +214,9 @@ class RST(Wrapper):
         try:
             if draw.sharp is False:
                 draw.spend(1.0)
-                before = misuse.marks(parameters)
+                before = misuse.marks(parameters) if _any_gradient(parameters) else None
                 yield batch
-                draw.empty = before == misuse.marks(parameters)
+                draw.empty = before == misuse.marks(parameters) if before else not _any_gradient(parameters)
                 draw.spend(-float(draw.empty))
             else:
                 yield from self._sharp(batch, draw, again=again)
@@ -227,7 +227,7 @@ class RST(Wrapper):
             memory.running = False
         draw.kept["plain_passes"] -= float(draw.empty)
         memory.reduced, memory.spent = True, False
-        draw.left_gradients = any(parameter.grad is not None for parameter in parameters)
+        draw.left_gradients = _any_gradient(parameters)
         if outsiders is not None:
             outsiders.warn()
 
@@ -405,3 +405,7 @@ class RST(Wrapper):
     def __repr__(self) -> str:
         part = "" if self.batch_fraction == 1 else f", q = {self.batch_fraction:.4g}"
         return f"{type(self).__name__}(p = {self.schedule}{part}, γ = {self.gamma:.4g}) around {self.base!r}"
+
+
+def _any_gradient(parameters: list[Tensor]) -> bool:
+    return any(parameter.grad is not None for parameter in parameters)

@@ -177,7 +177,7 @@ class Sharp:
         parameters = self.parameters
         before = there or [None] * len(parameters)
         watched: list[Tensor] = []
-        if waiting or any(grad is not None for grad in before):
+        if waiting or (there and any(grad is not None for grad in there)):
             gradients.put(before, parameters)
             watched = parameters
         self.draw.spend(term.cost)
