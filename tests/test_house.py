@@ -16,7 +16,7 @@ FLOORS = [
     {"cost", "when"},
     {"batches", "tensors", "bases"},
     {"gradients", "ascent", "displaced", "wrapper", "ddp"},
-    {"noise", "climb", "options"},
+    {"rng", "climb", "options"},
     {"memory"},
     {"passes", "misuse"},
     {"optimizer"},

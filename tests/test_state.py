@@ -13,7 +13,7 @@ from torch.nn.functional import batch_norm, mse_loss
 from problems import batches, identical
 from sharpless import GRST, RST, SAM
 from sharpless.displaced import LARGE, Buffers
-from sharpless.noise import Noise
+from sharpless.rng import RepeatedRng
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
 
@@ -301,7 +301,7 @@ def test_noise(generator, repeat):
 
 def test_noise_that_begins_later():
     """Sees NumPy's generator given up because the first forwards did not draw from it."""
-    noise, drawn = Noise(), []
+    noise, drawn = RepeatedRng(), []
     reseed()
     for draws in (False, False, True, True):
         before = noise.remember([torch.device("cpu")])
@@ -315,7 +315,7 @@ def test_noise_that_begins_later():
 
 def test_noise_that_only_the_perturbed_pass_draws():
     """Sees the generators left where the perturbed pass has taken them."""
-    noise = Noise()
+    noise = RepeatedRng()
     for _ in range(3):
         reseed()
         before = noise.remember([torch.device("cpu")])

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sharpless.displaced import Buffers
-from sharpless.noise import Noise
+from sharpless.rng import RepeatedRng
 
 __all__ = ["Draw", "Memory"]
 
@@ -55,7 +55,7 @@ class Memory:
     warned_of_part: bool = False
     """Whether a part that is small for BatchNorm was warned of."""
     buffers: Buffers = field(default_factory=Buffers)
-    noise: Noise = field(default_factory=Noise)
+    rng: RepeatedRng = field(default_factory=RepeatedRng)
 
     def is_bare(self, groups: list[dict[str, Any]], steps: int) -> bool:
         """Return whether steps without passes begin here.

@@ -173,7 +173,8 @@ class RST(Wrapper):
         The second time the weights are displaced. They are put back when the loop ends, also when it
         ends by `break` or by an exception; the gradients of the step are then discarded.
 
-        A body may fill `.grad` and clear it as it likes. A pass that brings no gradient at all (`continue` at a loss
+        Run the forward inside the loop: torch refuses a second backward through a forward outside it. A body may fill
+        `.grad` and clear it as it likes. A pass that brings no gradient at all (`continue` at a loss
         that is not finite) makes the step a plain one, or leaves no gradient: see `sharpless.passes.Sharp`. A body may
         also change the batch in place: each pass but the last is handed copies of its tensors.
 

@@ -42,7 +42,7 @@ class Scene:
     def remember(self, parameters: list[Tensor]) -> None:
         """Remember buffers and noise as they are now, before the clean pass."""
         if self.model is not None and self.same_noise:
-            self._drawn = self.memory.noise.remember({parameter.device for parameter in parameters})
+            self._drawn = self.memory.rng.remember({parameter.device for parameter in parameters})
         if self.model is not None and self.same_buffers:
             self._found = self.memory.buffers.remember(self.model)
 
@@ -55,7 +55,7 @@ class Scene:
             if self.model is not None and self.same_buffers:
                 scene.enter_context(memory.buffers.again(self._found))
             if self.model is not None and self.same_noise:
-                scene.enter_context(memory.noise.again(self._drawn))
+                scene.enter_context(memory.rng.again(self._drawn))
             memory.perturbed = True
             try:
                 yield

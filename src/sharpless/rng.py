@@ -12,32 +12,34 @@ import torch
 
 from sharpless.displaced import insist
 
-__all__ = ["Noise"]
+__all__ = ["RepeatedRng"]
 
 
 @dataclass
-class _Generators:
-    """The states of the global generators at one moment."""
+class RngState:
+    """The states of torch's and of Python's global generators at one moment."""
 
     python: Any
     cpu: torch.Tensor
     accelerators: dict[torch.device, torch.Tensor]
 
     @classmethod
-    def now(cls, devices: Iterable[torch.device]) -> "_Generators":
+    def now(cls, devices: Iterable[torch.device]) -> "RngState":
+        """Return the states as they are now: the CPU's, and those of `devices` that have their own."""
         own = {device for device in devices if device.type in {"cuda", "xpu"}}
         states = {device: torch.get_device_module(device).get_rng_state(device) for device in own}
         return cls(random.getstate(), torch.get_rng_state(), states)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
+        """Set the generators to these states."""
         random.setstate(self.python)
         torch.set_rng_state(self.cpu)
         for device, state in self.accelerators.items():
             torch.get_device_module(device).set_rng_state(state, device)
 
 
-class Noise:
-    """The global random generators: torch's on the CPU and on accelerators, Python's, and NumPy's.
+class RepeatedRng:
+    """The global random generators, for one pass to draw what another has drawn: torch's on the CPU and on accelerators, Python's, and NumPy's.
 
     Generators that a network keeps for itself are not among them.
     """
@@ -45,21 +47,21 @@ class Noise:
     def __init__(self) -> None:
         self._numpy = _NumPy()
 
-    def remember(self, devices: Iterable[torch.device]) -> tuple[_Generators, Any]:
+    def remember(self, devices: Iterable[torch.device]) -> tuple[RngState, Any]:
         """Return the generators as they are now: the CPU's, and those of `devices` that have their own."""
-        return _Generators.now(devices), self._numpy.now()
+        return RngState.now(devices), self._numpy.now()
 
     @contextmanager
-    def again(self, remembered: tuple[_Generators, Any]) -> Iterator[None]:
+    def again(self, remembered: tuple[RngState, Any]) -> Iterator[None]:
         """Let a pass draw the remembered numbers once more, and leave the generators as they are now."""
         before, numpy = remembered
-        left = _Generators.now(before.accelerators)
+        left = RngState.now(before.accelerators)
         with self._numpy.again(numpy):
             try:
-                before.put_back()
+                before.restore()
                 yield
             finally:
-                insist(left.put_back)
+                insist(left.restore)
 
 
 class _NumPy:
