@@ -39,9 +39,9 @@ class RngState:
 
 
 class RepeatedRng:
-    """The global random generators, for one pass to draw what another has drawn: torch's on the CPU and on accelerators, Python's, and NumPy's.
+    """The global random generators, from which a pass can draw what another has drawn.
 
-    Generators that a network keeps for itself are not among them.
+    They are torch's, on the CPU and on accelerators, Python's, and NumPy's. Generators that a network keeps for itself are not among them.
     """
 
     def __init__(self) -> None:
