@@ -238,6 +238,72 @@ def ddp_clears(gamma, clear, fraction=1.0, **options):
     assert distance(ours, theirs) < 1e-12, distance(ours, theirs)
 
 
+def ddp_skips(gamma, skipped, fraction=1.0):
+    """A pass whose backward all ranks skip: they stay equal, and take a plain step or none."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    ours = network()
+    parallel = DistributedDataParallel(ours)
+    opt = RST(sgd(parallel), p=1.0, rho=RHO, gamma=gamma, model=parallel, batch_fraction=fraction)
+    for micro in share(batches(4, size=8), rank, world):
+        for number, (x, y) in enumerate(opt.passes(micro[0])):
+            if number != skipped:
+                mse_loss(parallel(x), y).backward()
+        opt.step()
+        opt.zero_grad()
+    weights = [None] * world
+    dist.all_gather_object(weights, [p.detach().tolist() for p in ours.parameters()])
+    assert weights[0] == weights[1]
+
+
+def ddp_assigned(gamma):
+    """Gradients that a body assigns and reduces by hand: right for SAM, one sentence where some wait to be reduced."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    ours = network()
+    parallel = DistributedDataParallel(ours)
+    opt = RST(sgd(parallel), p=1.0, rho=RHO, gamma=gamma, model=parallel)
+    ((x, y),) = share(batches(1, size=8), rank, world)[0]
+    message = ""
+    try:
+        for a, b in opt.passes((x, y)):
+            grads = torch.autograd.grad(mse_loss(ours(a), b), list(ours.parameters()))
+            for p, g in zip(ours.parameters(), grads, strict=True):
+                p.grad = g
+    except RuntimeError as error:
+        message = str(error)
+    assert ("set climb_locally=False" in message) == (gamma != 1.0), message
+
+
+class Counting(nn.Module):
+    """A network with a buffer that every forward moves, by what the rank sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = network()
+        self.register_buffer("mean", torch.zeros(5, dtype=torch.float64))
+        self.found = []
+
+    def forward(self, x):
+        self.found.append(self.mean.clone())
+        self.mean.lerp_(x.mean(0), 0.5)
+        return self.body(x - self.mean)
+
+
+def ddp_buffers():
+    """The buffers of the first rank, which DDP broadcasts before a forward, are what both passes of all ranks find."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    ours = Counting()
+    parallel = DistributedDataParallel(ours)
+    opt = RST(sgd(parallel), p=1.0, rho=RHO, gamma=2.0, model=parallel)
+    for micro in share(batches(4, size=8), rank, world):
+        ours.found.clear()
+        for x, y in opt.passes(micro[0]):
+            mse_loss(parallel(x), y).backward()
+        opt.step()
+        opt.zero_grad()
+        assert torch.equal(*ours.found)
+        assert torch.equal(ours.mean, ours.found[0].lerp(micro[0][0].mean(0), 0.5))
+
+
 def gathered(model):
     """A plain copy of a model whose parameters may be sharded."""
     plain = network(dtype=next(model.parameters()).dtype)

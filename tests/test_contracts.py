@@ -190,6 +190,49 @@ def test_parameter_groups_that_are_none():
     assert len(opt.param_groups) == 1
 
 
+def test_groups_in_the_middle_of_a_loop():
+    """Sees a group that joins between two passes end in an error about generators."""
+    model = network()
+    opt = SAM(sgd(model))
+    for x, y in opt.passes(batches(1)[0][0]):
+        mse_loss(model(x), y).backward()
+        if not opt.perturbed:
+            with pytest.raises(RuntimeError, match=r"add_param_group\(\) was called in the middle of passes\(\)"):
+                opt.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+
+
+def test_radii_survive_a_checkpoint_of_the_base():
+    """Sees biases that were left unperturbed climb after a run that began without sharpless."""
+    model = network()
+    groups = [{"params": [model[0].weight], "rho": 0.2}, {"params": [model[0].bias], "rho": 0.0}]
+    plain = optim.SGD([{"params": group["params"]} for group in groups], lr=0.05)
+    opt = SAM(optim.SGD(groups, lr=0.05), rho=RHO)
+    opt.load_state_dict(plain.state_dict())
+    assert [group["rho"] for group in opt.param_groups] == [0.2, 0.0]
+
+
+def test_grad_scaler_is_not_taken_for_the_caller():
+    """Sees a closure refused because a scaler, or a host, has looked at the optimizer before."""
+    model = network()
+    opt = SAM(sgd(model))
+    getattr(opt, "_step_supports_amp_scaling", None)
+    scaler = torch.amp.GradScaler("cpu")
+    ((x, y),) = batches(1)[0]
+    for a, b in opt.passes((x, y)):
+        scaler.scale(float("inf") * mse_loss(model(a), b)).backward()
+    scaler.step(opt)
+    scaler.update()
+    opt.zero_grad()
+
+    def closure():
+        opt.zero_grad()
+        loss = mse_loss(model(x), y)
+        loss.backward()
+        return loss
+
+    assert float(opt.step(closure).detach()) > 0
+
+
 def test_modes_are_handed_on():
     """Sees a schedule-free base that a host's optimizer.train() does not reach."""
     model = network()

@@ -38,6 +38,15 @@ CASES = {
             ranks.ddp_clears,
             {"gamma": 2.0, "clear": "data", "gradient_as_bucket_view": True},
         ),
+        # A clean gradient that was never reduced applied on each rank, where the pass after it did not come:
+        "DDP, a pass that is skipped": (ranks.ddp_skips, {"gamma": 2.0, "skipped": 1}),
+        "DDP, a clean pass that is skipped": (ranks.ddp_skips, {"gamma": 2.0, "skipped": 0}),
+        "DDP, a part, a pass that is skipped": (ranks.ddp_skips, {"gamma": 2.0, "skipped": 1, "fraction": 0.5}),
+        # A clean gradient lost, where no backward brings the gradient with which it would be reduced:
+        "DDP, assigned": (ranks.ddp_assigned, {"gamma": 2.0}),
+        "DDP, assigned, SAM": (ranks.ddp_assigned, {"gamma": 1.0}),
+        # Buffers of before DDP's broadcast found by the perturbed pass:
+        "DDP, buffers": (ranks.ddp_buffers, {}),
         # The norm of one shard, new storage under FSDP's feet, a mixture of other gradients:
         "FSDP2, SAM": (ranks.fsdp, {"gamma": 1.0}),
         "FSDP2, G-RST": (ranks.fsdp, {"gamma": 2.0}),

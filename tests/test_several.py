@@ -192,6 +192,14 @@ def test_bad_lists():
         SAM(pair(model)).add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
 
 
+def test_another_order():
+    """Sees the state of one optimizer loaded into another, which fails in its next step."""
+    model = network()
+    saved = SAM(pair(model)).state_dict()
+    with pytest.raises(ValueError, match=r"^the state dict has no .* for base\[0\], .*in the order"):
+        SAM(pair(model)[::-1]).load_state_dict(saved)
+
+
 class WithCentres(nn.Module):
     """A network with parameters that another optimizer trains on the same loss, as for the centre loss."""
 

@@ -1,6 +1,7 @@
 """The base optimizers: what can be wrapped, and several of them as one."""
 
 import inspect
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["Several", "check", "step"]
+__all__ = ["Several", "all_of", "check", "parameters_of", "step"]
 
 
 def step(base: Optimizer, loss: Any = None) -> None:
@@ -42,8 +43,8 @@ def check(base: Any, name: str = "base") -> None:
 
 
 def parameters_of(base: Optimizer) -> list[Tensor]:
-    """Return the parameters that `base` trains."""
-    return [parameter for group in base.param_groups for parameter in group["params"]]
+    """Return the parameters that `base` trains, each of them once."""
+    return list(dict.fromkeys(parameter for group in base.param_groups for parameter in group["params"]))
 
 
 class Several(Optimizer):
@@ -83,9 +84,15 @@ class Several(Optimizer):
             base.param_groups = part
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         """The state of all, by parameter; to read, not to write."""
         return {key: value for base in self.bases for key, value in base.state.items()}
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        for base in self.bases:
+            own = set(parameters_of(base))
+            base.state = defaultdict(dict, {key: value for key, value in state.items() if key in own})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Refuse a group that could belong to any of the optimizers.
@@ -140,7 +147,15 @@ class Several(Optimizer):
                 f"the state dict has {len(groups)} parameter groups and the optimizers have {len(self.param_groups)}: "
                 "give the optimizers in the order in which they were saved"
             )
-        for base, part in zip(self.bases, self._shares(groups), strict=True):
+        shares = self._shares(groups)
+        for i, (base, part) in enumerate(zip(self.bases, shares, strict=True)):
+            lacking = base.defaults.keys() - part[0].keys()
+            if lacking and part[0].keys() - base.param_groups[0].keys():
+                raise ValueError(
+                    f"the state dict has no {' and '.join(sorted(lacking))} for base[{i}], {type(base).__name__}: "
+                    "give the optimizers in the order in which they were saved"
+                )
+        for base, part in zip(self.bases, shares, strict=True):
             indices = set(chain.from_iterable(group["params"] for group in part))
             state = {index: value for index, value in state_dict["state"].items() if index in indices}
             base.load_state_dict({"state": state, "param_groups": part})
@@ -155,3 +170,8 @@ class Several(Optimizer):
 
     def __repr__(self) -> str:
         return " and ".join(map(repr, self.bases))
+
+
+def all_of(base: Optimizer) -> tuple[Optimizer, ...]:
+    """Return the optimizers that `base` consists of."""
+    return base.bases if isinstance(base, Several) else (base,)

@@ -1,7 +1,8 @@
 """A batch as the loop knows it, any nest of tensors: its length, and a part of it."""
 
 import copy
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -69,61 +70,82 @@ def split(batch: Any, share: float, *, fewest: int) -> tuple[Any, float, Any]:
 def copied(batch: Any) -> Any:
     """Return a copy of the nest, with copies of its tensors and arrays, so that a loop body may change it in place.
 
-    Tensors that require gradients are handed on as they are, and so is everything that is no tensor, array, tuple,
-    list or mapping.
+    Tensors that require gradients or lie in pinned memory are handed on as they are, and so is what is no tensor,
+    array, tuple, list, mapping or dataclass.
 
     >>> import torch
     >>> batch = {"x": torch.ones(2), "y": [1, 2]}
     >>> copied(batch).pop("x").zero_(), batch
     (tensor([0., 0.]), {'x': tensor([1., 1.]), 'y': [1, 2]})
     """
-    match batch:
-        case Tensor():
-            return batch if batch.requires_grad else batch.clone()
-        case MutableMapping():
-            twin: Any = copy.copy(batch)
-            for key, value in batch.items():
-                twin[key] = copied(value)
-            return twin
-        case list() if type(batch) is not list:
-            twin = copy.copy(batch)
-            twin[:] = [copied(value) for value in batch]
-            return twin
-        case list() | tuple() if type(batch) in {list, tuple} or hasattr(batch, "_fields"):
-            return _like(batch, [copied(value) for value in batch])
-    return copy.copy(batch) if hasattr(batch, "shape") else batch
+    if isinstance(batch, Tensor):
+        # Pinned memory is there to be copied to a device, and the copy is what a body would change.
+        on_gpus = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        if batch.requires_grad or (on_gpus and batch.is_pinned()):
+            return batch
+        twin = batch.clone()
+        twin.__dict__.update(batch.__dict__)
+        return twin
+    if _is_nest(batch):
+        return _rebuilt(batch, copied)
+    return copy.copy(batch) if hasattr(batch, "shape") or isinstance(batch, list) else batch
+
+
+def _is_nest(batch: Any) -> bool:
+    """Return whether there may be tensors in `batch`; lists of numbers or strings are not looked through."""
+    if isinstance(batch, (list, tuple)):
+        return len(batch) > 0 and not isinstance(batch[0], (int, float, complex, str, bytes))
+    return isinstance(batch, Mapping) or (is_dataclass(batch) and not isinstance(batch, type))
+
+
+def _values(batch: Any) -> Iterable[Any]:
+    if isinstance(batch, Mapping):
+        return batch.values()
+    return batch if isinstance(batch, (list, tuple)) else [getattr(batch, field.name) for field in fields(batch)]
+
+
+def _rebuilt(batch: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a nest of the same kind, with `change` applied to what is in it."""
+    if isinstance(batch, Mapping):
+        changed = {key: change(value) for key, value in batch.items()}
+        if not isinstance(batch, MutableMapping):
+            return type(batch)(changed)  # type: ignore[call-arg]
+        twin: Any = copy.copy(batch)  # of its own class, as Hugging Face's batches are
+        for key, value in changed.items():
+            twin[key] = value
+        return twin
+    if isinstance(batch, tuple):
+        return tuple.__new__(type(batch), [change(value) for value in batch])
+    twin = copy.copy(batch)
+    if isinstance(batch, list):
+        twin[:] = [change(value) for value in batch]
+    else:
+        for field in fields(batch):
+            object.__setattr__(twin, field.name, change(getattr(batch, field.name)))
+    return twin
 
 
 def _lengths(batch: Any) -> Iterator[int]:
-    match batch:
-        case Tensor() if batch.dim() > 0:
+    if isinstance(batch, Tensor):
+        _check_dense(batch)
+        if batch.dim() > 0:
             yield len(batch)
-        case Mapping():
-            for value in batch.values():
-                yield from _lengths(value)
-        case list() | tuple():
-            for value in batch:
-                yield from _lengths(value)
+    elif _is_nest(batch):
+        for value in _values(batch):
+            yield from _lengths(value)
+
+
+def _check_dense(tensor: Tensor) -> None:
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        raise TypeError("batch_fraction cannot cut a sparse or nested tensor: hand over dense ones")
 
 
 def _part(batch: Any, start: int, end: int, examples: int | None) -> Any:
-    match batch:
-        case Tensor() if batch.dim() > 0:
-            if batch.layout is not torch.strided or batch.is_nested:
-                raise TypeError("batch_fraction cannot cut a sparse or nested tensor: hand over dense ones")
-            return batch[start:end]
-        case Mapping():
-            cut: Any = copy.copy(batch)  # of its own class, as Hugging Face's batches are
-            for key, value in batch.items():
-                cut[key] = _part(value, start, end, examples)
-            return cut
-        case list() | tuple():
-            if len(batch) == examples and not any(True for _ in _lengths(batch)):
-                return batch[start:end]
-            return _like(batch, [_part(value, start, end, examples) for value in batch])
-    array: Any = getattr(batch, "shape", ())  # NumPy's, say
+    if isinstance(batch, Tensor):
+        return batch[start:end] if batch.dim() > 0 else batch
+    if isinstance(batch, (list, tuple)) and len(batch) == examples and not any(True for _ in _lengths(batch)):
+        return batch[start:end]
+    if _is_nest(batch):
+        return _rebuilt(batch, lambda value: _part(value, start, end, examples))
+    array: Any = getattr(batch, "shape", ())  # NumPy's, for example
     return batch[start:end] if len(array) > 0 and array[0] == examples else batch
-
-
-def _like(batch: Sequence[Any], values: list[Any]) -> Any:
-    return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)  # type: ignore[call-arg]

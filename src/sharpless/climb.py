@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sharpless.ascent import Ascent
+from sharpless.bases import parameters_of
 from sharpless.gradients import Gradients
 from sharpless.tensors import global_norm, local, placed_as
 from sharpless.wrapper import keyed_groups
@@ -81,18 +82,18 @@ class Climb:
         return global_norm(grads).double().square() if grads else None
 
     def _climbers(self, base: Optimizer, grads: Sequence[Tensor | None]) -> Iterator[_Climber]:
-        remaining = iter(grads)
+        remaining = dict(zip(parameters_of(base), grads, strict=True))  # a parameter may stand in a group twice
         for optimizer, key, group in keyed_groups(base):
             maximized = bool(group.get("maximize", getattr(optimizer, "maximize", False)))
             for parameter in group["params"]:
-                grad = next(remaining)
+                grad = remaining.pop(parameter, None)
                 if grad is not None and group[key] > 0 and (self._only is None or parameter in self._only):
                     yield _Climber(optimizer, parameter, grad, group[key], maximized)
 
     def begin_memory(self, base: Optimizer) -> None:
         """Give the ascent its slots where `base` has a state already; elsewhere they come after that."""
         if self._slots:
-            for climber in self._climbers(base, _parameters(base)):
+            for climber in self._climbers(base, parameters_of(base)):
                 if climber.optimizer.state.get(climber.parameter):
                     self._memory_of(climber)
 
@@ -106,7 +107,7 @@ class Climb:
         """
         if not self._slots:
             return []
-        met = list(self._climbers(base, [parameter.grad for parameter in _parameters(base)]))
+        met = list(self._climbers(base, [parameter.grad for parameter in parameters_of(base)]))
         for climber in met:
             self._memory_of(climber)
         return met
@@ -131,7 +132,3 @@ class Climb:
             if slot not in state:
                 state[slot] = torch.zeros_like(parameter)
         return state
-
-
-def _parameters(base: Optimizer) -> list[Tensor]:
-    return [parameter for group in base.param_groups for parameter in group["params"]]

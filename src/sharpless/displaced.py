@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sharpless.tensors import copies, foreach, local
 
@@ -63,8 +64,8 @@ Place = tuple[nn.Module, str]
 class _Seen:
     """A buffer at one moment."""
 
-    tensor: Tensor | None
-    version: int = 0
+    tensor: Tensor
+    version: int
     copy: Tensor | None = None
 
 
@@ -73,33 +74,33 @@ class Buffers:
 
     Buffers are the running statistics of normalization layers, the vectors of spectral normalization, codebooks,
     queues, counters and the ranges of observers. They are copied before the clean pass. Large ones are copied only if
-    forwards change them, so that masks and tables cost nothing: the first sharpness-aware step compares them with
-    their copies, which is the one time that the host waits for the device, and later writes are noticed by torch's
-    version counter.
+    forwards change them, so that masks and tables cost nothing: they are compared with their copies in the first, the
+    second, the fourth, the eighth … sharpness-aware loop, for which the host waits for the device. In between torch's
+    version counter tells. A buffer that is made late, or replaced by one of another shape, stays as the clean pass left
+    it: layers that keep such caches know of them elsewhere.
     """
 
     def __init__(self) -> None:
+        self._loops = 0
         self._constant: dict[Place, _Seen | None] = {}  # large buffers that were compared; None: it changes
-        self._modules: list[nn.Module] = []
 
     def remember(self, model: nn.Module) -> dict[Place, _Seen]:
         """Return the buffers of `model` as they are now."""
-        self._modules = list(model.modules())
-        found = _look(self._modules)
+        found = _look(model)
         _copy({place: seen for place, seen in found.items() if not self._is_constant(place, seen)})
         return found
 
     @contextmanager
-    def again(self, found: dict[Place, _Seen]) -> Iterator[None]:
-        """Let a pass find the buffers as they were `found`, and put them back as they are now."""
-        left = _look(self._modules)
+    def again(self, model: nn.Module, found: dict[Place, _Seen]) -> Iterator[None]:
+        """Let a pass find the buffers of `model` as they were `found`, and put them back as they are now."""
+        left = _look(model)
         self._compare(found, left)
         _copy({place: seen for place, seen in left.items() if not self._is_constant(place, seen)})
         try:
-            _restore(found, now=left)
+            _restore(found)
             yield
         finally:
-            insist(lambda: _restore(left, now=_look(self._modules)))
+            insist(lambda: _restore(left))
 
     def _is_constant(self, place: Place, now: _Seen) -> bool:
         known = self._constant.get(place)
@@ -111,49 +112,61 @@ class Buffers:
         return True
 
     def _compare(self, found: dict[Place, _Seen], left: dict[Place, _Seen]) -> None:
-        """Find out which large buffers are constant, of those that were not compared before."""
+        """Find out which large buffers are constant, of those that were copied."""
         for place, now in left.items():
-            if now.tensor is None or now.tensor.nbytes < LARGE or place in self._constant:
-                continue
             before = found.get(place)
-            self._constant[place] = None
-            if before is None or before.copy is None or before.tensor is not now.tensor:
+            if now.tensor.nbytes < LARGE or before is None or before.copy is None or place in self._constant:
                 continue
-            if torch.equal(before.copy, local(now.tensor)):
-                self._constant[place] = now
-                before.copy = None  # what is not written to keeps its version
+            same = before.tensor is now.tensor and torch.equal(before.copy, local(now.tensor))
+            self._constant[place] = _Seen(now.tensor, now.version) if same else None
+            before.copy = None if same else before.copy
+        self._loops += 1
+        if self._loops & (self._loops + 1) == 0:  # the next one is the second, the fourth, the eighth …
+            self._constant.clear()
 
 
-def _look(modules: list[nn.Module]) -> dict[Place, _Seen]:
+def _look(model: nn.Module) -> dict[Place, _Seen]:
     return {
-        (module, name): _Seen(None) if tensor is None else _Seen(tensor, tensor._version)
-        for module in modules
+        (module, name): _Seen(tensor, tensor._version)
+        for module in model.modules()
         for name, tensor in module._buffers.items()
+        if tensor is not None and _is_writable(tensor)
     }
 
 
+def _is_writable(tensor: Tensor) -> bool:
+    """Return whether a forward can have written to `tensor`, and it can be written back."""
+    return (
+        not is_lazy(tensor)
+        and tensor.layout is torch.strided
+        and not (tensor.is_nested or tensor.is_inference())
+        and torch._debug_has_internal_overlap(local(tensor)) != 1  # one number expanded to many
+    )
+
+
 def _copy(buffers: dict[Place, _Seen]) -> None:
-    present = [(seen, local(seen.tensor)) for seen in buffers.values() if seen.tensor is not None]
-    for (seen, _), copy in zip(present, copies([tensor for _, tensor in present]), strict=True):
-        seen.copy = copy
+    for dtype in {seen.tensor.dtype for seen in buffers.values()}:
+        present = [seen for seen in buffers.values() if seen.tensor.dtype == dtype]
+        for seen, copy in zip(present, copies([local(seen.tensor) for seen in present]), strict=True):
+            seen.copy = copy
 
 
 @torch.no_grad()
-def _restore(to: dict[Place, _Seen], now: dict[Place, _Seen]) -> None:
-    """Put back the buffers that stood in each place, with the values that they had, where others may stand `now`."""
-    for place in now.keys() - to.keys():  # registered in between
-        delattr(*place)
-    written, values = [], []
-    for place, seen in to.items():
-        if place not in now or now[place].tensor is not seen.tensor:
-            module, name = place
-            module.register_buffer(name, seen.tensor) if place not in now else setattr(module, name, seen.tensor)
-        if seen.tensor is None or seen.copy is None:
+def _restore(to: dict[Place, _Seen]) -> None:
+    """Put back the buffers that stood in each place, with the values that they had."""
+    values: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
+    for (module, name), seen in to.items():
+        now = getattr(module, name, None)
+        if now is not None and now is not seen.tensor and now.shape == seen.tensor.shape:
+            setattr(module, name, seen.tensor)
+        if seen.copy is None:
             continue
         tensor = local(seen.tensor)
         if tensor.shape != seen.copy.shape:  # observers resize theirs
             tensor.resize_(seen.copy.shape)
-        written.append(tensor)
-        values.append(seen.copy)
-    if written:
-        foreach(torch._foreach_copy_, written, values)
+        # Through .data, since a graph that holds a buffer would take another version for another value.
+        written, copied = values.setdefault(tensor.dtype, ([], []))
+        written.append(tensor.data)
+        copied.append(seen.copy)
+    for written, copied in values.values():
+        foreach(torch._foreach_copy_, written, copied)

@@ -2,13 +2,27 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from weakref import ref
 
 import torch
 from torch import Tensor
 
 from sharpless.tensors import foreach, local, scaled
 
-__all__ = ["Gradients", "Sum", "add_to_grad", "arrival", "own", "put", "take", "times"]
+__all__ = [
+    "Gradients",
+    "Kept",
+    "Mark",
+    "Sum",
+    "add_to_grad",
+    "any_of",
+    "arrival",
+    "changed",
+    "marks",
+    "put",
+    "take",
+    "times",
+]
 
 Gradients = list[Tensor | None]
 """One entry for each of a list of parameters: its gradient, or None where it has none."""
@@ -27,18 +41,106 @@ def take(parameters: Iterable[Tensor]) -> Gradients:
     return taken
 
 
+class Mark:
+    """A gradient at one moment, recognized later as long as it is alive and nobody has written to it."""
+
+    __slots__ = ("_grad", "_versions")
+
+    def __init__(self, grad: Tensor | None) -> None:
+        self._grad = None if grad is None else ref(grad)
+        self._versions = None if grad is None else _versions(grad)
+
+    def still_is(self, grad: Tensor | None) -> bool:
+        """Return whether `grad` is the one that was marked, unchanged."""
+        if grad is None or self._grad is None:
+            return grad is None and self._grad is None
+        return self._grad() is grad and self._versions == _versions(grad)
+
+
+@torch.no_grad()
+def _versions(grad: Tensor) -> tuple[int, int]:
+    return grad._version, local(grad)._version  # FSDP2 writes to the shard alone
+
+
+def marks(parameters: list[Tensor]) -> list[Mark]:
+    """Return a mark of the `.grad` of each parameter; an empty list where there are none."""
+    return [Mark(parameter.grad) for parameter in parameters] if any_of(parameters) else []
+
+
+def changed(parameters: list[Tensor], before: list[Mark]) -> bool:
+    """Return whether the `.grad` of a parameter is not what it was when it was marked."""
+    if not before:
+        return any_of(parameters)
+    return not all(mark.still_is(parameter.grad) for mark, parameter in zip(before, parameters, strict=True))
+
+
+def any_of(parameters: list[Tensor]) -> bool:
+    """Return whether a parameter has a gradient."""
+    return any(parameter.grad is not None for parameter in parameters)
+
+
 def put(gradients: Gradients, parameters: Iterable[Tensor]) -> None:
     """Make `gradients` the `.grad` of `parameters`."""
     for parameter, grad in zip(parameters, gradients, strict=True):
         parameter.grad = grad
 
 
-def own(gradients: Gradients) -> Gradients:
+def _own(gradients: Gradients) -> Gradients:
     """Return `gradients` with copies of those that lie in a larger buffer, which the next backward may overwrite.
 
     DistributedDataParallel with `gradient_as_bucket_view` makes such gradients.
     """
     return [grad.clone() if grad is not None and grad._is_view() else grad for grad in gradients]
+
+
+class Kept:
+    """What stood in `.grad` before a loop, which waits there during its last pass.
+
+    Views of a buffer that holds many gradients are written to in place, as a backward does, so that clearing the buffer
+    clears them.
+
+    Args:
+        gradients: what stood in `.grad`.
+        in_buckets: whether views are those of DistributedDataParallel's buckets, which any backward may overwrite.
+    """
+
+    def __init__(self, gradients: Gradients, *, in_buckets: bool) -> None:
+        self.gradients = _own(gradients) if in_buckets else gradients
+        self._views: Gradients = [grad if grad is not None and _is_part(grad) else None for grad in self.gradients]
+        self._stand = self._views
+
+    @torch.no_grad()
+    def in_units_of(self, weight: float) -> Gradients:
+        """Return the gradients divided by `weight`."""
+        if weight == 1.0:
+            return self.gradients
+        others: Gradients = [
+            grad if view is None else None for grad, view in zip(self.gradients, self._views, strict=True)
+        ]
+        for view in self._views:
+            if view is not None:
+                view.div_(weight)
+        self.gradients = []
+        divided = times(others, 1.0 / weight)
+        return [grad if view is None else view for grad, view in zip(divided, self._views, strict=True)]
+
+    def find(self, gradients: Gradients) -> None:
+        """Find out which views a pass has left in `.grad`."""
+        self._stand = [view if view is grad else None for view, grad in zip(self._views, gradients, strict=True)]
+
+    @torch.no_grad()
+    def filled_with(self, total: Gradients) -> Gradients:
+        """Return `total`, in the views that still stand in `.grad`."""
+        filled = list(total)
+        for i, (view, grad) in enumerate(zip(self._stand, total, strict=True)):
+            if view is not None and grad is not None:
+                filled[i] = view if grad is view else view.copy_(grad)
+        return filled
+
+
+def _is_part(grad: Tensor) -> bool:
+    """Return whether `grad` is a part of a larger buffer, and not one number expanded to many."""
+    return grad._is_view() and not any(n > 1 and step == 0 for n, step in zip(grad.shape, grad.stride(), strict=True))
 
 
 @torch.no_grad()

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from sharpless.displaced import Buffers
+from sharpless.gradients import Mark
 from sharpless.rng import RepeatedRng
 
 __all__ = ["Draw", "Memory"]
@@ -44,10 +47,8 @@ class Memory:
     perturbed: bool = False
     reduced: bool = False
     """Whether a backward of this process was reduced by DistributedDataParallel."""
-    scaled: bool = False
-    """Whether GradScaler is the one that calls `step`."""
-    spent: bool = False
-    """Whether a step has used what stands in `.grad`."""
+    spent: dict[Tensor, Mark] = field(default_factory=dict)
+    """The gradients that the last step has used, where steps are decided by gradients."""
     bare_steps: int = 0
     """Steps without passes, since the last one with passes."""
     looked_outside: bool = False

@@ -1,21 +1,21 @@
 """What is noticed when a loop trains something else than was asked for, and the sentences that say so."""
 
+import sys
 import warnings
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sharpless.gradients import Mark, any_of
 from sharpless.memory import Draw
-from sharpless.tensors import local
 
 __all__ = [
     "FEW",
     "Outsiders",
     "check_inside",
     "has_batch_statistics",
-    "marks",
+    "is_called_by_grad_scaler",
     "warn_of_plain_steps",
     "warn_of_small_part",
 ]
@@ -39,9 +39,9 @@ def check_inside(draw: Draw | None, parameters: list[Tensor]) -> None:
     Raises:
         RuntimeError: they did.
     """
-    if draw is None or not (draw.sharp and draw.empty and not draw.left_gradients):
+    if draw is None or draw.sharp is False or not draw.empty or draw.left_gradients:
         return
-    if any(parameter.grad is not None for parameter in parameters):
+    if any_of(parameters):
         raise RuntimeError(
             "no pass of the last loop over passes() brought a gradient, and one arrived after it: run forward and "
             "backward inside the loop, which list(opt.passes(…)) ends at once"
@@ -59,15 +59,14 @@ class Outsiders:
     def __init__(self, model: nn.Module, held: Iterable[Tensor]) -> None:
         mine = set(held)
         self._outside = {name: each for name, each in model.named_parameters() if each not in mine}
-        self._before = marks(self._outside.values())
+        self._before = [Mark(parameter.grad) for parameter in self._outside.values()]
 
     def warn(self) -> None:
         """Warn if there are some that got gradients since."""
-        now = marks(self._outside.values())
         names = [
             name
-            for name, before, after in zip(self._outside, self._before, now, strict=True)
-            if after not in {before, None}
+            for (name, parameter), before in zip(self._outside.items(), self._before, strict=True)
+            if parameter.grad is not None and not before.still_is(parameter.grad)
         ]
         if names:
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
@@ -78,11 +77,14 @@ class Outsiders:
             )
 
 
-@torch.no_grad()
-def marks(parameters: Iterable[Tensor]) -> list[tuple[int, int, int] | None]:
-    """Return what changes when a backward changes the `.grad` of `parameters`; None where there is none."""
-    grads = [parameter.grad for parameter in parameters]
-    return [None if grad is None else (id(grad), grad._version, local(grad)._version) for grad in grads]
+def is_called_by_grad_scaler() -> bool:
+    """Return whether GradScaler.step is among the callers; torch lets a closure pass that it cannot unscale."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") == "torch.amp.grad_scaler":
+            return True
+    return False
 
 
 def has_batch_statistics(model: nn.Module) -> bool:

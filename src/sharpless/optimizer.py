@@ -154,6 +154,9 @@ class RST(Wrapper):
         self._climb = Climb(ascent, chosen)
         self._climb.begin_memory(one)
         self._memory = Memory()
+        # A step that is taken on the base itself closes the draw too: the next one has a coin of its own.
+        for each in bases.all_of(one):
+            each.register_step_post_hook(self._after_base)
 
     @property
     def perturbed(self) -> bool:
@@ -206,7 +209,7 @@ class RST(Wrapper):
             raise RuntimeError("passes() was called within passes(): let the loop under way end first")
         misuse.check_inside(memory.draw, parameters)
         draw = memory.draw
-        if draw is not None and draw.left_gradients and not _any_gradient(parameters):
+        if draw is not None and draw.left_gradients and not gradients.any_of(parameters):
             self._close_draw()  # its gradients were cleared without a step
         draw = memory.draw = memory.draw or self._open_draw()
         outsiders = self._outsiders() if draw.sharp is not False else None
@@ -215,9 +218,9 @@ class RST(Wrapper):
         try:
             if draw.sharp is False:
                 draw.spend(1.0)
-                before = misuse.marks(parameters) if _any_gradient(parameters) else None
+                before = gradients.marks(parameters)
                 yield batch
-                draw.empty = before == misuse.marks(parameters) if before else not _any_gradient(parameters)
+                draw.empty = not gradients.changed(parameters, before)
                 draw.spend(-float(draw.empty))
             else:
                 yield from self._sharp(batch, draw, again=again)
@@ -227,8 +230,8 @@ class RST(Wrapper):
         finally:
             memory.running = False
         draw.kept["plain_passes"] -= float(draw.empty)
-        memory.reduced, memory.spent = True, False
-        draw.left_gradients = _any_gradient(parameters)
+        memory.reduced = True
+        draw.left_gradients = gradients.any_of(parameters)
         if outsiders is not None:
             outsiders.warn()
 
@@ -284,8 +287,7 @@ class RST(Wrapper):
                 "step() was called in the middle of passes(): call it after the loop has ended, "
                 "and keep no reference to the iterator when you leave the loop"
             )
-        scaled, memory.scaled = memory.scaled, False
-        if scaled and closure is not None:
+        if closure is not None and misuse.is_called_by_grad_scaler():
             raise RuntimeError(
                 "GradScaler.step(opt, closure) cannot unscale what the closure computes: "
                 "run forward and backward in passes(), and call GradScaler.step(opt)"
@@ -298,14 +300,13 @@ class RST(Wrapper):
         try:
             bases.step(self.base, loss)
         except RuntimeError as error:
-            if memory.draw is not None and memory.draw.has_graph:
+            if memory.draw is not None and memory.draw.has_graph and "does not require grad" in str(error):
                 raise RuntimeError(
                     f"{type(self.base).__name__} differentiates the gradient, and that of a sharpness-aware step has "
                     "no graph: choose another base, or p = 0"
                 ) from error
             raise
         self._climb.settle_memory(met)
-        memory.spent = True
         self._close_draw()
         return loss
 
@@ -328,17 +329,10 @@ class RST(Wrapper):
                 losses.append(closure())
         return losses[0]
 
-    @property
-    def _step_supports_amp_scaling(self) -> bool:
-        """What GradScaler.step asks for before it calls `step`: no, but now we know who calls."""
-        self._memory.scaled = True
-        return False
-
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients; passes that no `step` followed (after an overflow, for example) are closed."""
         self.base.zero_grad(set_to_none)
         if not self._memory.running:
-            self._memory.spent = False
             self._close_draw()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -348,7 +342,15 @@ class RST(Wrapper):
         super().load_state_dict(state_dict)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group to `base`; it may bring a "rho" of its own."""
+        """Add a parameter group to `base`; it may bring a "rho" of its own.
+
+        Raises:
+            RuntimeError: the loop over `passes` has not ended.
+        """
+        if self._memory.running:
+            raise RuntimeError(
+                "add_param_group() was called in the middle of passes(): call it after the loop has ended"
+            )
         for key in ("rho", "sharpness_rho"):
             if isinstance(param_group, dict) and key in param_group and key not in self.base.defaults:
                 check_number(f"{key} of a parameter group", param_group[key])
@@ -367,6 +369,12 @@ class RST(Wrapper):
         if gamma == 0 or not self._climb.goes_anywhere(self.base):
             return Draw(0.0, False, kept)
         return Draw(gamma, self._when.takes(p, kept), kept)
+
+    def _after_base(self, base: torch.optim.Optimizer, *_: Any) -> None:
+        if base is bases.all_of(self.base)[-1]:
+            if self.schedule.policy is not None:
+                self._memory.spent = {parameter: gradients.Mark(parameter.grad) for parameter in self._parameters()}
+            self._close_draw()
 
     def _close_draw(self) -> None:
         draw, self._memory.draw = self._memory.draw, None
@@ -406,7 +414,3 @@ class RST(Wrapper):
     def __repr__(self) -> str:
         part = "" if self.batch_fraction == 1 else f", q = {self.batch_fraction:.4g}"
         return f"{type(self).__name__}(p = {self.schedule}{part}, γ = {self.gamma:.4g}) around {self.base!r}"
-
-
-def _any_gradient(parameters: list[Tensor]) -> bool:
-    return any(parameter.grad is not None for parameter in parameters)

@@ -39,12 +39,34 @@ class Scene:
     same_buffers: bool
     same_noise: bool
 
-    def remember(self, parameters: list[Tensor]) -> None:
-        """Remember buffers and noise as they are now, before the clean pass."""
+    @property
+    def is_ddp(self) -> bool:
+        """Whether the model is DistributedDataParallel."""
+        return isinstance(self.model, DistributedDataParallel)
+
+    @contextmanager
+    def remembered(self, parameters: list[Tensor]) -> Iterator[None]:
+        """Remember buffers and random generators as the pass within finds them."""
         if self.model is not None and self.same_noise:
             self._drawn = self.memory.rng.remember({parameter.device for parameter in parameters})
-        if self.model is not None and self.same_buffers:
-            self._found = self.memory.buffers.remember(self.model)
+        if self.model is None or not self.same_buffers:
+            yield
+            return
+        model = self.model
+        self._found = self.memory.buffers.remember(model)
+        if not isinstance(model, DistributedDataParallel):
+            yield
+            return
+
+        def after_broadcast(*_: Any) -> None:  # at the first forward, of the buffers of the first rank
+            hook.remove()
+            self._found = self.memory.buffers.remember(model)
+
+        hook = model.module.register_forward_pre_hook(after_broadcast)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     @contextmanager
     def displaced(self, weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
@@ -53,7 +75,7 @@ class Scene:
         with ExitStack() as scene:
             scene.enter_context(displaced(weights, eps))
             if self.model is not None and self.same_buffers:
-                scene.enter_context(memory.buffers.again(self._found))
+                scene.enter_context(memory.buffers.again(self.model, self._found))
             if self.model is not None and self.same_noise:
                 scene.enter_context(memory.rng.again(self._drawn))
             memory.perturbed = True
@@ -110,17 +132,18 @@ class Sharp:
     def __iter__(self) -> Iterator[Any]:
         """Yield what to run forward and backward on; leave the gradient of the step in `.grad`."""
         draw, share = self.draw, self.share
-        kept = gradients.own(gradients.take(self.parameters))
-        self.scene.remember(self.parameters)
-        with self._unreduced():
+        undecided, spent = draw.sharp is None, self.scene.memory.spent
+        stale = {p for p, mark in spent.items() if mark.still_is(p.grad)} if undecided else set()
+        kept = gradients.Kept(gradients.take(self.parameters), in_buckets=self.scene.is_ddp)
+        with self.scene.remembered(self.parameters), self._unreduced():
             clean, arrived = yield from self._pass(Term(batches.copied(self.part), share, share))
-        if arrived and draw.sharp is None:
+        if arrived and undecided:
             draw.sharp = self.decide(clean)
         gamma = draw.gamma if arrived and draw.sharp else 0.0
         weights, eps = self.climb(clean) if gamma else ([], [])
         total = Sum(self.parameters)
         # DistributedDataParallel wants a gradient, if a zero, of parameters that only the clean pass went through.
-        if gamma != share or (self.ddp is not None and self.ddp.find_unused_parameters):
+        if arrived and (gamma != share or (self.ddp is not None and self.ddp.find_unused_parameters)):
             total.add(clean, share - gamma)
         del clean  # the last reference to a gradient that SAM does not need any more
 
@@ -128,25 +151,30 @@ class Sharp:
         terms = self._after_clean(gamma, arrived)
         for term in terms:
             last = term is terms[-1]
+            # Without anything of S, R is the batch.
+            weight = 1.0 if term.batch is self.rest and total.is_empty() and not climbed else term.weight
             # Each rank's sum so far waits in `.grad` for the one all-reduce, in units of the last pass.
             waiting = last and self.ddp is not None and not total.is_empty()
             if waiting:
-                total.scale(1.0 / term.weight)
-            there = gradients.times(kept, 1.0 / term.weight) if last else None
-            if last:
-                kept = []
+                total.scale(1.0 / weight)
+            before = kept.in_units_of(weight) if last else None
             with self._scene(term, weights, eps), nullcontext() if last else self._unreduced():
-                grads, came = yield from self._pass(term, there, total.gradients if waiting else None)
+                grads, came = yield from self._pass(term, before, total.gradients if waiting else None)
             if waiting:
-                total.scale(term.weight) if not came else total.clear()
+                total.clear() if came else total.scale(weight)
             if not came:
-                total.scale(share / (share - gamma)) if term.displaced and share != gamma else total.clear()
+                # What was not reduced would be another gradient on each rank.
+                keeps = term.displaced and share != gamma and self.ddp is None
+                total.scale(share / (share - gamma)) if keeps else total.clear()
             climbed, arrived = came and (climbed or term.displaced), arrived or came
-            total.add(grads, term.weight)
-            del grads
-        if not terms and not self.scene.memory.spent:
-            total.add(kept, 1.0)
-        gradients.put(total.gradients, self.parameters)
+            total.add(grads, weight)
+            if last:
+                kept.find(grads)
+            del grads, before
+        if not terms:  # nothing tells whether the body clears gradients; those that a step has used it should clear
+            fresh = [None if p in stale else grad for p, grad in zip(self.parameters, kept.gradients, strict=True)]
+            total.add(fresh, 1.0)
+        gradients.put(kept.filled_with(total.gradients), self.parameters)
         draw.climbed = draw.climbed or climbed
         draw.empty = not arrived
 
@@ -173,6 +201,9 @@ class Sharp:
 
         Returns:
             What the body has left in `.grad`, and whether a gradient is in it.
+
+        Raises:
+            RuntimeError: gradients were assigned that DistributedDataParallel has to reduce.
         """
         parameters = self.parameters
         before = there or [None] * len(parameters)
@@ -180,6 +211,7 @@ class Sharp:
         if waiting or (there and any(grad is not None for grad in there)):
             gradients.put(before, parameters)
             watched = parameters
+        marks = gradients.marks(watched)
         self.draw.spend(term.cost)
         join = partial(gradients.add_to_grad, waiting, parameters) if waiting else None
         with gradients.arrival(watched, join) as arrived:
@@ -187,6 +219,14 @@ class Sharp:
         grads = [parameter.grad for parameter in parameters]
         new = [grad for grad, old in zip(grads, before, strict=True) if grad is not None and grad is not old]
         came = bool(arrived or new)
+        if waiting and new and not arrived:
+            raise RuntimeError(
+                "the gradients of a pass were assigned, and DistributedDataParallel has to reduce those of the passes "
+                "before with them: call backward() in the loop, or set climb_locally=False"
+            )
+        if not came:  # what stood there may have been written to: cleared, or added to, for which we have to look
+            written = [grad for grad, mark in zip(grads, marks, strict=False) if not mark.still_is(grad)]
+            came = any(bool(grad.any()) for grad in written if grad is not None)
         if not came:
             self.draw.spend(-term.cost)
         self.draw.has_graph = self.draw.has_graph or any(grad.requires_grad for grad in new)

@@ -41,7 +41,8 @@ class RngState:
 class RepeatedRng:
     """The global random generators, from which a pass can draw what another has drawn.
 
-    They are torch's, on the CPU and on accelerators, Python's, and NumPy's. Generators that a network keeps for itself are not among them.
+    They are torch's, on the CPU and on accelerators, Python's, and NumPy's. Generators that a network keeps for itself
+    are not among them.
     """
 
     def __init__(self) -> None:
@@ -67,41 +68,40 @@ class RepeatedRng:
 class _NumPy:
     """NumPy's global generator, if NumPy has been imported.
 
-    Its state takes a tenth of a millisecond to read. Where the first pass does not draw from it, as in most networks,
-    the memory of the generator is watched in place of that: a copy of 2.5 kB tells whether a later pass does.
+    Its state takes a tenth of a millisecond to read. It is known without that if the memory of the generator is what it
+    was when the state was last read, and had no second normal number in store, which is drawn without a trace there.
     """
 
     _BYTES = 625 * 4  # of a Mersenne Twister: 624 words and a position
 
     def __init__(self) -> None:
-        self._draws = True
+        self._known: tuple[bytes, Any] | None = None
 
     def now(self) -> Any:
-        """Return the memory of the generator, if it can be watched, and its state, if the memory is not enough."""
+        """Return the state of the generator; None without NumPy."""
         if "numpy" not in sys.modules:
             return None
         memory = self._memory()
-        return memory, self._random.get_state() if self._draws or memory is None else None
+        if memory is not None and self._known is not None and memory == self._known[0]:
+            return self._known[1]
+        state = self._random.get_state(legacy=False)
+        self._known = None if memory is None or state["has_gauss"] else (memory, state)
+        return state
 
     @contextmanager
     def again(self, before: Any) -> Iterator[None]:
-        if before is None:
+        """Let a pass draw from the generator as it was `before`, and leave it as it is now."""
+        left = None if before is None else self.now()
+        if left is None:
             yield
             return
-        memory, state = before
-        # A second normal number that the generator has in store is drawn without a trace in its memory.
-        stored = state is not None and (state[3] or self._random.get_state()[3])
-        self._draws = memory is None or bool(stored) or memory != self._memory()
-        left = self._random.get_state() if self._draws else None
         try:
-            if self._draws:
-                self._random.set_state(state if state is not None else self._state(memory))
+            if left is not before:
+                self._random.set_state(before)
             yield
         finally:
-            if self._draws:
+            if left is not before or self.now() is not left:
                 insist(lambda: self._random.set_state(left))
-            elif memory != self._memory():
-                insist(lambda: self._random.set_state(self._state(memory)))
 
     @property
     def _random(self) -> Any:
@@ -114,7 +114,3 @@ class _NumPy:
         if type(generator).__name__ != "MT19937":
             return None
         return ctypes.string_at(generator.ctypes.state_address, self._BYTES)
-
-    def _state(self, memory: bytes) -> Any:
-        words = sys.modules["numpy"].frombuffer(memory, dtype="uint32")
-        return "MT19937", words[:-1], int(words[-1]), 0, 0.0

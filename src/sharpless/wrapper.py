@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from sharpless.bases import Several, check
+from sharpless.bases import Several, all_of, check
 
 __all__ = ["Wrapper", "as_one", "keyed_groups"]
 
@@ -93,7 +93,10 @@ class Wrapper(Optimizer):
         """Load what `state_dict` returned, or a checkpoint of the base optimizer alone."""
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
+        radii = [group[key] for _, key, group in keyed_groups(self.base)]
         self.base.load_state_dict(state_dict)
+        for (_, key, group), radius in zip(keyed_groups(self.base), radii, strict=True):
+            group.setdefault(key, radius)
         self._complete_groups()
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
@@ -115,11 +118,6 @@ def as_one(base: Any) -> Optimizer:
     check(base)
     one: Optimizer = base
     return one
-
-
-def all_of(base: Optimizer) -> tuple[Optimizer, ...]:
-    """Return the optimizers that `base` consists of."""
-    return base.bases if isinstance(base, Several) else (base,)
 
 
 def keyed_groups(base: Optimizer) -> Iterator[tuple[Optimizer, str, dict[str, Any]]]:
