@@ -1,4 +1,4 @@
-"""Small color images for `frontier.py`: CIFAR-10 as two Parquet files of JPEG or PNG images, averaged to 16 by 16."""
+"""CIFAR-10 for `frontier.py`, averaged to 16 by 16, and for `finetune.py`: two Parquet files of JPEG or PNG images."""
 
 from functools import cache
 from pathlib import Path
@@ -26,16 +26,21 @@ def files(folder: Path) -> dict[str, Dataset]:
 
 
 def read(examples: Dataset, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return images (N, 3, 32, 32), of bytes, and labels (N,)."""
     chosen = examples.select(indices)
     image, label = sorted(chosen.column_names, key=lambda name: "label" in name)[:2]
     pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in chosen[image]])
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
-    return avg_pool2d(x, 2).round().to(torch.uint8), torch.tensor(chosen[label])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(chosen[label])
+
+
+def averaged(x: Tensor) -> Tensor:
+    return avg_pool2d(x.float(), 2).round().to(torch.uint8)
 
 
 @cache
 def tested(folder: Path) -> tuple[Tensor, Tensor]:
-    return read(files(folder)["test"], np.arange(TEST))
+    x, y = read(files(folder)["test"], np.arange(TEST))
+    return averaged(x), y
 
 
 def resident(x: Tensor, y: Tensor) -> Resident:
@@ -50,7 +55,7 @@ def images(folder: Path, noise: float, seed: int, validation: float) -> Data:
     replaced = round(noise * EXAMPLES)
     y[:replaced] = torch.from_numpy(generator.integers(0, 10, replaced))
     order = torch.from_numpy(generator.permutation(EXAMPLES))
-    x, y = x[order], y[order]
+    x, y = averaged(x)[order], y[order]
     held = round(validation * EXAMPLES)
     test = resident(x[:held], y[:held]) if held else resident(*tested(folder))
     split = "validation" if held else "test"

@@ -90,6 +90,63 @@ def test_variance(scripts):
     assert spread["second"] > 1.5 * spread["mean"]
 
 
+def test_finetune(scripts, tmp_path, monkeypatch):
+    """Sees a finished run repeated or taken over from other facts, or a method that climbs with another part."""
+    import finetune
+
+    monkeypatch.setitem(finetune.SETTING, "epochs", 1)
+    picked = ("sgd", 0.0), ("thrifty", 0.05), ("g-rst p=1 q=0.5", 0.02)
+    chosen = [method for method in finetune.METHODS if (method.name, method.rho) in picked]
+    monkeypatch.setattr(finetune, "METHODS", tuple(chosen))
+    test = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8), torch.zeros(20, dtype=torch.int64)
+    ran = []
+
+    def run(method, seed):
+        torch.manual_seed(seed)
+        images = torch.randint(256, (100, 3, 8, 8), dtype=torch.uint8)
+        model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+        ran.append((method, seed))
+        return finetune.finetune(model, (images, torch.zeros(100, dtype=torch.int64)), test, method, seed)
+
+    known = finetune.facts(threads=1)
+    finetune.execute(tmp_path, known, 1, run)
+    found = finetune.execute(tmp_path, known, 2, run)
+    assert ran == [(method, seed) for seed in (0, 1) for method in chosen]
+    assert [results[1]["cost"] for results in found.values()] == pytest.approx([1.0, 1.1, 1.5])
+    assert [method.part for method in chosen] == [0, 5, 25]
+    assert found[chosen[0]][0]["accuracy"] > 90.0  # all labels are one
+    with pytest.raises(SystemExit, match="threads = 1, not 2"):
+        finetune.execute(tmp_path, finetune.facts(threads=2), 2, run)
+    for method, shift in zip(chosen, (0.0, -10.0, 1.0), strict=True):
+        found[method] = {seed: {"accuracy": 60.0 + 5 * seed + shift, "cost": 1.0, "seconds": 2.0} for seed in (1, 0)}
+    finetune.report(found, {"command": "this", **known}, tmp_path / "out")
+    page = (tmp_path / "out/finetune-batchnorm.md").read_text(encoding="utf-8")
+    assert "| thrifty | 5 of 50 | 0.05 | 2 | 52.5 ± 3.5 | 1.00 | 2 | -10.0 [-10.0, -10.0] |" in page
+    written = json.loads((tmp_path / "out/finetune-batchnorm.json").read_text(encoding="utf-8"))
+    assert len(written["runs"]) == 6
+    assert {"command", "machine", "versions", "threads"} <= written.keys()
+
+
+def test_lite0(scripts):
+    """Sees weights loaded into the wrong layers, or a quick gradient that is not the convolution's."""
+    import lite0
+    import timm
+
+    torch.manual_seed(0)
+    usual = timm.create_model("tf_efficientnet_lite0").eval()
+    weights = {f"tensor {number}": tensor for number, tensor in enumerate(usual.state_dict().values())}
+    quick = lite0.network(weights, classes=10).eval()
+    x = torch.rand(2, 3, 64, 64)
+    features, expected = quick.forward_features(x), usual.forward_features(x)
+    torch.testing.assert_close(features, expected)
+    aim = torch.rand_like(expected)
+    (features * aim).mean().backward()
+    (expected * aim).mean().backward()
+    for mine, theirs in list(zip(quick.parameters(), usual.parameters(), strict=True))[:-2]:  # all but the last layer's
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    assert quick.classifier.out_features == 10
+
+
 def test_throughput(scripts):
     """Sees a comparison of loops that do not do the same: other examples, other steps, or nothing at all."""
     import throughput
