@@ -50,6 +50,14 @@ def tiny(device: str) -> Task:
     return Task(nn.Sequential(*layers).to(device), torch.randn(16, 8, device=device), _labels(16, 8, device), 40)
 
 
+def tables(device: str) -> Task:
+    """The tiny network beside 32 MiB of constant buffers, as masks and rotary tables are."""
+    task = tiny(device)
+    for number in range(8):
+        task.model.register_buffer(f"mask{number}", torch.ones(1024, 1024, device=device))
+    return task
+
+
 def resnet18(device: str) -> Task:
     """ResNet-18 with a 3×3 stem, for 32×32 images (11.2 million parameters)."""
     blocks: list[nn.Module] = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
@@ -71,7 +79,12 @@ def transformer(device: str) -> Task:
     return Task(model, torch.randn(batch, 64, 256, device=device), _labels(batch, 10, device), steps)
 
 
-TASKS: dict[str, Callable[[str], Task]] = {"tiny": tiny, "resnet18": resnet18, "transformer": transformer}
+TASKS: dict[str, Callable[[str], Task]] = {
+    "tiny": tiny,
+    "tables": tables,
+    "resnet18": resnet18,
+    "transformer": transformer,
+}
 
 
 def _labels(count: int, classes: int, device: str) -> Tensor:
