@@ -129,8 +129,9 @@ def test_finetune(scripts, tmp_path, monkeypatch):
 
 def test_lite0(scripts):
     """Sees weights loaded into the wrong layers, or a quick gradient that is not the convolution's."""
-    import lite0
     import timm
+
+    import lite0
 
     torch.manual_seed(0)
     usual = timm.create_model("tf_efficientnet_lite0").eval()
