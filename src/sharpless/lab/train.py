@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sharpless.lab.checkpoints import Checkpoints
+from sharpless.lab.checkpoints import JUNK, Checkpoints
 from sharpless.lab.data import Data, load
+from sharpless.lab.faults import blamed
 from sharpless.lab.networks import build
 from sharpless.lab.optimizers import base_optimizer, wrap
 from sharpless.lab.peers import Peer
@@ -48,6 +49,22 @@ class Progress:
     test_accuracy: list[float] = field(default_factory=list)
     epoch_passes: list[float] = field(default_factory=list)
     epoch_seconds: list[float] = field(default_factory=list)
+
+    def check(self, steps: int, steps_per_epoch: int) -> None:
+        """Find out whether a run of so many steps can be so far.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        curves = [self.train_loss, self.test_accuracy, self.epoch_passes, self.epoch_seconds]
+        step, ended = self.step, len(self.test_accuracy)
+        if not (0 <= step <= steps and ended * steps_per_epoch <= step <= (ended + 1) * steps_per_epoch):
+            raise ValueError(f"step {step} of {steps} is not in epoch {ended + 1}")
+        numbers = [self.seconds, self.data_seconds, *(value for curve in curves[1:] for value in curve)]
+        if {*map(len, curves)} != {ended} or not all(0 <= number < math.inf for number in numbers):
+            raise ValueError("curves of unequal length, or numbers that no run has")
+        if any(not 0 <= sharp < step for sharp in self.sharp_steps):
+            raise ValueError("sharpness-aware steps that have not been")
 
 
 def train(recipe: Recipe, method: str, seed: int, data: Data | None = None) -> dict[str, Any]:
@@ -96,7 +113,9 @@ def check(recipe: Recipe, method: str, setup: Setup, data: Data) -> None:
                 f"{name} = {getattr(recipe, name)} needs whole weights: leave it out, or take strategy ddp"
             )
     if recipe.ascent == "friendly" and setup.world_size > 1 and not recipe.climb_together:
-        raise ValueError("ascent = friendly remembers one gradient, and here each device has its own: climb_together")
+        raise ValueError(
+            "ascent = friendly remembers one gradient, and here each has its own: let the devices climb together"
+        )
     if method in PEERS and (setup.world_size > 1 or recipe.precision != "32" or recipe.accumulate > 1):
         raise ValueError(f"{method} runs on one device, in precision 32 and without accumulation: leave it out")
 
@@ -198,7 +217,7 @@ class Training:
         Raises:
             Stopped: SIGTERM or SIGINT arrived; a checkpoint was written after the step.
         """
-        with computing_with(self.threads), told_to_stop() as told:
+        with blamed(self.recipe.network), computing_with(self.threads), told_to_stop() as told:
             self._resume()
             done = self.progress
             for epoch in range(len(done.test_accuracy), self.epochs):
@@ -277,6 +296,10 @@ class Training:
             x = x.contiguous(memory_format=torch.channels_last)
         with self.autocast:
             logits = self.inner(x)
+        if not logits.requires_grad:
+            raise ValueError(
+                f"network = {self.recipe.network} gives numbers without a gradient: let it give its logits"
+            )
         loss = cross_entropy(logits.float(), y, label_smoothing=self.recipe.label_smoothing)
         if self.recipe.l2:
             squares = [weight.square().sum() for weight in self.module.parameters() if weight.requires_grad]
@@ -373,14 +396,29 @@ class Training:
         self._started += self._saved_at - start
 
     def _resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one.
+
+        Raises:
+            ValueError: it holds something else than the state of this run.
+        """
         if self.checkpoints is None:
             return
         state = self.fabric.broadcast(self.checkpoints.load() if self.rank == 0 else None)
         if state is None:
             return
+        try:
+            self._load(state)
+        except JUNK as error:
+            raise self.checkpoints.refusal(error) from error
+
+    def _load(self, state: dict[str, Any]) -> None:
         from torch.distributed.checkpoint import state_dict as states  # noqa: PLC0415
 
         assert not isinstance(self.opt, Peer)
+        progress = Progress(**state["progress"])
+        progress.check(self.steps, self.steps_per_epoch)
+        if state["model"].keys() != self.module.state_dict().keys() or not state["optimizer"]:
+            raise ValueError("the state of another network")  # which torch, if it is empty, takes in silence
         with warnings.catch_warnings():  # of the bare step that torch takes where it finds no state
             warnings.filterwarnings("ignore", message=r"step\(\) was called without passes")
             states.set_state_dict(
@@ -393,7 +431,7 @@ class Training:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
+        self.progress = progress
         losses = state["losses"]
         self._loss.fill_(losses[self.rank] if len(losses) == self.world else sum(losses) / len(losses))
 
