@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from sharpless.lab.augment import NAMES, check
 from sharpless.lab.data import load
 from sharpless.lab.examples import Resident, Streamed
+from sharpless.lab.recipes import AUGMENTATIONS, check_augmentations
 
 MEAN, STD = torch.tensor([100.0, 120.0, 140.0])[:, None, None], torch.tensor([50.0, 60.0, 70.0])[:, None, None]
-EVERYTHING = (*NAMES,)
+EVERYTHING = AUGMENTATIONS
 
 
 def resident(number=400, size=(32, 32), channels=3, seed=0):
@@ -222,13 +222,14 @@ def test_no_waiting_for_the_device():
 
 def test_names():
     """Sees a misspelled augmentation that is left out in silence, or torchvision needed to read the names."""
-    check(["flip", "autoaugment"])
+    check_augmentations(["flip", "autoaugment"])
     for examples in (resident(2), None):
         with pytest.raises(
             ValueError, match=r"^augment = mixup is unknown: choose from flip, .*, autoaugment, and join them by \+$"
         ):
-            check(["flip", "mixup"]) if examples is None else augmented(examples, ["flip", "mixup"])
-    code = "import sys; sys.modules['torchvision'] = None; from sharpless.lab.augment import check, policy\n"
-    code += "check(['autoaugment'])\ntry:\n    policy()\nexcept ModuleNotFoundError as error:\n    print(error)"
+            names = ["flip", "mixup"]
+            check_augmentations(names) if examples is None else augmented(examples, names)
+    code = "import sys; sys.modules['torchvision'] = None; from sharpless.lab.augment import policy\n"
+    code += "try:\n    policy()\nexcept ModuleNotFoundError as error:\n    print(error)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed == "autoaugment needs torchvision: pip install 'sharpless[data]'\n"

@@ -18,12 +18,13 @@ from sharpless.lab.compare import Comparison
 from sharpless.lab.recipes import METHODS, Recipe
 
 SHARPLESS = [sys.executable, "-m", "sharpless"]
+PATIENCE = 900  # seconds after which something hangs, on a busy machine too
 QUICK = ["--epochs", "2", "--seeds", "2", "--methods", "sgd", "sam,g-rst"]
 
 
 def sharpless(*arguments, **options):
     return subprocess.run(
-        [*SHARPLESS, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300, **options
+        [*SHARPLESS, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=PATIENCE, **options
     )
 
 
@@ -72,11 +73,12 @@ def test_started_again(finished):
     folder, _ = finished
     before = run_files(folder)
     (folder / "summary.json").unlink()
-    again = sharpless("compare", *QUICK, "--seeds", "3", "--methods", "rst,sgd", "--out", folder)
+    options = ["--first-seed", "1", "--seeds", "2", "--methods", "rst,sgd"]
+    again = sharpless("compare", *QUICK, *options, "--out", folder)
     assert again.returncode == 0, again.stderr
     after = run_files(folder)
     assert before.items() <= after.items()
-    assert set(after) - set(before) == {"rst-seed0.json", "rst-seed1.json", "rst-seed2.json", "sgd-seed2.json"}
+    assert set(after) - set(before) == {"rst-seed1.json", "rst-seed2.json", "sgd-seed2.json"}
     assert len(json.loads((folder / "summary.json").read_text())["methods"]) == 4
 
 
@@ -93,10 +95,15 @@ def processes_of(group):
     return found
 
 
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_stopped_and_continued(blow, tmp_path):
-    """Sees workers that live on, half-written files, finished runs lost or repeated, or a traceback at Ctrl-C."""
-    command = ["compare", "--epochs", "15", "--seeds", "3", "--methods", "sgd", "rst", "--out", tmp_path]
+    """Sees workers that live on, half-written files, finished runs lost or repeated.
+
+    At a Ctrl-C, and when the terminal is closed, also a traceback, runs under way that are not told of, and
+    semaphores that leak.
+    """
+    # However many cores there are, and however late the blow, runs are left: two at a time, and many.
+    command = ["compare", "--epochs", "15", "--seeds", "5", "--methods", "sgd", "rst", "--jobs", "2", "--out", tmp_path]
     process = subprocess.Popen(
         [*SHARPLESS, *map(str, command)],
         stdout=subprocess.PIPE,
@@ -104,30 +111,32 @@ def test_stopped_and_continued(blow, tmp_path):
         text=True,
         start_new_session=True,
     )
-    patience = time.monotonic() + 120
+    patience = time.monotonic() + PATIENCE
     while len(run_files(tmp_path)) < 2 and time.monotonic() < patience:
         time.sleep(0.05)
-    if blow is signal.SIGINT:
-        os.killpg(process.pid, blow)  # a terminal sends Ctrl-C to the whole group
+    if blow is not signal.SIGKILL:
+        os.killpg(process.pid, blow)  # a terminal sends it to the whole group
     else:
         process.kill()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     while processes_of(process.pid) and time.monotonic() < patience:
         time.sleep(0.1)
     assert not processes_of(process.pid)
     kept = run_files(tmp_path)
-    assert 2 <= len(kept) < 6
+    assert 2 <= len(kept) < 10
     for text in kept.values():
         json.loads(text)
-    if blow is signal.SIGINT:
-        assert process.returncode == 130
-        assert f"interrupted; {len(kept)} of 6 runs are kept in {tmp_path}" in errors
-        assert "Traceback" not in errors
+    if blow is not signal.SIGKILL:
+        assert process.returncode == 128 + blow
+        begun = len({path.parent for path in tmp_path.glob("checkpoints/*/step-*.pt")})
+        more = f", {begun} more go on from a checkpoint" if begun else ""
+        told = f"{len(kept)} of 10 runs are finished in {tmp_path}{more}"
+        assert errors == f"sharpless: interrupted; {told}; the same command continues\n"
     ended = sharpless(*command)
     assert ended.returncode == 0, ended.stderr
-    assert f"{len(kept)} of 6 runs are in" in ended.stdout.replace("\n", " ")
+    assert f"{len(kept)} of 10 runs are in" in ended.stdout.replace("\n", " ")
     after = run_files(tmp_path)
-    assert len(after) == 6
+    assert len(after) == 10
     assert kept.items() <= after.items()
 
 
@@ -143,6 +152,10 @@ def test_stopped_and_continued(blow, tmp_path):
         (["--methods", "sgd, sam,, x"], "method 'x' is unknown"),
         (["--seeds", "0"], "seeds = 0 is out of range"),
         (["--jobs", "0"], "jobs = 0 is out of range"),
+        (["--first-seed", "-1"], "first-seed = -1 is out of range: give 0 or more"),
+        (["--first-seed", "4294967287"], "first-seed = 4294967287 is out of range: seeds end at 4294967295"),
+        (["--threads", "-1"], "threads = -1 is out of range"),
+        (["--threads", "100000"], "threads = 100000 is out of range: give 1 to 1024"),
         (["--margin", "0"], "margin = 0.0 is out of range"),
         (["--noise", "2"], "noise = 2.0 is out of range"),
         (["--budget", "1"], "budget = 1.0 is out of range"),
@@ -163,7 +176,9 @@ def test_a_folder_with_another_experiment(finished, capsys):
     folder, _ = finished
     before = run_files(folder)
     assert main(["compare", *QUICK, "--rho", "0.5", "--out", str(folder)]) == 2
-    assert "holds another experiment (rho is 0.3 there and 0.5 here): choose another folder" in capsys.readouterr().err
+    assert (
+        "holds another experiment (--rho is 0.3 there and 0.5 here): choose another folder" in capsys.readouterr().err
+    )
     (folder / "experiment.json").write_text("[]")
     assert main(["compare", *QUICK, "--out", str(folder)]) == 2
     assert "is not a recipe of this version" in capsys.readouterr().err
@@ -237,7 +252,7 @@ def test_plan_takes_any_budget(budget, capsys):
         ([], "plan takes either a schedule or a budget: give --schedule P --steps T, or --budget B"),
         (["--schedule", "1", "--budget", "1.1"], "plan takes either a schedule or a budget"),
         (["--budget", "2.1", "--batch-size", "8"], "budget = 2.1 is out of range"),
-        (["--budget", "1.1", "--batch-size", "0"], "batch_size = 0 is out of range"),
+        (["--budget", "1.1", "--batch-size", "0"], "--batch-size = 0 is out of range"),
         (["--budget", "1.1", "--batch-size", "8", "--degree", "-1"], "degree = -1.0 is out of range"),
         (["--budget", "1.1", "--batch-size", "8", "--batch-fraction", "1"], "batch-fraction = 1.0 says nothing to a"),
         (["--schedule", "1", "--batch-size", "8"], "batch-size = 8 says nothing to a schedule: leave it out"),

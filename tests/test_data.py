@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 import subprocess
 import sys
 
@@ -233,7 +234,10 @@ def broken(case, folder):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("no test", "{folder} holds no train-*.parquet and test-*.parquet: give the folder of cifar10 as data_dir"),
+        (
+            "no test",
+            "{folder} holds no train-*.parquet and test-*.parquet: give the folder of cifar10 (data_dir = FOLDER)",
+        ),
         ("truncated", "{folder}/train-00001-of-00002.parquet is no Parquet file, or not whole: fetch it again"),
         ("foreign", "split train of {name} has the columns a, b: one must hold images and one labels"),
         ("undecodable", "image 3 of split test of {name} cannot be decoded: repair it, or take it out"),
@@ -459,6 +463,68 @@ def test_a_broken_large_image(tmp_path, workers):
             everything(part)
     sentence = f"image 10 of split train of folder:{tmp_path} ({path}) cannot be decoded: repair it, or take it out"
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("size", [8, 70])
+def test_all_broken_images_are_told_of_at_once(tmp_path, size):
+    """Sees one broken image told of at a time, in one set of two, or a sentence as long as the data are."""
+    write_folder(tmp_path, 20, (size, size))
+    broken = [tmp_path / "ant" / f"{i:03}.png" for i in range(13)]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match="cannot be decoded") as caught:
+        everything(load(f"folder:{tmp_path}").train)
+    sentence = str(caught.value)
+    told = [path for path in broken if str(path) in sentence]
+    assert len(told) == 10
+    left = int(re.search(r"; and (\d+) more$", sentence)[1]) if size == 8 else None
+    assert left in {3, None}
+
+
+def test_hidden_files_are_passed_over(tmp_path):
+    """Sees what a system leaves beside images, ._000.png say, taken for one, or a hidden folder for a class."""
+    write_folder(tmp_path, 5)
+    (tmp_path / ".hidden").mkdir()
+    for name in ("._000.png", ".DS_Store", ".thumb.jpg"):
+        (tmp_path / "ant" / name).write_bytes(b"no image")
+    data = load(f"folder:{tmp_path}")
+    assert len(data.train) + len(data.test) == 10
+    for path in (tmp_path / "ant").glob("[0-9]*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="ant has no image"):
+        read(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_camera_that_was_turned(tmp_path, orientation):
+    """Sees an image that lies on its side, since the orientation that its EXIF data tell is not obeyed."""
+    write_folder(tmp_path, 5)
+    upright = random_images(1, 9)[0]
+    image = Image.fromarray(upright)
+    turned = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = image.transpose(turned[orientation]) if orientation in turned else image
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "ant" / "000.png", exif=exif)
+    pictures = [part for part in (read(f"folder:{tmp_path}").train, read(f"folder:{tmp_path}").test)]
+    found = [part.picture(row) for part in pictures for row in range(len(part)) if part.indices[row] == 0]
+    np.testing.assert_array_equal(np.asarray(found[0]), upright)
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    """Sees a codec's complaint in place of the file whose name is not UTF-8."""
+    write_folder(tmp_path, 5)
+    (tmp_path / "ant" / "000.png").rename(tmp_path / "ant" / "\udcff.png")
+    with pytest.raises(ValueError, match="has a name that is not UTF-8: rename it"):
+        read(f"folder:{tmp_path}")
 
 
 # Fingerprints, arguments and generators

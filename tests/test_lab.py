@@ -7,10 +7,10 @@ import pytest
 import pytorch_optimizer
 import torch
 
+from sharpless.grst import SAM
 from sharpless.lab.peers import Peer
 from sharpless.lab.recipes import METHODS, PEERS, Recipe
 from sharpless.lab.train import train
-from sharpless.optimizer import SAM
 from sharpless.schedules import Constant, Periodic
 
 SHORT = Recipe(epochs=2)
@@ -85,7 +85,8 @@ def test_g_rst_and_rst_toss_the_same_coin():
         ({"p": "1e-320"}, "p = 1e-320 is too small"),
         ({"gamma": 2.0, "degree": 1.0}, "gamma = 2.0 and degree = 1.0 exclude each other"),
         ({"p": "1.5"}, "p = 1.5 is not a probability"),
-        ({"p": "often"}, "schedule 'often' cannot be read"),
+        ({"p": "often"}, "p = often cannot be read"),
+        ({"p": "linear:0,2"}, "p = linear:0,2: end = 2.0 is not a probability"),
         ({"p": "0"}, "p = 0 gives G-RST no sharpness-aware step"),
         ({"augment": "flip+blur"}, "augment = blur is unknown: choose from flip, crop"),
         ({"augment": "flip+autoaugment"}, "autoaugment knows images of 256 levels"),

@@ -294,6 +294,7 @@ def test_expected_cost_follows_the_schedule(tmp_path):
 def test_expected_cost_with_a_part_of_the_batch(tmp_path):
     """Sees: a climb with a quarter of the batch priced as one with all of it, or q left out of the ledger."""
     record = make_record("rst", 0, schedule="0.5", batch_fraction=0.25, steps=8, passes=8.75, plain_passes=8.0)
+    record["sharp_steps"] = [0, 3, 6]
     runs = read_runs(write_records(tmp_path, [record]))
     page = render(runs, summarize(runs))
     cells = re.findall(r"<td>(.*?)</td>", page[page.index("Cost ledger") :])[:8]

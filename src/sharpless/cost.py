@@ -7,6 +7,9 @@ from sharpless.schedules import Schedule
 
 __all__ = ["Cost", "Plan", "expected_cost", "expected_sharp_steps", "plan"]
 
+ADDED_UP = 100_000
+"""The most steps whose probabilities are added up one by one."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -34,10 +37,15 @@ class Cost:
 def expected_sharp_steps(schedule: Schedule, total_steps: int) -> float:
     """Return the expected number of sharpness-aware steps, Σ p(t) over the steps t = 0 … T−1.
 
+    Beyond 100,000 steps it is T times the mean of p, by its integral: less than a step beside the sum for every place
+    where p jumps, and for p(0) − p(1).
+
     >>> from sharpless.schedules import Linear
     >>> expected_sharp_steps(Linear(0, 1), 5)
     2.0
     """
+    if total_steps > ADDED_UP:
+        return total_steps * schedule.mean()
     return sum(schedule.at(step, total_steps) for step in range(total_steps))
 
 

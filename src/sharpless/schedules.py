@@ -150,7 +150,7 @@ class Piecewise(Schedule):
             _check_probability("a value of Piecewise", value)
         edges = (0.0, *self.boundaries, 1.0)
         fits = len(self.values) == len(self.boundaries) + 1 >= 2
-        if not fits or any(a > b for a, b in pairwise(edges)):
+        if not fits or not all(a <= b for a, b in pairwise(edges)):
             raise ValueError(
                 f"Piecewise(values={self.values}, boundaries={self.boundaries}) does not fit together: "
                 "give boundaries that rise within [0, 1], one or more, and one value more than boundaries"
@@ -423,7 +423,7 @@ def parse(text: str) -> Schedule:
     """
     try:
         return _read(text.strip())
-    except _FormError:
+    except (_FormError, RecursionError):  # the latter by warm-ups before warm-ups
         raise ValueError(
             f"schedule {text!r} cannot be read: write 0.5, linear:0,1, cosine:1,0, piecewise:0,1@0.75, "
             "periodic:10, adaptive:1,-1, or warmup:0.05/ before one of these"

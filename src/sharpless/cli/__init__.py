@@ -1,12 +1,8 @@
 """The command line: parse, call, print."""
 
-import argparse
+import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
-
-from sharpless.cli import compare, plan, report, train
-from sharpless.lab.setup import leads
 
 __all__ = ["main"]
 
@@ -23,18 +19,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["plan", "--schedule", "linear:0,2", "--steps", "100"])
     2
     """
-    parser = argparse.ArgumentParser(prog="sharpless", description="Sharpness-aware training for less.")
-    parser.add_argument("--version", action="version", version=f"sharpless {version('sharpless')}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (compare, train, plan, report):
-        command.add(commands)
-    options = parser.parse_args(arguments)
     try:
-        return int(options.command(options))
-    except (ValueError, ModuleNotFoundError, OSError) as error:
-        if leads():
-            print(f"sharpless: {error}", file=sys.stderr)
-        return 2
+        # Imported here, and what is slow only by the commands that need it: a Ctrl-C may come while modules are loaded.
+        from sharpless.cli.commands import run  # noqa: PLC0415
+
+        return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
         print("sharpless: interrupted", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT

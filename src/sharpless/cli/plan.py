@@ -4,14 +4,20 @@ import argparse
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from shutil import get_terminal_size
+from statistics import fmean
 from typing import Any
 
-from sharpless import schedules
+from sharpless.cli.recipe import whole
 from sharpless.coin import uniform
 from sharpless.cost import expected_cost, expected_sharp_steps, plan
+from sharpless.lab.recipes import parse_named
 from sharpless.schedules import Constant, Schedule
 
 __all__ = ["add"]
+
+LOOKED_AT = 100_000  # steps
+LONGEST = 1e12  # seconds
 
 
 def add(commands: Any) -> None:
@@ -37,10 +43,10 @@ def add(commands: Any) -> None:
         help="with --schedule: share of the batch to climb with (default: 1)",
     )
     option("--budget", type=float, metavar="B", help="gradients per step: above 1 (plain training), up to 2 (SAM)")
-    option("--batch-size", type=int, metavar="N", help="with --budget: examples in a batch (default: 128)")
+    option("--batch-size", type=whole, metavar="N", help="with --budget: examples in a batch (default: 128)")
     option("--degree", type=float, metavar="D", help="with --budget: regularization degree (default: 1, SAM's)")
-    option("--steps", type=int, metavar="T", help="number of steps of the run; a schedule needs it")
-    option("--seed", type=int, default=0, metavar="N", help="seed of the coin (default: %(default)s)")
+    option("--steps", type=whole, metavar="T", help="number of steps of the run; a schedule needs it")
+    option("--seed", type=whole, default=0, metavar="N", help="seed of the coin (default: %(default)s)")
     option("--seconds-per-step", type=float, metavar="S", help="measured duration of a plain step")
 
 
@@ -54,33 +60,48 @@ def _plan(options: argparse.Namespace) -> int:
     steps = 1 if steps is None else steps
     if steps < 1:
         raise ValueError(f"steps = {options.steps} is not a number of steps: give 1 or more")
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise ValueError(f"seconds-per-step = {seconds} is not a duration: give a positive number of seconds")
-    chances = [schedule.at(step, steps) for step in range(steps)]
+    if seconds is not None and not 0 < seconds <= LONGEST / steps:
+        raise ValueError(
+            f"seconds_per_step = {seconds} is not a duration: give a positive number of seconds, at most {LONGEST:g} "
+            "in all steps"
+        )
+    chances = [schedule.at(step, steps) for step in _looked_at(steps)]
     cost = expected_cost(schedule, steps, share)
     rows.append(
         ("expected propagation count", f"{cost:.4g} forward-backward passes per step (plain training 1, SAM 2)")
     )
     if options.steps is not None:
-        rows += _steps_of(schedule, chances, share, options.seed)
+        rows += _steps_of(schedule, steps, chances, share, options.seed)
     if seconds is not None:
         durations = [_duration(steps * seconds * ratio) for ratio in (cost, 1, 2)]
         rows.append(("expected time", "{} (plain training {}, SAM {})".format(*durations)))
     if options.budget is None:
-        print(_drawing(chances), end="\n\n")
+        print(_drawing(chances, steps, min(60, max(10, get_terminal_size().columns - 8))), end="\n\n")
     for name, value in rows:
         print(f"{name:28}{value}")
     return 0
 
 
-def _steps_of(schedule: Schedule, chances: Sequence[float], share: float, seed: int) -> list[tuple[str, str]]:
+def _looked_at(steps: int) -> list[int]:
+    """Return all steps, or of a long run so many, one at random of each stretch, that the answer comes at once."""
+    if steps <= LOOKED_AT:
+        return list(range(steps))
+    edges = [steps * i // LOOKED_AT for i in range(LOOKED_AT + 1)]
+    return [left + int((right - left) * uniform(0, left)) for left, right in pairwise(edges)]
+
+
+def _steps_of(
+    schedule: Schedule, steps: int, chances: Sequence[float], share: float, seed: int
+) -> list[tuple[str, str]]:
     """Return how many steps to expect, and how many this seed gives."""
-    steps, spread = len(chances), math.sqrt(sum(p * (1 - p) for p in chances))
+    spread = math.sqrt(steps * fmean(p * (1 - p) for p in chances))
     rows = [
         ("sharpness-aware steps", f"{expected_sharp_steps(schedule, steps):.0f} ± {spread:.0f} of {steps} expected")
     ]
     if schedule.policy:
         return [*rows, ("but", "the gradients decide: this is what normally distributed squares would give")]
+    if steps > LOOKED_AT:
+        return [*rows, ("with this seed", f"not counted: more than {LOOKED_AT} steps take a while")]
     drawn = sum(uniform(seed, step) < p for step, p in enumerate(chances))
     return [
         *rows,
@@ -95,10 +116,10 @@ def _of_schedule(options: argparse.Namespace) -> tuple[Schedule, float, list[tup
         ValueError: an option is out of range, or belongs to a budget.
     """
     _refuse(options, "schedule", ("batch_size", "degree"))
-    schedule = schedules.parse(options.schedule)
+    schedule = parse_named("schedule", options.schedule)
     share = 1.0 if options.batch_fraction is None else options.batch_fraction
     if not 0 < share <= 1:
-        raise ValueError(f"batch-fraction = {share} is not a share of the batch: give a number in (0, 1]")
+        raise ValueError(f"batch_fraction = {share} is not a share of the batch: give a number in (0, 1]")
     rows = [("schedule", str(schedule))]
     if share < 1:
         rows.append(("q", f"{share:.4g} of the batch"))
@@ -131,11 +152,18 @@ def _of_budget(options: argparse.Namespace) -> tuple[Schedule, float, list[tuple
 def _refuse(options: argparse.Namespace, mode: str, names: Sequence[str]) -> None:
     for name in names:
         if (value := getattr(options, name)) is not None:
-            raise ValueError(f"{name.replace('_', '-')} = {value} says nothing to a {mode}: leave it out")
+            raise ValueError(f"{name} = {value} says nothing to a {mode}: leave it out")
 
 
-def _drawing(chances: Sequence[float], width: int = 60, height: int = 8) -> str:
-    """Return p(t) as bars of text, an eighth of a line being the unit."""
+def _drawing(chances: Sequence[float], steps: int, width: int, height: int = 8) -> str:
+    """Return p(t) as bars of text, an eighth of a line being the unit.
+
+    Args:
+        chances: p at all steps, or at some that are evenly spread.
+        steps: the number of all steps.
+        width: of the bars, in characters.
+        height: in lines.
+    """
     edges = [len(chances) * i // width for i in range(width + 1)]
     bins = [chances[left : max(right, left + 1)] for left, right in pairwise(edges)]
     eighths = [round(8 * height * sum(values) / len(values)) for values in bins]
@@ -144,7 +172,7 @@ def _drawing(chances: Sequence[float], width: int = 60, height: int = 8) -> str:
         label = {height - 1: "p(t) 1", 0: "0"}.get(level, "")
         bars = "".join(" ▁▂▃▄▅▆▇█"[min(max(count - 8 * level, 0), 8)] for count in eighths)
         lines.append(f"{label:>6} │{bars}".rstrip())
-    return "\n".join([*lines, f"{'':6} └{'─' * width}", f"{'':8}t = 0{f'T = {len(chances)}':>{width - 5}}"])
+    return "\n".join([*lines, f"{'':6} └{'─' * width}", f"{'':8}t = 0{f'T = {steps}':>{width - 5}}"])
 
 
 def _duration(seconds: float) -> str:

@@ -1,14 +1,15 @@
 """The options of a recipe and of a setup, made from the dataclasses."""
 
 import argparse
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, Field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from sharpless.lab.papers import PAPERS, usual
 from sharpless.lab.recipes import Recipe
 from sharpless.lab.setup import Setup
 
-__all__ = ["add", "recipe", "setup"]
+__all__ = ["add", "place", "recipe", "setup", "spellings", "whole"]
 
 
 def add(command: argparse.ArgumentParser) -> None:
@@ -37,6 +38,46 @@ def setup(options: argparse.Namespace) -> Setup:
     return Setup(**_given(options, Setup))
 
 
+def spellings() -> dict[str, list[str]]:
+    """Return the options of each field, by its name, and of what the data call otherwise.
+
+    >>> spellings()["p"]
+    ['--p', '--schedule']
+    """
+    options = {field.name: _options(field) for kind in (Recipe, Setup) for field in fields(kind)}
+    return options | {"held_out": options["validation"]}
+
+
+def whole(text: str) -> int:
+    """Return a whole number that fits the 64 bits in which torch and the files hold it.
+
+    Raises:
+        ArgumentTypeError: it is none, or does not.
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:24]!r} is no whole number") from None
+    if abs(number) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text[:24]}… is out of range: give a number of at most 18 digits")
+    return number
+
+
+def place(text: str) -> Path:
+    """Return a path; an empty one would be this folder, and is rather a variable of the shell that is not set.
+
+    Raises:
+        ArgumentTypeError: it is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty: give one, . for this folder")
+    return Path(text)
+
+
+def _options(field: "Field[Any]") -> list[str]:
+    return ["--" + name.replace("_", "-") for name in (field.name, *field.metadata["aliases"])]
+
+
 def _given(options: argparse.Namespace, kind: type) -> dict[str, Any]:
     return {field.name: getattr(options, field.name) for field in fields(kind) if hasattr(options, field.name)}
 
@@ -44,13 +85,13 @@ def _given(options: argparse.Namespace, kind: type) -> dict[str, Any]:
 def _add_fields(group: Any, kind: type) -> None:
     for field in fields(kind):
         assert field.default is not MISSING
-        names = ["--" + name.replace("_", "-") for name in (field.name, *field.metadata["aliases"])]
+        names = _options(field)
         told = field.metadata["help"].replace("%", "%%")
         common = {"dest": field.name, "default": argparse.SUPPRESS}
         if field.type is bool:
             group.add_argument(*names, action=argparse.BooleanOptionalAction, help=told, **common)
             continue
         default = "" if field.default in {None, ""} else f" (default: {field.default})"
-        kind_of_value = field.type if field.type in {str, int} else float
-        metavar = "NAME" if kind_of_value is str else "N" if kind_of_value is int else "X"
-        group.add_argument(*names, type=kind_of_value, metavar=metavar, help=told + default, **common)
+        kinds: dict[Any, tuple[Any, str]] = {str: (str, "NAME"), int: (whole, "N")}
+        read, metavar = kinds.get(field.type, (float, "X"))
+        group.add_argument(*names, type=read, metavar=metavar, help=told + default, **common)

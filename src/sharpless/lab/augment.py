@@ -12,24 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["NAMES", "check", "cutout", "draws", "each", "policy", "shifted", "transform"]
-
-NAMES = ("flip", "crop", "cutout", "autoaugment")
-
-
-def check(names: Sequence[str]) -> None:
-    """Check the names of augmentations; torchvision is not needed for it.
-
-    Args:
-        names: some of flip, crop, cutout (arXiv 1708.04552) and autoaugment (arXiv 1805.09501). They are done in the
-            order crop, flip, autoaugment, cutout, whatever the order of the names.
-
-    Raises:
-        ValueError: there is no such augmentation.
-    """
-    for name in names:
-        if name not in NAMES:
-            raise ValueError(f"augment = {name} is unknown: choose from {', '.join(NAMES)}, and join them by +")
+__all__ = ["cutout", "draws", "each", "policy", "shifted", "transform"]
 
 
 def draws(examples: int, seed: int, epoch: int) -> Tensor:

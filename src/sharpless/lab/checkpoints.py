@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,16 @@ from typing import Any
 import torch
 
 from sharpless.lab import files
+from sharpless.lab.faults import is_out_of_memory
 
-__all__ = ["Checkpoints"]
+__all__ = ["JUNK", "Checkpoints"]
 
 KEPT = 2
+JUNK = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError),
+    *(OSError, RecursionError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error),
+)
+"""What reading a file that is no checkpoint, or a state that is no run's, may raise."""
 
 
 class Checkpoints:
@@ -28,6 +35,7 @@ class Checkpoints:
     def __init__(self, folder: Path, run: dict[str, Any]) -> None:
         self.folder = folder
         self.run = run
+        self.loaded: Path | None = None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint and delete the oldest one; where it cannot be written, warn, and keep what there is."""
@@ -36,16 +44,18 @@ class Checkpoints:
         try:
             files.write_with(unnamed, lambda file: torch.save({"run": self.run, "state": state}, file))
             unnamed.replace(self.folder / f"step-{step:09d}-{_digest(unnamed)}.pt")
-        except (OSError, RuntimeError) as error:  # a full disk reaches us as the one or the other
-            cause: BaseException = error
-            while cause.__context__ is not None and not isinstance(cause, OSError):
-                cause = cause.__context__
+        except OSError as error:
             warnings.warn(
-                f"no checkpoint was written at step {step} ({cause}): the run goes on, and the ones before are kept",
+                f"no checkpoint was written at step {step} ([Errno {error.errno}] {error.strerror}): the run goes on, "
+                f"and the ones before are kept in {self.folder}",
                 stacklevel=2,
             )
             return
-        for old in self._newest_first()[KEPT:]:
+        self.keep(KEPT)
+
+    def keep(self, number: int) -> None:
+        """Delete all checkpoints but the newest ones."""
+        for old in self._newest_first()[number:]:
             old.unlink()
 
     def load(self) -> dict[str, Any] | None:
@@ -58,24 +68,31 @@ class Checkpoints:
             if path.stem.rpartition("-")[2] != _digest(path):
                 warnings.warn(f"{path} is damaged: an earlier one takes its place, if there is one", stacklevel=2)
                 continue
+            self.loaded = path
             try:
                 found = torch.load(path, map_location="cpu", weights_only=True)
-                run, state = found["run"], found["state"]
-            except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError):
-                raise ValueError(f"{path} is no checkpoint of this version: delete it, or use another folder") from None
+                run, state = dict(found["run"]), dict(found["state"])
+            except JUNK as error:
+                raise self.refusal(error) from None
             for name, value in self.run.items():
                 if run.get(name) != value:
                     raise ValueError(
                         f"{path} belongs to another run ({name} differs): delete {self.folder}, or use another folder"
                     )
-            return dict(state)
+            return state
         return None
+
+    def refusal(self, error: Exception) -> Exception:
+        """Return what to raise where the checkpoint that was loaded leads to an error of JUNK."""
+        if is_out_of_memory(error):
+            return MemoryError(*error.args)
+        place = self.loaded or self.folder
+        return ValueError(f"{place} is no checkpoint of this version: delete it, or use another folder")
 
     def discard(self) -> None:
         """Delete all checkpoints."""
         self._clear()
-        for path in self._newest_first():
-            path.unlink()
+        self.keep(0)
         if self.folder.exists() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
@@ -85,7 +102,7 @@ class Checkpoints:
             path.unlink()
 
     def _newest_first(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*.pt"), reverse=True)
+        return sorted((path for path in self.folder.glob("step-*.pt") if path.is_file()), reverse=True)
 
 
 def _digest(path: Path) -> str:

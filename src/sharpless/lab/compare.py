@@ -1,7 +1,7 @@
 """A comparison: every method with every seed, in parallel, in a folder that can be continued."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,16 @@ import torch
 from sharpless.lab import files, networks, pools
 from sharpless.lab.checkpoints import Checkpoints
 from sharpless.lab.data import Data
+from sharpless.lab.faults import culprit, is_out_of_memory, reason
 from sharpless.lab.optimizers import base_optimizer, wrap
 from sharpless.lab.peers import pytorch_optimizer
-from sharpless.lab.recipes import METHODS, PEERS, Recipe
-from sharpless.lab.setup import Setup, leads, meet
-from sharpless.lab.sharing import available_cores, jobs_and_threads
+from sharpless.lab.recipes import PEERS, Recipe, check_methods
+from sharpless.lab.setup import MOST_THREADS, Setup, leads, meet
 from sharpless.lab.train import Training, check, examples
 
 __all__ = ["Comparison", "Run"]
+
+PLAIN = (str, int, float, type(None))
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Run:
         )
 
     def conclude(self, record: dict[str, Any], weights: dict[str, Any] | None = None) -> None:
-        """Write what the run has come to, and delete its checkpoints."""
+        """Write what the run has come to, and delete its checkpoints, the last one when all is written."""
+        self.checkpoints.keep(1)  # the other makes room
         if weights is not None:
             files.write_with(self.weights_path, lambda file: torch.save(weights, file))
         files.write(self.path, json.dumps(record, ensure_ascii=False, allow_nan=False))
@@ -88,11 +91,7 @@ class Comparison:
     def __init__(
         self, recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], folder: Path, setup: Setup | None = None
     ) -> None:
-        for method in methods:
-            if method not in METHODS + PEERS:
-                raise ValueError(f"method {method!r} is unknown: choose from {', '.join(METHODS + PEERS)}")
-        if not methods:
-            raise ValueError(f"methods is empty: choose from {', '.join(METHODS + PEERS)}")
+        check_methods(methods)
         if not set(PEERS).isdisjoint(methods):
             pytorch_optimizer()
         networks.check(recipe.network)
@@ -103,12 +102,15 @@ class Comparison:
         for method in methods:
             check(recipe, method, self.setup, self.data)
         self._check_network(methods)
-        self._check_folder()
+        self.setup = self.setup.settled(self._check_folder())
         self.runs = [
             Run(recipe, method, seed, folder.absolute(), self.setup, self.data.fingerprint)
             for seed in seeds
             for method in dict.fromkeys(methods)
         ]
+        for run in self.runs:
+            files.check_file(run.path)
+            files.check_file(run.weights_path)
 
     def _check_network(self, methods: Sequence[str]) -> None:
         """Find out whether the network takes the images, and the methods the network.
@@ -124,48 +126,63 @@ class Comparison:
         try:
             with torch.no_grad():
                 logits = model.eval()(x)
-        except Exception as error:
+        except Exception as error:  # of torch, or of the user's own forward
+            if is_out_of_memory(error):
+                raise
+            where = culprit(error, recipe.network)
             raise ValueError(
                 f"network = {recipe.network} does not take images of {data.channels} channels and {x.shape[2]} × "
-                f"{x.shape[3]} pixels ({error}): give its arguments, or image_size"
+                f"{x.shape[3]} pixels ({reason(error)}{'' if where is None else f', in {where}'}): "
+                + ("give its arguments, or images of another size" if where is None else "mend it there")
             ) from error
-        if logits.shape != (1, data.classes):
-            raise ValueError(
-                f"network = {recipe.network} gives {tuple(logits.shape)} for one image: give one number a class"
-            )
+        given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+        if given != (1, data.classes):
+            raise ValueError(f"network = {recipe.network} gives {given} for one image: give one number a class")
 
     @property
     def _description(self) -> Path:
         return self.folder / "experiment.json"
 
-    def _check_folder(self) -> None:
+    def _check_folder(self) -> int:
         """Find out whether the folder is free, or holds runs of this experiment.
+
+        Returns:
+            The number of threads that the folder was opened with, 0 where it is free.
 
         Raises:
             ValueError: it is no folder, or holds something else.
         """
-        if any(path.is_file() for path in (self.folder, *self.folder.parents)):
-            raise ValueError(f"{self.folder} is, or lies in, a file: give a folder with --out")
+        files.check_folder(self.folder)
         if not any(path for place in ("runs", "checkpoints") for path in (self.folder / place).glob("*")):
-            return
+            return 0
         try:
             told = json.loads(self._description.read_text(encoding="utf-8"))
-            there, fingerprint = Recipe(**told["recipe"]), told["data"]
-        except (ValueError, TypeError, KeyError, OSError):
+            there, fingerprint, threads = told["recipe"], told["data"], told["threads"]
+            known = asdict(Recipe())
+            fits = there.keys() <= known.keys() and all(isinstance(value, PLAIN) for value in there.values())
+            if not fits or type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+                raise ValueError  # noqa: TRY301
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError):
             raise ValueError(
                 f"{self._description} is not a recipe of this version: choose another folder with --out"
             ) from None
-        if difference := self.recipe.difference(there):
+        if difference := self.recipe.difference({**known, **there}):
             raise ValueError(f"{self.folder} holds another experiment ({difference}): choose another folder with --out")
         if fingerprint != self.data.fingerprint:
             raise ValueError(
                 f"{self.folder} holds runs on other data ({fingerprint} there and {self.data.fingerprint} here): "
                 "choose another folder with --out"
             )
+        if self.setup.threads not in {0, threads}:
+            raise ValueError(
+                f"{self.folder} holds runs with {threads} threads each, on which their rounding depends, and threads = "
+                f"{self.setup.threads} here: leave --threads out, or choose another folder with --out"
+            )
+        return threads
 
     def open_folder(self) -> None:
         """Make the folder, and say in it whose runs it holds."""
-        told = {"recipe": asdict(self.recipe), "data": self.data.fingerprint}
+        told = {"recipe": asdict(self.recipe), "data": self.data.fingerprint, "threads": self.setup.threads}
         files.write(self._description, json.dumps(told, indent=1, ensure_ascii=False))
 
     @property
@@ -173,13 +190,21 @@ class Comparison:
         """The runs whose files are there."""
         return [run for run in self.runs if run.path.exists()]
 
-    def execute(self, jobs: int | None = None, on: str = "local") -> Iterator[dict[str, Any]]:
+    @property
+    def begun(self) -> list[Run]:
+        """The runs that are not finished, and have left a checkpoint."""
+        return [run for run in self.runs if not run.path.exists() and any(run.checkpoints.folder.glob("step-*.pt"))]
+
+    def execute(
+        self, jobs: int | None = None, on: str = "local", watch: Callable[[float], None] | None = None
+    ) -> Generator[dict[str, Any], None, None]:
         """Yield the records of the missing runs as they end; their files are there by then.
 
         Args:
-            jobs: runs at a time; by default as many, with as many threads, as are found to be fastest, and on GPUs
+            jobs: runs at a time; by default as many as the cores have room for, by the threads of each, and on GPUs
                 one for each. Runs that take several devices are executed one after another.
             on: `local` for processes on this machine, or `ray` for a cluster.
+            watch: is called now and then with how many runs' worth is done of those under way, on this machine.
 
         Raises:
             ModuleNotFoundError: Ray is asked for and not installed.
@@ -187,17 +212,17 @@ class Comparison:
         missing = [run for run in self.runs if not run.path.exists()]
         if not missing:
             return
+
+        def told(training: Training) -> None:
+            if watch is not None:
+                watch(training.progress.step / training.steps)
+
         if self.setup.world_size > 1:
-            results: Iterator[tuple[Run, dict[str, Any]]] = ((run, run.training().run()) for run in missing)
+            results: Iterator[tuple[Run, dict[str, Any]]] = ((run, run.training(told).run()) for run in missing)
         else:
-            cores, gpus = available_cores(), torch.cuda.device_count() if self.setup.device == "cuda" else 0
-            if jobs is None and not gpus:
-                shared_by = max(cores, len(missing)) if on == "ray" else len(missing)  # a cluster shares by the core
-                jobs, threads = jobs_and_threads(self.recipe, self.data, shared_by, cores)
-            else:
-                jobs = min(jobs or gpus, len(missing))
-                threads = max(1, cores // jobs)
-            results = pools.on_ray(missing, threads, gpus) if on == "ray" else pools.local(missing, jobs, threads, gpus)
+            gpus = torch.cuda.device_count() if self.setup.device == "cuda" else 0
+            jobs = jobs or gpus or pools.room(self.setup.threads)
+            results = pools.on_ray(missing, gpus) if on == "ray" else pools.local(missing, jobs, gpus, watch)
         for run, record in results:
             if leads():
                 run.conclude(record)

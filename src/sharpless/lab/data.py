@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from sharpless.lab.examples import Examples, Resident, Streamed
-from sharpless.lab.sources import Pictures, places, read
+from sharpless.lab.examples import LOOKED_AT, Examples, Resident, Streamed
+from sharpless.lab.sources import Pictures, all_faults, places, read
 
 __all__ = ["Data", "load"]
 
@@ -153,7 +153,18 @@ def _fingerprint(*parts: NDArray[Any] | str) -> str:
 
 
 def _decoded(pair: tuple[Pictures, Pictures], image_size: int) -> list[Tensor] | None:
-    """Return the images of both sets, (N, C, H, W), uint8, or nothing where they are large, or of several sizes."""
+    """Return the images of both sets, (N, C, H, W), uint8, or nothing where they are large, or of several sizes.
+
+    Raises:
+        ValueError: some are broken; all are told of at once.
+    """
+    try:
+        return _pixels(pair, image_size)
+    except ValueError as error:
+        raise all_faults(*pair, looked_at=LOOKED_AT) or error from None
+
+
+def _pixels(pair: tuple[Pictures, Pictures], image_size: int) -> list[Tensor] | None:
     size = (image_size, image_size) if image_size else pair[0].picture(0).size
     if max(size) > SMALL:
         return None

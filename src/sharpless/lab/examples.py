@@ -12,9 +12,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sharpless.lab import augment as augmentation
-from sharpless.lab.sources import Pictures
+from sharpless.lab.recipes import check_augmentations
+from sharpless.lab.sources import Pictures, all_faults
 
-__all__ = ["Examples", "Resident", "Streamed"]
+__all__ = ["LOOKED_AT", "Examples", "Resident", "Streamed"]
+
+LOOKED_AT = 20_000
+"""So many images of a set are looked at where one was found to be broken; more would take minutes."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of ImageNet's red, green and blue, as shares of white."""
@@ -53,12 +57,12 @@ class Resident:
             rows: for each batch, which examples it has, (B,), int64.
             seed: with epoch and row it decides what augmentation draws.
             epoch: the number of the epoch.
-            augment: the augmentations, see `sharpless.lab.augment.check`.
+            augment: the augmentations, see `sharpless.lab.recipes.check_augmentations`.
 
         Yields:
             The normalized images, (B, C, H, W), float32, and the labels, (B,), int64.
         """
-        augmentation.check(augment)
+        check_augmentations(augment)
         device = self.labels.device
         automatic = augmentation.policy() if "autoaugment" in augment else None
         images = self.images if automatic is None else self.host
@@ -107,7 +111,7 @@ class Streamed:
             rows: for each batch, which examples it has, (B,), int64.
             seed: with epoch and row it decides what augmentation draws.
             epoch: the number of the epoch.
-            augment: the augmentations, see `sharpless.lab.augment.check`.
+            augment: the augmentations, see `sharpless.lab.recipes.check_augmentations`.
 
         Yields:
             The normalized images, (B, 3, size, size), float32, and the labels, (B,), int64.
@@ -115,7 +119,7 @@ class Streamed:
         Raises:
             ValueError: an image cannot be decoded.
         """
-        augmentation.check(augment)
+        check_augmentations(augment)
         augmentation.transform(self.size, augment)  # a package that is missing is better missed here than by a worker
         device = self.labels.device
         mean, std = (255 * torch.tensor(values, device=device)[:, None, None] for values in IMAGENET)
@@ -131,7 +135,7 @@ class Streamed:
         )
         for batch, pixels in zip(rows, reader, strict=True):
             if isinstance(pixels, ValueError):
-                raise pixels
+                raise all_faults(self.pictures, looked_at=LOOKED_AT) or pixels
             x = _normalized(pixels.to(device, non_blocking=True), mean, std)
             if drawn is not None:
                 augmentation.cutout(x, drawn[batch.to("cpu")].to(device, non_blocking=True))
@@ -145,6 +149,7 @@ def _leave_signals(_: int) -> None:
     """Let the process that trains handle what its whole group is sent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _normalized(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

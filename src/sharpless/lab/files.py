@@ -7,16 +7,64 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["locked", "write", "write_with"]
+__all__ = ["check_file", "check_folder", "locked", "write", "write_with"]
+
+
+def check_folder(folder: Path) -> None:
+    """Find out whether `folder`, with what a comparison writes into it, is a folder or can become one.
+
+    Raises:
+        ValueError: something else stands in its place.
+    """
+    for path in (folder, *folder.parents):
+        if os.path.lexists(path):
+            if not path.is_dir():
+                what = "a link to nowhere" if path.is_symlink() and not path.exists() else "no folder"
+                raise ValueError(f"{folder} cannot be a folder, {path} is {what}: give another one with --out")
+            break
+    for name in ("runs", "checkpoints", "weights"):
+        if os.path.lexists(folder / name) and not (folder / name).is_dir():
+            raise ValueError(f"{folder / name} is no folder: move it away, or give another one with --out")
+    for name in ("experiment.json", "summary.json", "report.html", ".lock"):
+        check_file(folder / name)
+
+
+def check_file(path: Path) -> None:
+    """Find out whether `path` is a file or can become one.
+
+    Raises:
+        ValueError: something else stands in its place.
+    """
+    if os.path.lexists(path) and not path.is_file():
+        raise ValueError(f"{path} is no file: move it away, or give another folder with --out")
 
 
 def write(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically: a reader, or a run cut off, never meets half a file."""
-    write_with(path, lambda file: file.write(text.encode()))
+    r"""Write `text` to `path` atomically: a reader, or a run cut off, never meets half a file.
+
+    What is not UTF-8 in the name of a file becomes \udc80 to \udcff, which JSON reads back as what it was.
+    """
+    write_with(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def write_with(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Let `fill` write to an open file, which appears at `path` when it is whole and on the disk."""
+    """Let `fill` write to an open file, which appears at `path` when it is whole and on the disk.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`, and what was there is still there.
+        RuntimeError: `fill` raised it for a reason of its own.
+    """
+    try:
+        _write_with(path, fill)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except RuntimeError as error:  # torch makes one of the other
+        if not isinstance(cause := error.__context__, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
+
+
+def _write_with(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -5,27 +5,35 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from importlib import import_module
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from sharpless.lab.stopping import Stopped
 
 if TYPE_CHECKING:
     from sharpless.lab.compare import Run
+    from sharpless.lab.train import Training
 
-__all__ = ["cluster", "local", "on_ray"]
+__all__ = ["cluster", "local", "on_ray", "room"]
 
 PATIENCE = 30.0  # seconds in which a run that was told to stop writes its checkpoint
+BETWEEN_LOOKS = 0.25  # seconds
+SHARES: list[Any] = []  # in a worker: the array in which it tells how far its runs are
 
 Results = Iterator[tuple["Run", dict[str, Any]]]
 
 
-def local(runs: Sequence["Run"], jobs: int, threads: int, gpus: int = 0) -> Results:
+def room(threads: int) -> int:
+    """Return how many runs of so many threads each keep the cores busy that this process may use; at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // threads)
+
+
+def local(runs: Sequence["Run"], jobs: int, gpus: int = 0, watch: Callable[[float], None] | None = None) -> Results:
     """Yield runs and their records as they end, from processes on this machine.
 
     Leaving the loop, also by Ctrl-C, ends the processes; runs that are under way leave a checkpoint.
@@ -33,39 +41,46 @@ def local(runs: Sequence["Run"], jobs: int, threads: int, gpus: int = 0) -> Resu
     Args:
         runs: what to execute.
         jobs: processes at a time.
-        threads: threads of each.
         gpus: GPUs to share out among the processes, if they shall use any.
+        watch: is called now and then with the shares that are done of the runs under way, added up.
     """
+    jobs = min(jobs, len(runs))
     context = multiprocessing.get_context("spawn")
+    with _held(signal.SIGHUP):  # the process that cleans up behind the others ignores the rest by itself
+        resource_tracker.ensure_running()
     places = context.Queue()
     for job in range(jobs):
         places.put(str(job % gpus) if gpus else "")
-    executor = ProcessPoolExecutor(
-        min(jobs, len(runs)), mp_context=context, initializer=_prepare, initargs=(threads, places)
-    )
+    shares = context.RawArray("d", len(runs))  # each written by one worker, and read here: it needs no lock
+    executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare, initargs=(places, shares))
     try:
-        with _ctrl_c_held():  # workers inherit it: a Ctrl-C is the parent's to handle
-            futures = {executor.submit(_work, run): run for run in runs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        with _held(signal.SIGINT, signal.SIGHUP):  # workers inherit it: what all are sent is the parent's to handle
+            rows = {executor.submit(_work, run, row): row for row, run in enumerate(runs)}
+        pending = set(rows)
+        while pending:
+            ended, pending = wait(pending, BETWEEN_LOOKS, FIRST_COMPLETED)
+            for future in ended:
+                yield runs[rows[future]], future.result()
+            if watch is not None:
+                watch(sum(shares[rows[future]] for future in pending))
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-        workers = multiprocessing.active_children()
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.join(PATIENCE)
-            worker.kill()
+        with _killed_when_told(workers := multiprocessing.active_children()):
+            for worker in workers:
+                worker.terminate()
+            for worker in workers:
+                worker.join(PATIENCE)
+                worker.kill()
+            executor.shutdown()  # its thread too, or Python would wait for it at its end
 
 
-def on_ray(runs: Sequence["Run"], threads: int, gpus: int = 0) -> Results:
+def on_ray(runs: Sequence["Run"], gpus: int = 0) -> Results:
     """Yield runs and their records as they end, from a Ray cluster: the one at RAY_ADDRESS, or one on this machine.
 
     The folder of the runs should be one that all nodes see; otherwise checkpoints stay on the node that wrote them.
 
     Args:
         runs: what to execute.
-        threads: CPU cores for each run.
         gpus: 0, or more if each run shall have a GPU.
 
     Raises:
@@ -73,8 +88,9 @@ def on_ray(runs: Sequence["Run"], threads: int, gpus: int = 0) -> Results:
     """
     ray = cluster()
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    task = ray.remote(num_cpus=threads, num_gpus=int(gpus > 0), max_retries=0)(_work)
-    under_way = {task.remote(run, threads): run for run in runs}
+    task = ray.remote(num_gpus=int(gpus > 0), max_retries=0)(_work)
+    largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes())  # for more than it has, Ray waits forever
+    under_way = {task.options(num_cpus=min(run.setup.threads, largest)).remote(run): run for run in runs}
     try:
         while under_way:
             (ended, *_), _ = ray.wait(list(under_way))
@@ -102,19 +118,21 @@ def cluster() -> Any:
         raise ModuleNotFoundError("on = ray needs ray: pip install 'sharpless[ray]'") from error
 
 
-def _work(run: "Run", threads: int | None = None) -> dict[str, Any]:
-    """Return the record of a run, executed in a worker."""
-    if threads is not None:
-        torch.set_num_threads(threads)
+def _work(run: "Run", row: int | None = None) -> dict[str, Any]:
+    """Return the record of a run, executed in a worker that tells in a row of SHARES how much of it is done."""
+
+    def tell(training: "Training") -> None:
+        SHARES[0][row] = training.progress.step / training.steps
+
     try:
-        return run.training().run()
+        return run.training(None if row is None else tell).run()
     except Stopped as stopped:
         os._exit(128 + stopped.signum)  # without taking another run
 
 
-def _prepare(threads: int, places: Any) -> None:
+def _prepare(places: Any, shares: Any) -> None:
     """Make a worker of this process."""
-    torch.set_num_threads(threads)
+    SHARES.append(shares)
     place = places.get()
     if place:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -132,9 +150,28 @@ def _prepare(threads: int, places: Any) -> None:
 
 
 @contextmanager
-def _ctrl_c_held() -> Iterator[None]:
-    """Hold back SIGINT within the block, for this thread and for the processes that it starts."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _killed_when_told(workers: Sequence[Any]) -> Iterator[None]:
+    """Let a signal to stop within the block kill the workers, and not cut their end short."""
+    if threading.current_thread() is not threading.main_thread():  # which alone can handle signals
+        yield
+        return
+
+    def kill(_: int, __: Any) -> None:
+        for worker in workers:
+            worker.kill()
+
+    before = {signum: signal.signal(signum, kill) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def _held(*signals: signal.Signals) -> Iterator[None]:
+    """Hold back signals within the block, for this thread and for the processes that it starts."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

@@ -1,17 +1,31 @@
 """The hyperparameters of an experiment, and what each method makes of them."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sharpless.cost import expected_cost, plan
-from sharpless.lab import augment as augmentation
 from sharpless.schedules import Constant, Periodic, Schedule, parse
 
-__all__ = ["METHODS", "PEERS", "Recipe", "Settings", "option"]
+__all__ = [
+    "AUGMENTATIONS",
+    "METHODS",
+    "PEERS",
+    "Recipe",
+    "Settings",
+    "check_augmentations",
+    "check_methods",
+    "option",
+    "parse_named",
+]
+
+LARGEST = 3e38
+"""What float32 holds."""
 
 METHODS = ("sgd", "sgd-long", "sam", "rst", "g-rst", "thrifty")
 PEERS = ("peer-sam", "peer-looksam")
+AUGMENTATIONS = ("flip", "crop", "cutout", "autoaugment")
 
 
 @dataclass(frozen=True)
@@ -21,6 +35,47 @@ class Settings:
     schedule: Schedule
     batch_fraction: float = 1.0
     gamma: float = 1.0
+
+
+def check_augmentations(names: Sequence[str]) -> None:
+    """Check the names of augmentations; what they do is in `sharpless.lab.augment`, and not needed for it.
+
+    Args:
+        names: some of flip, crop, cutout (arXiv 1708.04552) and autoaugment (arXiv 1805.09501). They are done in the
+            order crop, flip, autoaugment, cutout, whatever the order of the names.
+
+    Raises:
+        ValueError: there is no such augmentation.
+    """
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise ValueError(f"augment = {name} is unknown: choose from {', '.join(AUGMENTATIONS)}, and join them by +")
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """Check the names of methods.
+
+    Raises:
+        ValueError: there is no such method, or none at all.
+    """
+    for method in methods:
+        if method not in METHODS + PEERS:
+            raise ValueError(f"method {method!r} is unknown: choose from {', '.join(METHODS + PEERS)}")
+    if not methods:
+        raise ValueError(f"methods = nothing: choose from {', '.join(METHODS + PEERS)}")
+
+
+def parse_named(name: str, text: str) -> Schedule:
+    """Return the schedule that an option holds.
+
+    Raises:
+        ValueError: it holds none, in a sentence that names the option.
+    """
+    try:
+        return parse(text)
+    except ValueError as error:
+        clause = str(error).removeprefix(f"p = {text} ").removeprefix(f"schedule {text!r} ")
+        raise ValueError(f"{name} = {text}{' ' if clause != str(error) else ': '}{clause}") from None
 
 
 def option(default: Any, text: str, *aliases: str) -> Any:
@@ -41,7 +96,7 @@ class Recipe:
     noise: float = option(0.3, "share of the training labels that is replaced at random")
     validation: float = option(0.0, "share of the training examples to test on in place of the test set")
     image_size: int = option(0, "pixels that images are brought to; 0 for as they are, or 224 where that is large")
-    augment: str = option("none", f"none, or some of {', '.join(augmentation.NAMES)}, joined by +")
+    augment: str = option("none", f"none, or some of {', '.join(AUGMENTATIONS)}, joined by +")
     network: str = option(
         "convnet",
         "convnet (BatchNorm), convnet-groupnorm, convnet-strided, vit; resnet18, resnet50, wrn-28-10, vgg16-bn, "
@@ -80,27 +135,28 @@ class Recipe:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)} is unknown: give {' or '.join(known)}")
-        augmentation.check(self.augmentations)
+        check_augmentations(self.augmentations)
+        parse_named("p", self.p)
         for check, name, remedy in (
             (self.examples >= 0, "examples", "give a number of examples, or 0 for all"),
             (0 <= self.noise <= 1, "noise", "give a share in [0, 1]"),
             (0 <= self.validation < 1, "validation", "give a share in [0, 1)"),
             (self.image_size >= 0, "image_size", "give a number of pixels, or 0"),
-            (self.width >= 1, "width", "give 1 or more"),
+            (1 <= self.width <= 2**16, "width", "give 1 to 65536"),
             (self.epochs >= 1, "epochs", "give 1 or more"),
             (self.batch_size >= 2, "batch_size", "give 2 or more"),
             (self.accumulate >= 1, "accumulate", "give 1 or more"),
-            (0 < self.lr < math.inf, "lr", "give a positive number"),
+            (0 < self.lr <= LARGEST, "lr", "give a positive number, up to 3e38"),
             (0 <= self.lr_warmup < 1, "lr_warmup", "give a share in [0, 1)"),
-            (0 <= self.momentum < math.inf, "momentum", "give a finite number, 0 or more"),
-            (0 <= self.weight_decay < math.inf, "weight_decay", "give a finite number, 0 or more"),
-            (0 <= self.l2 < math.inf, "l2", "give a finite number, 0 or more"),
+            (0 <= self.momentum <= LARGEST, "momentum", "give a number from 0 to 3e38"),
+            (0 <= self.weight_decay <= LARGEST, "weight_decay", "give a number from 0 to 3e38"),
+            (0 <= self.l2 <= LARGEST, "l2", "give a number from 0 to 3e38"),
             (0 <= self.label_smoothing < 1, "label_smoothing", "give a share in [0, 1)"),
-            (0 <= self.clip < math.inf, "clip", "give a norm, or 0 for none"),
+            (0 <= self.clip <= LARGEST, "clip", "give a norm, or 0 for none"),
             (0 <= self.ema < 1, "ema", "give a decay in (0, 1), or 0 for none"),
-            (0 <= self.rho < math.inf, "rho", "give a finite number, 0 or more"),
-            (self.degree is None or 0 <= self.degree < math.inf, "degree", "give a finite number, 0 or more"),
-            (self.gamma is None or 0 <= self.gamma < math.inf, "gamma", "give a finite number, 0 or more"),
+            (0 <= self.rho <= LARGEST, "rho", "give a number from 0 to 3e38"),
+            (self.degree is None or 0 <= self.degree <= LARGEST, "degree", "give a number from 0 to 3e38"),
+            (self.gamma is None or 0 <= self.gamma <= LARGEST, "gamma", "give a number from 0 to 3e38"),
             (0 < self.batch_fraction <= 1, "batch_fraction", "give a share in (0, 1]"),
         ):
             if not check:
@@ -187,11 +243,11 @@ class Recipe:
         }
         return labels[method]
 
-    def difference(self, other: "Recipe") -> str:
+    def difference(self, other: Mapping[str, Any]) -> str:
         """Return in which fields `other` differs, as a clause for a sentence; empty where it does not."""
         found = [
-            f"{item.name} is {getattr(other, item.name)} there and {getattr(self, item.name)} here"
+            f"{item.name} is {other[item.name]} there and {getattr(self, item.name)} here"
             for item in fields(self)
-            if getattr(self, item.name) != getattr(other, item.name)
+            if getattr(self, item.name) != other[item.name]
         ]
         return ", ".join(found[:3]) + (f", and {len(found) - 3} more" if len(found) > 3 else "")

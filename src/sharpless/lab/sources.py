@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-__all__ = ["Pictures", "Source", "places", "read"]
+__all__ = ["Pictures", "Source", "all_faults", "places", "read"]
 
 HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "imagenet": "ILSVRC/imagenet-1k"}
 LABEL = {"cifar100": "fine_label"}
+SHOWN = 10  # of broken images
 TEST_SPLITS = ("test", "validation", "valid", "val")
 
 
@@ -54,7 +55,7 @@ class Pictures:
             content = Path(encoded["path"]).read_bytes() if encoded["bytes"] is None else encoded["bytes"]
             image = Image.open(BytesIO(content))
             deep = image.mode[0] in "IF"
-            decoded = image.convert("L" if image.mode in {"1", "L", "LA"} else "RGB")
+            decoded = ImageOps.exif_transpose(image).convert("L" if image.mode in {"1", "L", "LA"} else "RGB")
         except Exception as error:  # Pillow raises whatever a broken file leads to
             raise ValueError(f"{name} cannot be decoded: repair it, or take it out") from error
         if deep:
@@ -79,6 +80,24 @@ class Source:
     train: Pictures
     test: Pictures
     classes: tuple[str, ...]
+
+
+def all_faults(*sets: Pictures, looked_at: int | None = None) -> ValueError | None:
+    """Return one error for all images that are broken, None where none is.
+
+    Args:
+        *sets: the images.
+        looked_at: how many of each set to decode, all by default.
+    """
+    faults = []
+    for pictures in sets:
+        for row in range(len(pictures))[:looked_at]:
+            try:
+                pictures.picture(row)
+            except ValueError as error:
+                faults.append(str(error))
+    more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    return ValueError("; ".join(faults[:SHOWN]) + more) if faults else None
 
 
 def read(name: str, data_dir: str | Path | None = None) -> Source:
@@ -159,7 +178,7 @@ def _loaded(name: str, *arguments: Any, **options: Any) -> Mapping[str, Any]:
         # This one says only that there was another, and most say more than is to be told in two lines.
         reason = error.__cause__ if type(error) is datasets.exceptions.DatasetGenerationError else error
         lines = [line.strip() for line in str(reason or error).splitlines() if line.strip()]
-        remedy = "; give a folder that holds it, data_dir, or try again" if name in HUB else ""
+        remedy = "; give a folder that holds it (data_dir = FOLDER), or try again" if name in HUB else ""
         raise ValueError(f"{name} cannot be read: {' '.join(lines[:2])}{remedy}") from error
     return splits
 
@@ -170,7 +189,7 @@ def _parquet(name: str, folder: Path) -> Mapping[str, Any]:
     files = {split: found for split, found in files.items() if found}
     if "train" not in files or len(files) == 1:
         raise FileNotFoundError(
-            f"{folder} holds no train-*.parquet and test-*.parquet: give the folder of {name} as data_dir"
+            f"{folder} holds no train-*.parquet and test-*.parquet: give the folder of {name} (data_dir = FOLDER)"
         )
     first, columns = files["train"][0], None
     for path in (path for found in files.values() for path in found):
@@ -208,7 +227,10 @@ def _folders(name: str, folder: Path) -> Mapping[str, Any]:
         paths, labels = [], []
         for label, known in enumerate(names):
             inside = sorted(os.listdir(root / known)) if (root / known).is_dir() else []
+            inside = [entry for entry in inside if not entry.startswith(".")]  # what systems leave beside images
             images = [entry for entry in inside if os.path.splitext(entry)[1].lower() in endings]
+            for entry in images:
+                _check_name(root / known / entry)
             if not images and split == "train":
                 raise ValueError(f"{root / known} has no image: give images of the class, or remove the folder")
             paths += [str(root / known / entry) for entry in images]
@@ -218,7 +240,20 @@ def _folders(name: str, folder: Path) -> Mapping[str, Any]:
 
 
 def _classes(root: Path) -> list[str]:
+    _check_name(root)
     return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _check_name(path: Path) -> None:
+    """Find out whether a path is one that Arrow can hold.
+
+    Raises:
+        ValueError: its name is not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{path} has a name that is not UTF-8: rename it") from None
 
 
 def _source(name: str, splits: Mapping[str, Any], label: str | None = None) -> Source:

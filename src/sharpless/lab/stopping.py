@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM and SIGINT, as clusters and people send them."""
+"""Being told to stop: SIGTERM, SIGINT and SIGHUP, as clusters, people and closing terminals send them."""
 
 import signal
 import threading
@@ -25,7 +25,7 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 
 @contextmanager
 def told_to_stop() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT within the block, in place of what they do; a second SIGINT does it at once.
+    """Collect these signals within the block, in place of what they do; a second SIGINT does it at once.
 
     A second SIGTERM does not: a process may well get one from its group and one from its parent.
 
@@ -39,6 +39,8 @@ def told_to_stop() -> Iterator[list[int]]:
         yield told
         return
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
 
     def hear(signum: int, _: FrameType | None) -> None:
         told.append(signum)

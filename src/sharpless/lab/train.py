@@ -5,6 +5,7 @@ from a checkpoint is the one that was never stopped, and processes that share a 
 """
 
 import math
+import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -12,20 +13,22 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sharpless.lab.checkpoints import Checkpoints
+from sharpless.lab.checkpoints import JUNK, Checkpoints
 from sharpless.lab.data import Data, load
+from sharpless.lab.faults import blamed
 from sharpless.lab.networks import build
 from sharpless.lab.optimizers import base_optimizer, wrap
 from sharpless.lab.peers import Peer
 from sharpless.lab.recipes import PEERS, Recipe
 from sharpless.lab.record import record
-from sharpless.lab.setup import Setup
+from sharpless.lab.setup import Setup, computing_with
 from sharpless.lab.stopping import Stopped, told_to_stop
 
 __all__ = ["Progress", "Training", "check", "train"]
@@ -46,6 +49,22 @@ class Progress:
     test_accuracy: list[float] = field(default_factory=list)
     epoch_passes: list[float] = field(default_factory=list)
     epoch_seconds: list[float] = field(default_factory=list)
+
+    def check(self, steps: int, steps_per_epoch: int) -> None:
+        """Find out whether a run of so many steps can be so far.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        curves = [self.train_loss, self.test_accuracy, self.epoch_passes, self.epoch_seconds]
+        step, ended = self.step, len(self.test_accuracy)
+        if not (0 <= step <= steps and ended * steps_per_epoch <= step <= (ended + 1) * steps_per_epoch):
+            raise ValueError(f"step {step} of {steps} is not in epoch {ended + 1}")
+        numbers = [self.seconds, self.data_seconds, *(value for curve in curves[1:] for value in curve)]
+        if {*map(len, curves)} != {ended} or not all(0 <= number < math.inf for number in numbers):
+            raise ValueError("curves of unequal length, or numbers that no run has")
+        if any(not 0 <= sharp < step for sharp in self.sharp_steps):
+            raise ValueError("sharpness-aware steps that have not been")
 
 
 def train(recipe: Recipe, method: str, seed: int, data: Data | None = None) -> dict[str, Any]:
@@ -94,7 +113,9 @@ def check(recipe: Recipe, method: str, setup: Setup, data: Data) -> None:
                 f"{name} = {getattr(recipe, name)} needs whole weights: leave it out, or take strategy ddp"
             )
     if recipe.ascent == "friendly" and setup.world_size > 1 and not recipe.climb_together:
-        raise ValueError("ascent = friendly remembers one gradient, and here each device has its own: climb_together")
+        raise ValueError(
+            "ascent = friendly remembers one gradient, and here each has its own: let the devices climb together"
+        )
     if method in PEERS and (setup.world_size > 1 or recipe.precision != "32" or recipe.accumulate > 1):
         raise ValueError(f"{method} runs on one device, in precision 32 and without accumulation: leave it out")
 
@@ -126,13 +147,15 @@ class Training:
         checkpoints: Checkpoints | None = None,
         watch: Callable[["Training"], None] | None = None,
     ) -> None:
-        self.setup = setup or Setup()
+        self.setup = (setup or Setup()).settled()
         self.recipe, self.method, self.seed, self.watch = recipe, method, seed, watch
         data = data or examples(recipe, seed, self.setup)
         check(recipe, method, self.setup, data)
         self.fabric = self.setup.fabric(recipe.precision)
         self.fabric.launch()
         self.rank, self.world = self.fabric.global_rank, self.fabric.world_size
+        # Nodes may differ in OMP_NUM_THREADS.
+        self.threads: int = self.fabric.broadcast(self.setup.threads)
         self.device = self.fabric.device
         self.data = data
         self.train_set, self.test_set = data.train.to(self.device), data.test.to(self.device)
@@ -141,14 +164,17 @@ class Training:
         self.steps = self.epochs * self.steps_per_epoch
         self.progress = Progress()
 
-        torch.manual_seed(seed)
-        model = build(recipe.network, classes=data.classes, channels=data.channels, width=recipe.width)
+        _sow(seed, self.device)
+        with computing_with(self.threads):
+            model = build(recipe.network, classes=data.classes, channels=data.channels, width=recipe.width)
         if self.setup.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.model = self.fabric.setup_module(model)
         self.inner = self.model._forward_module  # with DistributedDataParallel, where there is one
         if self.setup.compile:
-            self.inner.compile(backend=self.setup.compile)
+            # What was compiled for runs before, and sizes met before, would decide what is compiled for this one.
+            torch.compiler.reset()
+            self.inner.compile(backend=self.setup.compile, dynamic=False)
         self.base = base_optimizer(recipe, self.inner)
         self.opt = wrap(recipe, method, self.base, self.inner, self.steps, seed)
         self.average = (
@@ -191,9 +217,9 @@ class Training:
         Raises:
             Stopped: SIGTERM or SIGINT arrived; a checkpoint was written after the step.
         """
-        self._resume()
-        done = self.progress
-        with told_to_stop() as told:
+        with blamed(self.recipe.network), computing_with(self.threads), told_to_stop() as told:
+            self._resume()
+            done = self.progress
             for epoch in range(len(done.test_accuracy), self.epochs):
                 self._train(epoch, told)
                 start = perf_counter()
@@ -244,9 +270,7 @@ class Training:
         """Take one step, on the micro-batches of a batch."""
         recipe, opt, step = self.recipe, self.opt, self.progress.step
         strategy = self.fabric.strategy
-        torch.default_generator.manual_seed(_mixed(self.seed, step, 1 + self.rank))
-        if self.device.type == "cuda":  # torch.manual_seed notes where it was called, on a machine without a GPU
-            torch.cuda.manual_seed(_mixed(self.seed, step, 1 + self.rank))
+        _sow(_mixed(self.seed, step, 1 + self.rank), self.device)
         for group in self.base.param_groups:
             group["lr"] = recipe.lr * _rate(step, self.steps, recipe.lr_warmup)
         for i, part in enumerate(parts):
@@ -272,6 +296,10 @@ class Training:
             x = x.contiguous(memory_format=torch.channels_last)
         with self.autocast:
             logits = self.inner(x)
+        if not logits.requires_grad:
+            raise ValueError(
+                f"network = {self.recipe.network} gives numbers without a gradient: let it give its logits"
+            )
         loss = cross_entropy(logits.float(), y, label_smoothing=self.recipe.label_smoothing)
         if self.recipe.l2:
             squares = [weight.square().sum() for weight in self.module.parameters() if weight.requires_grad]
@@ -281,6 +309,7 @@ class Training:
     def _close_epoch(self) -> None:
         """Test, and enter what the epoch was like."""
         done = self.progress
+        _sow(_mixed(self.seed, done.step, 1 + self.rank), self.device)
         done.test_accuracy.append(self._accuracy())
         done.epoch_passes.append(self.passes)
         done.epoch_seconds.append(done.seconds)
@@ -367,14 +396,29 @@ class Training:
         self._started += self._saved_at - start
 
     def _resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one.
+
+        Raises:
+            ValueError: it holds something else than the state of this run.
+        """
         if self.checkpoints is None:
             return
         state = self.fabric.broadcast(self.checkpoints.load() if self.rank == 0 else None)
         if state is None:
             return
+        try:
+            self._load(state)
+        except JUNK as error:
+            raise self.checkpoints.refusal(error) from error
+
+    def _load(self, state: dict[str, Any]) -> None:
         from torch.distributed.checkpoint import state_dict as states  # noqa: PLC0415
 
         assert not isinstance(self.opt, Peer)
+        progress = Progress(**state["progress"])
+        progress.check(self.steps, self.steps_per_epoch)
+        if state["model"].keys() != self.module.state_dict().keys() or not state["optimizer"]:
+            raise ValueError("the state of another network")  # which torch, if it is empty, takes in silence
         with warnings.catch_warnings():  # of the bare step that torch takes where it finds no state
             warnings.filterwarnings("ignore", message=r"step\(\) was called without passes")
             states.set_state_dict(
@@ -387,7 +431,7 @@ class Training:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
+        self.progress = progress
         losses = state["losses"]
         self._loss.fill_(losses[self.rank] if len(losses) == self.world else sum(losses) / len(losses))
 
@@ -398,6 +442,15 @@ def _mixed(*numbers: int) -> int:
     for number in numbers:
         seed = (seed * 0x9E3779B97F4A7C15 + number + 1) % 2**63
     return seed
+
+
+def _sow(seed: int, device: torch.device) -> None:
+    """Let all that draws from global generators follow from `seed`, a network of the user's own included."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":  # torch.manual_seed notes where it was called, on a machine without a GPU
+        torch.cuda.manual_seed(seed)
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:

@@ -21,6 +21,8 @@ from sharpless.report.summary import non_dominated
 
 __all__ = ["accuracy", "accuracy_against_cost", "accuracy_against_seconds", "coin", "training_loss"]
 
+MOST_POINTS = 2000
+
 
 @matplotlib.rc_context(STYLE)
 def accuracy_against_cost(summary: Mapping[str, Any]) -> str:
@@ -165,12 +167,12 @@ def _curves(
 
 def _toss(axes: Axes, run: Run, color: str) -> None:
     """Draw p(t) as a curve and, in a strip below it, the steps at which the coin fell."""
-    steps = numpy.arange(run.steps)
+    steps = _steps_shown(run)
     axes.plot(steps, _chances(run), color=color)
     # A column of the strip may stand for several steps; its opacity is the share of them that were sharp.
     columns = min(run.steps, 300)
     fell, _ = numpy.histogram(run.sharp_steps, columns, (0, run.steps))
-    tossed, _ = numpy.histogram(steps, columns, (0, run.steps))
+    tossed = numpy.diff(numpy.ceil(numpy.linspace(0, run.steps, columns + 1)))
     strip = numpy.empty((1, columns, 4))
     strip[..., :3] = to_rgb(color)
     strip[..., 3] = fell / tossed
@@ -186,4 +188,10 @@ def _tosses(run: Run) -> bool:
 
 def _chances(run: Run) -> list[float]:
     schedule = schedules.parse(run.schedule)
-    return [schedule.at(step, run.steps) for step in range(run.steps)]
+    return [schedule.at(step, run.steps) for step in _steps_shown(run)]
+
+
+def _steps_shown(run: Run) -> list[int]:
+    """Return all steps, or of a long run some that are evenly spread: a curve has no more points than the figure."""
+    count = min(run.steps, MOST_POINTS)
+    return [run.steps * i // count for i in range(count)]

@@ -56,7 +56,7 @@ def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
         "data": first.data,
         "split": first.split,
         "margin": margin,
-        "warnings": warnings(pairs, versus_sam, labels, margin),
+        "warnings": _diverged(methods) + warnings(pairs, versus_sam, labels, margin),
         "sam_beats_sgd": {**advantage, "verdict": None if advantage["ci95"] is None else advantage["ci95"][0] > 0.0},
         "comparisons": sum(len(found) > 1 for found in pairs.values()),
         "methods": [{**entry, "non_dominated": stands} for entry, stands in zip(described, on_frontier, strict=True)],
@@ -91,6 +91,26 @@ def distinct(descriptions: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
     for description in descriptions:
         if description not in found:
             found.append(description)
+    return found
+
+
+def _diverged(methods: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return a sentence for each method whose training diverged with some seed."""
+    found = []
+    for runs in methods.values():
+        seeds: dict[int, list[int]] = {}
+        for run in runs:
+            if run.diverged is not None:
+                seeds.setdefault(run.diverged, []).append(run.seed)
+        if seeds:
+            when = ", ".join(
+                f"from epoch {epoch} on with seed{'s' * (len(group) > 1)} {', '.join(map(str, group))}"
+                for epoch, group in sorted(seeds.items())
+            )
+            found.append(
+                f"{runs[0].label} diverged: its loss was not finite {when}. Its accuracy is that of a broken network; "
+                "a smaller lr or rho may help."
+            )
     return found
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from torch import nn
 
+from sharpless.lab.faults import blamed, culprit, reason
 from sharpless.lab.networks.pyramidnet import PyramidNet
 from sharpless.lab.networks.resnet import ResNet
 from sharpless.lab.networks.small import SMALL
@@ -75,7 +76,9 @@ def build(spec: str, *, classes: int, channels: int, width: int) -> nn.Module:
             its factory returns is no network.
         ModuleNotFoundError: timm is needed and not installed.
     """
-    network = _factory(spec)(classes=classes, channels=channels, width=width)
+    factory = _factory(spec)
+    with blamed(spec, surely=True):
+        network = factory(classes=classes, channels=channels, width=width)
     if isinstance(network, nn.Module):
         return network
     raise ValueError(f"network = {spec} made {type(network).__name__}: let the factory return a torch.nn.Module")
@@ -120,7 +123,7 @@ def _read(spec: str) -> tuple[str, dict[str, Any]]:
             raise ValueError(f"network = {spec} cannot be read at {part!r}: write {name},argument=value, each once")
         try:
             arguments[key] = literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # the last three by brackets, say
             arguments[key] = text
     return name.strip(), arguments
 
@@ -164,10 +167,11 @@ def _from_module(spec: str, name: str, arguments: dict[str, Any]) -> Callable[..
         sys.path.insert(0, here)  # where `python -m` looks first, and a console script does not
     try:
         imported = import_module(module)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:
+        where = culprit(error, spec)
+        remedy = "run in its folder or install it" if where is None else f"mend it ({where})"
         raise ValueError(
-            f"network = {spec}: module {module!r} cannot be imported ({reason}), run in its folder or install it"
+            f"network = {spec}: module {module!r} cannot be imported ({reason(error)}), {remedy}"
         ) from error
     if not hasattr(imported, attribute):
         raise ValueError(f"network = {spec}: module {module!r} has no function {attribute!r}, name one that it has")

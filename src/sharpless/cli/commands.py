@@ -1,0 +1,108 @@
+"""The commands and their parser, and what is said where one fails."""
+
+import argparse
+import errno
+import os
+import re
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NoReturn
+
+from sharpless.cli import compare, plan, recipe, report, train
+from sharpless.cli.terminal import prepare, shown
+from sharpless.lab.faults import is_out_of_memory, reason
+from sharpless.lab.setup import leads
+
+__all__ = ["run"]
+
+REMEDIES = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        "make room there, and give the same command again: what was written before is kept, and it goes on from there",
+    ),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "get the right to read and write there, or give another"),
+    errno.ENAMETOOLONG: "give a shorter one",
+    errno.ENOENT: "give one that is there",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong, and leaves the dozens of options to `--help`."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"sharpless: {shown(message)}; see {self.prog} --help\n")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Return the exit status of a command.
+
+    Args:
+        arguments: what follows `sharpless`.
+    """
+    prepare()
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, `head` say, has enough of it
+        _be_silent()
+        return 128 + signal.SIGPIPE
+    except OSError as error:  # the flush: a full disk behind a redirection
+        _be_silent()
+        print(f"sharpless: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+def _run(arguments: Sequence[str]) -> int:
+    parser = _Parser(prog="sharpless", description="Sharpness-aware training for less.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"sharpless {version('sharpless')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (compare, train, plan, report):
+        command.add(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except (ValueError, ModuleNotFoundError) as error:
+        told = _as_typed(str(error), options, arguments)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        told = _of_system(error)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        told = f"there is not enough memory ({reason(error)}): give a smaller --batch-size, --image-size or --network"
+    if leads():
+        print(f"sharpless: {shown(told)}", file=sys.stderr)
+    return 2
+
+
+def _as_typed(sentence: str, options: argparse.Namespace, arguments: Sequence[str]) -> str:
+    """Return a sentence about arguments of Python with their names as they are typed: `--lr-warmup = 2.0 is …`."""
+    spellings = {name: ["--" + name.replace("_", "-")] for name in vars(options)} | recipe.spellings()
+    words = {argument.partition("=")[0] for argument in arguments}
+
+    def spelled(found: re.Match[str]) -> str:
+        choices = spellings[found[0]]
+        return next((choice for choice in choices if choice in words), choices[0])
+
+    return re.sub(rf"(?:^|(?<=[ (]))(?:{'|'.join(spellings)})(?= = | is \S+ there and )", spelled, sentence)
+
+
+def _of_system(error: OSError) -> str:
+    """Return the sentence about what the system refused."""
+    if error.filename is None and error.errno in {errno.ENOSPC, errno.EIO}:  # our files are named
+        return f"the output cannot be written: {error.strerror}"
+    if error.filename is None and error.errno in {errno.ENOSPC, errno.EIO}:  # our files are named
+        return f"the output cannot be written: {error.strerror}"
+    place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    remedy = REMEDIES.get(error.errno or 0)
+    return f"{place}{error.strerror or error}" + ("" if remedy is None else f": {remedy}")
+
+
+def _be_silent() -> None:
+    """Send what is still to be written nowhere, or Python would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

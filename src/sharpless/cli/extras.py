@@ -1,0 +1,19 @@
+"""What a command needs beside torch."""
+
+from importlib.util import find_spec
+
+__all__ = ["need"]
+
+REPORT = ("jinja2", "matplotlib", "numpy", "rich", "scipy")
+LAB = (*REPORT, "PIL", "lightning_fabric", "sklearn")
+
+
+def need(command: str) -> None:
+    """Find out, without importing them, whether the packages of a command are there.
+
+    Raises:
+        ModuleNotFoundError: one is not installed.
+    """
+    for package in REPORT if command == "report" else LAB:
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(f"{command} needs {package}: pip install 'sharpless[lab]'")

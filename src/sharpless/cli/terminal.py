@@ -1,0 +1,63 @@
+"""What a terminal is shown: characters that it has, and none that it would obey."""
+
+import codecs
+import sys
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["console", "prepare", "shown"]
+
+PLAIN = {
+    **{"±": "+-", "−": "-", "—": "-", "–": "-", "×": "x", "•": "*", "…": "...", "≤": "<=", "≥": ">=", "‖": "|"},
+    **{"γ": "gamma", "ρ": "rho", "θ": "theta", "η": "eta", "\u0302": "^", "²": "^2", "\u00a0": " "},
+    **{"“": '"', "”": '"', "’": "'"},
+    **{"│": "|", "└": "+", "─": "-", "█": "#"},
+    **dict.fromkeys("▁▂▃", "."),
+    **dict.fromkeys("▄▅▆▇", ":"),
+}
+"""What stands for our characters where the encoding of the output lacks them."""
+
+
+def prepare() -> None:
+    """Let output whose encoding lacks a character be written with what stands for it, in place of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a stand-in for a stream may lack it
+            stream.reconfigure(errors="sharpless.plain")
+
+
+def shown(text: str) -> str:
+    r"""Return a text, of whatever origin, as one line that the output can show: no command to it, all of its encoding.
+
+    >>> shown("runs/\x1b[31m\n")
+    'runs/\\x1b[31m\\n'
+    """
+    calm = "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in FELT else character
+        for character in text
+    )
+    encoding = sys.stdout.encoding or "utf-8"
+    return calm.encode(encoding, "sharpless.plain").decode(encoding)
+
+
+FELT = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode's categories of what moves the cursor, colors, reverses or cannot be written."""
+
+
+def console() -> "Console":
+    """Return Rich's console for the standard output; brackets and colons in a text stay what they are."""
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(PLAIN.get(one) or one.encode("ascii", "backslashreplace").decode() for one in lacking), error.end
+
+
+codecs.register_error("sharpless.plain", _plain)

@@ -1,0 +1,79 @@
+"""Faults that are not ours: what a user's own network raises, and the want of memory."""
+
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
+
+__all__ = ["blamed", "culprit", "is_out_of_memory", "reason"]
+
+LIBRARIES = (Path(__file__).parents[1], *map(Path, {*sysconfig.get_paths().values()}))
+"""Where code lies that is not the user's."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of Python or of torch, on a CPU or on a GPU, says that there is not enough memory.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes do not fit"))
+    (True, False)
+    """
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(some in str(error) for some in words)
+    )
+
+
+def reason(error: BaseException) -> str:
+    """Return what an error says, as a clause.
+
+    >>> reason(KeyError("head"))
+    "KeyError: 'head'"
+    """
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}{'…' if len(text) > 300 else ''}" if text else type(error).__name__
+
+
+def culprit(error: BaseException, spec: str) -> str | None:
+    """Return the last line of the user's own code that an error came through; None where there is none.
+
+    Args:
+        error: what was raised.
+        spec: the network, `package.module:factory,…` if it is one of the user's.
+    """
+    package = spec.partition(":")[0].partition(".")[0]
+    if isinstance(error, SyntaxError) and error.filename and _is_own(error.filename):
+        return f"{error.filename}, line {error.lineno}"
+    own = [
+        f"{frame.f_code.co_filename}, line {line}"
+        for frame, line in walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == package or _is_own(frame.f_code.co_filename)
+    ]
+    return own[-1] if own else None
+
+
+@contextmanager
+def blamed(spec: str, *, surely: bool = False) -> Iterator[None]:
+    """Report what a network of the user's raises within the block with its own file and line.
+
+    Args:
+        spec: the network; one that is not the user's is not blamed.
+        surely: whether nothing else can raise here, also where no line of the user's is to be found.
+
+    Raises:
+        ValueError: it has raised something.
+    """
+    try:
+        yield
+    except Exception as error:
+        theirs = ":" in spec and not spec.startswith("timm:") and not is_out_of_memory(error)
+        where = culprit(error, spec) if theirs else None
+        if where is None and not (theirs and surely):
+            raise
+        place = "" if where is None else f" ({where})"
+        raise ValueError(f"network = {spec} raised {reason(error)}{place}: mend it, or give another") from error
+
+
+def _is_own(filename: str) -> bool:
+    path = Path(filename)
+    return path.is_file() and not any(path.is_relative_to(library) for library in LIBRARIES)
