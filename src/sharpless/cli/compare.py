@@ -17,7 +17,9 @@ from sharpless.lab.setup import leads
 if TYPE_CHECKING:
     from sharpless.lab.compare import Comparison
 
-__all__ = ["add"]
+__all__ = ["SEEDS", "add"]
+
+SEEDS = 10  # so many that the default comparison comes to the same verdicts whichever they are
 
 
 def add(commands: Any) -> None:
@@ -34,9 +36,10 @@ def add(commands: Any) -> None:
     methods = f"among {', '.join(METHODS)} (default: all of these)"
     peers = f"{' and '.join(PEERS)}, which need pip install pytorch_optimizer"
     option("--methods", nargs="+", default=METHODS, metavar="METHOD", help=f"{methods}, and {peers}")
-    option("--seeds", type=int, default=5, metavar="N", help="number of seeds (default: %(default)s)")
+    option("--seeds", type=int, default=SEEDS, metavar="N", help="number of seeds (default: %(default)s)")
+    option("--first-seed", type=int, default=0, metavar="K", help="take K, K + 1, … (default: %(default)s)")
     option("--out", type=Path, default=Path("runs/compare"), metavar="FOLDER", help="folder (default: %(default)s)")
-    option("--jobs", type=int, metavar="N", help="runs at a time (default: what a measurement finds fastest)")
+    option("--jobs", type=int, metavar="N", help="runs at a time (default: cores ÷ threads, or GPUs)")
     option("--on", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
     option("--margin", **MARGIN)
     recipe.add(command)
@@ -57,12 +60,15 @@ def _compare(options: argparse.Namespace) -> int:
     methods = [method for listed in options.methods for method in listed.lower().replace(",", " ").split()]
     if not 0 < options.margin < math.inf:
         raise ValueError(f"margin = {options.margin} is out of range: give a positive number of points")
-    for name, value in (("seeds", options.seeds), ("jobs", options.jobs)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} = {value} is out of range: give 1 or more")
+    for name, value, least in (("seeds", options.seeds, 1), ("first-seed", options.first_seed, 0), ("jobs", options.jobs, 1)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} = {value} is out of range: give {least} or more")
+    if options.first_seed + options.seeds > 2**32:
+        raise ValueError(f"first-seed = {options.first_seed} is out of range: seeds end at {2**32 - 1}, give less")
     if options.on == "ray":
         pools.cluster()
-    comparison = Comparison(recipe.recipe(options), methods, range(options.seeds), options.out, recipe.setup(options))
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    comparison = Comparison(recipe.recipe(options), methods, seeds, options.out, recipe.setup(options))
     if comparison.finished:
         read_runs(options.out)  # a file that cannot be read is better found now than after the last run
     if not leads():

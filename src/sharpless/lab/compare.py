@@ -15,7 +15,6 @@ from sharpless.lab.optimizers import base_optimizer, wrap
 from sharpless.lab.peers import pytorch_optimizer
 from sharpless.lab.recipes import METHODS, PEERS, Recipe
 from sharpless.lab.setup import Setup, leads, meet
-from sharpless.lab.sharing import available_cores, jobs_and_threads
 from sharpless.lab.train import Training, check, examples
 
 __all__ = ["Comparison", "Run"]
@@ -103,7 +102,7 @@ class Comparison:
         for method in methods:
             check(recipe, method, self.setup, self.data)
         self._check_network(methods)
-        self._check_folder()
+        self.setup = self.setup.settled(self._check_folder())
         self.runs = [
             Run(recipe, method, seed, folder.absolute(), self.setup, self.data.fingerprint)
             for seed in seeds
@@ -138,8 +137,11 @@ class Comparison:
     def _description(self) -> Path:
         return self.folder / "experiment.json"
 
-    def _check_folder(self) -> None:
+    def _check_folder(self) -> int:
         """Find out whether the folder is free, or holds runs of this experiment.
+
+        Returns:
+            The number of threads that the folder was opened with, 0 where it is free.
 
         Raises:
             ValueError: it is no folder, or holds something else.
@@ -147,10 +149,10 @@ class Comparison:
         if any(path.is_file() for path in (self.folder, *self.folder.parents)):
             raise ValueError(f"{self.folder} is, or lies in, a file: give a folder with --out")
         if not any(path for place in ("runs", "checkpoints") for path in (self.folder / place).glob("*")):
-            return
+            return 0
         try:
             told = json.loads(self._description.read_text(encoding="utf-8"))
-            there, fingerprint = Recipe(**told["recipe"]), told["data"]
+            there, fingerprint, threads = Recipe(**told["recipe"]), told["data"], int(told["threads"])
         except (ValueError, TypeError, KeyError, OSError):
             raise ValueError(
                 f"{self._description} is not a recipe of this version: choose another folder with --out"
@@ -162,10 +164,16 @@ class Comparison:
                 f"{self.folder} holds runs on other data ({fingerprint} there and {self.data.fingerprint} here): "
                 "choose another folder with --out"
             )
+        if self.setup.threads not in {0, threads}:
+            raise ValueError(
+                f"{self.folder} holds runs with {threads} threads each, on which their rounding depends, and threads = "
+                f"{self.setup.threads} here: leave --threads out, or choose another folder with --out"
+            )
+        return threads
 
     def open_folder(self) -> None:
         """Make the folder, and say in it whose runs it holds."""
-        told = {"recipe": asdict(self.recipe), "data": self.data.fingerprint}
+        told = {"recipe": asdict(self.recipe), "data": self.data.fingerprint, "threads": self.setup.threads}
         files.write(self._description, json.dumps(told, indent=1, ensure_ascii=False))
 
     @property
@@ -177,7 +185,7 @@ class Comparison:
         """Yield the records of the missing runs as they end; their files are there by then.
 
         Args:
-            jobs: runs at a time; by default as many, with as many threads, as are found to be fastest, and on GPUs
+            jobs: runs at a time; by default as many as the cores have room for, by the threads of each, and on GPUs
                 one for each. Runs that take several devices are executed one after another.
             on: `local` for processes on this machine, or `ray` for a cluster.
 
@@ -190,14 +198,9 @@ class Comparison:
         if self.setup.world_size > 1:
             results: Iterator[tuple[Run, dict[str, Any]]] = ((run, run.training().run()) for run in missing)
         else:
-            cores, gpus = available_cores(), torch.cuda.device_count() if self.setup.device == "cuda" else 0
-            if jobs is None and not gpus:
-                shared_by = max(cores, len(missing)) if on == "ray" else len(missing)  # a cluster shares by the core
-                jobs, threads = jobs_and_threads(self.recipe, self.data, shared_by, cores)
-            else:
-                jobs = min(jobs or gpus, len(missing))
-                threads = max(1, cores // jobs)
-            results = pools.on_ray(missing, threads, gpus) if on == "ray" else pools.local(missing, jobs, threads, gpus)
+            gpus = torch.cuda.device_count() if self.setup.device == "cuda" else 0
+            jobs = jobs or gpus or pools.room(self.setup.threads)
+            results = pools.on_ray(missing, gpus) if on == "ray" else pools.local(missing, jobs, gpus)
         for run, record in results:
             if leads():
                 run.conclude(record)

@@ -11,21 +11,25 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from sharpless.lab.stopping import Stopped
 
 if TYPE_CHECKING:
     from sharpless.lab.compare import Run
 
-__all__ = ["cluster", "local", "on_ray"]
+__all__ = ["cluster", "local", "on_ray", "room"]
 
 PATIENCE = 30.0  # seconds in which a run that was told to stop writes its checkpoint
 
 Results = Iterator[tuple["Run", dict[str, Any]]]
 
 
-def local(runs: Sequence["Run"], jobs: int, threads: int, gpus: int = 0) -> Results:
+def room(threads: int) -> int:
+    """Return how many runs of so many threads each keep the cores busy that this process may use; at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // threads)
+
+
+def local(runs: Sequence["Run"], jobs: int, gpus: int = 0) -> Results:
     """Yield runs and their records as they end, from processes on this machine.
 
     Leaving the loop, also by Ctrl-C, ends the processes; runs that are under way leave a checkpoint.
@@ -33,16 +37,14 @@ def local(runs: Sequence["Run"], jobs: int, threads: int, gpus: int = 0) -> Resu
     Args:
         runs: what to execute.
         jobs: processes at a time.
-        threads: threads of each.
         gpus: GPUs to share out among the processes, if they shall use any.
     """
+    jobs = min(jobs, len(runs))
     context = multiprocessing.get_context("spawn")
     places = context.Queue()
     for job in range(jobs):
         places.put(str(job % gpus) if gpus else "")
-    executor = ProcessPoolExecutor(
-        min(jobs, len(runs)), mp_context=context, initializer=_prepare, initargs=(threads, places)
-    )
+    executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare, initargs=(places,))
     try:
         with _ctrl_c_held():  # workers inherit it: a Ctrl-C is the parent's to handle
             futures = {executor.submit(_work, run): run for run in runs}
@@ -58,14 +60,13 @@ def local(runs: Sequence["Run"], jobs: int, threads: int, gpus: int = 0) -> Resu
             worker.kill()
 
 
-def on_ray(runs: Sequence["Run"], threads: int, gpus: int = 0) -> Results:
+def on_ray(runs: Sequence["Run"], gpus: int = 0) -> Results:
     """Yield runs and their records as they end, from a Ray cluster: the one at RAY_ADDRESS, or one on this machine.
 
     The folder of the runs should be one that all nodes see; otherwise checkpoints stay on the node that wrote them.
 
     Args:
         runs: what to execute.
-        threads: CPU cores for each run.
         gpus: 0, or more if each run shall have a GPU.
 
     Raises:
@@ -73,8 +74,9 @@ def on_ray(runs: Sequence["Run"], threads: int, gpus: int = 0) -> Results:
     """
     ray = cluster()
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    task = ray.remote(num_cpus=threads, num_gpus=int(gpus > 0), max_retries=0)(_work)
-    under_way = {task.remote(run, threads): run for run in runs}
+    task = ray.remote(num_gpus=int(gpus > 0), max_retries=0)(_work)
+    largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes())  # for more than it has, Ray waits forever
+    under_way = {task.options(num_cpus=min(run.setup.threads, largest)).remote(run): run for run in runs}
     try:
         while under_way:
             (ended, *_), _ = ray.wait(list(under_way))
@@ -102,19 +104,16 @@ def cluster() -> Any:
         raise ModuleNotFoundError("on = ray needs ray: pip install 'sharpless[ray]'") from error
 
 
-def _work(run: "Run", threads: int | None = None) -> dict[str, Any]:
+def _work(run: "Run") -> dict[str, Any]:
     """Return the record of a run, executed in a worker."""
-    if threads is not None:
-        torch.set_num_threads(threads)
     try:
         return run.training().run()
     except Stopped as stopped:
         os._exit(128 + stopped.signum)  # without taking another run
 
 
-def _prepare(threads: int, places: Any) -> None:
+def _prepare(places: Any) -> None:
     """Make a worker of this process."""
-    torch.set_num_threads(threads)
     place = places.get()
     if place:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")

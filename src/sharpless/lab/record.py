@@ -59,7 +59,7 @@ def record(training: "Training") -> dict[str, Any]:
             "accelerator": training.device.type,
             "processes": training.world,
         },
-        "threads": torch.get_num_threads(),
+        "threads": training.threads,
     }
 
 

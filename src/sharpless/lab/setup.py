@@ -1,8 +1,10 @@
-"""The machine of a run: devices, processes and what makes them faster; none of it is part of the experiment."""
+"""The machine of a run: devices, processes and what makes them faster; of all this an experiment fixes the threads."""
 
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +16,10 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Setup", "leads", "meet"]
+__all__ = ["Setup", "computing_with", "leads", "meet"]
 
 STRATEGIES = ("auto", "ddp", "fsdp2")
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,9 @@ class Setup:
     devices: int = option(1, "devices of this node that share a batch; under torchrun, as many as it started")
     nodes: int = option(1, "nodes that share a batch; under torchrun, as many as it started")
     strategy: str = option("auto", "how several devices work together: ddp (auto) or fsdp2")
+    threads: int = option(
+        0, "CPU threads of a run; 0 for those its folder was opened with, in a new one OMP_NUM_THREADS or else 1"
+    )
     compile: str = option("", "backend to torch.compile the network with, inductor say; none by default")
     channels_last: bool = option(False, "keep images and convolutions in the channels-last memory format")
     data_dir: str = option("", "folder of the data, where they should not come from the hub")
@@ -45,6 +51,7 @@ class Setup:
         for check, name, remedy in (
             (self.devices >= 1, "devices", "give 1 or more"),
             (self.nodes >= 1, "nodes", "give 1 or more"),
+            (0 <= self.threads <= MOST_THREADS, "threads", f"give 1 to {MOST_THREADS}, or 0 for the usual number"),
             (self.workers >= 0, "workers", "give 0 or more"),
             (self.checkpoint_every >= 0, "checkpoint_every", "give a number of seconds"),
         ):
@@ -70,6 +77,16 @@ class Setup:
         if torch.distributed.is_torchelastic_launched():
             return int(os.environ["WORLD_SIZE"])
         return self.devices * self.nodes
+
+    def settled(self, there: int = 0) -> "Setup":
+        """Return the setup with a number of threads: its own, or else `there`, or else OMP_NUM_THREADS, or else 1.
+
+        How many threads add numbers up decides how the sum is rounded, so that the number must follow from nothing that
+        another machine, or the same one when it is busy, would answer differently.
+        """
+        told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+        usual = min(int(told), MOST_THREADS) if told.isdecimal() else 0
+        return replace(self, threads=self.threads or there or usual or 1)
 
     def fabric(self, precision: str) -> "Fabric":
         """Return Lightning's Fabric for this setup, before its launch.
@@ -97,6 +114,17 @@ class Setup:
         if self.strategy == "fsdp2":
             strategy = ModelParallelStrategy(_shard, data_parallel_size=self.world_size, tensor_parallel_size=1)
         return Fabric(accelerator=self.device, devices=devices, num_nodes=nodes, strategy=strategy, plugins=[plugin])
+
+
+@contextmanager
+def computing_with(threads: int) -> Iterator[None]:
+    """Compute with a number of CPU threads within the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def leads() -> bool:

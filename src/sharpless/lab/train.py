@@ -25,7 +25,7 @@ from sharpless.lab.optimizers import base_optimizer, wrap
 from sharpless.lab.peers import Peer
 from sharpless.lab.recipes import PEERS, Recipe
 from sharpless.lab.record import record
-from sharpless.lab.setup import Setup
+from sharpless.lab.setup import Setup, computing_with
 from sharpless.lab.stopping import Stopped, told_to_stop
 
 __all__ = ["Progress", "Training", "check", "train"]
@@ -126,13 +126,15 @@ class Training:
         checkpoints: Checkpoints | None = None,
         watch: Callable[["Training"], None] | None = None,
     ) -> None:
-        self.setup = setup or Setup()
+        self.setup = (setup or Setup()).settled()
         self.recipe, self.method, self.seed, self.watch = recipe, method, seed, watch
         data = data or examples(recipe, seed, self.setup)
         check(recipe, method, self.setup, data)
         self.fabric = self.setup.fabric(recipe.precision)
         self.fabric.launch()
         self.rank, self.world = self.fabric.global_rank, self.fabric.world_size
+        # Nodes may differ in OMP_NUM_THREADS.
+        self.threads: int = self.fabric.broadcast(self.setup.threads)
         self.device = self.fabric.device
         self.data = data
         self.train_set, self.test_set = data.train.to(self.device), data.test.to(self.device)
@@ -142,7 +144,8 @@ class Training:
         self.progress = Progress()
 
         torch.manual_seed(seed)
-        model = build(recipe.network, classes=data.classes, channels=data.channels, width=recipe.width)
+        with computing_with(self.threads):
+            model = build(recipe.network, classes=data.classes, channels=data.channels, width=recipe.width)
         if self.setup.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.model = self.fabric.setup_module(model)
@@ -191,9 +194,9 @@ class Training:
         Raises:
             Stopped: SIGTERM or SIGINT arrived; a checkpoint was written after the step.
         """
-        self._resume()
-        done = self.progress
-        with told_to_stop() as told:
+        with computing_with(self.threads), told_to_stop() as told:
+            self._resume()
+            done = self.progress
             for epoch in range(len(done.test_accuracy), self.epochs):
                 self._train(epoch, told)
                 start = perf_counter()

@@ -1,0 +1,150 @@
+"""How surely the default comparison comes to the verdicts of the README: repeated with other seeds each time.
+
+    python benchmarks/repetitions.py [--repetitions 10] [--seeds 10] [--jobs 2] [--runs runs/repetitions] [--out …]
+
+Repetition k is `sharpless compare --first-seed K` with K = k × seeds: the same methods on the same data, with other
+label noise, initial weights, order of batches and coins. Stopped and started again, it continues in the folder of runs.
+What other numbers of seeds would have come to is estimated by drawing so many of all the seeds, again and again.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sharpless.cli.compare import SEEDS
+from sharpless.lab import files
+from sharpless.lab.compare import Comparison
+from sharpless.lab.recipes import METHODS, Recipe
+from sharpless.report.runs import Run, read_runs
+from sharpless.report.statistics import estimate
+from sharpless.report.summary import summarize
+from sharpless.report.verdict import outcome
+
+README = {
+    "sam": "better than SGD",
+    "sgd": "behind",
+    "sgd-long": "behind",
+    "rst": "behind",
+    "g-rst": "non-inferior",
+    "thrifty": "non-inferior",
+}
+WORDS = {"better": "non-inferior", "kept": "non-inferior", "behind": "behind", "alone": "alone only", "open": "not shown"}
+DRAWS, SIZES = 400, (5, 6, 8, 10, 12)
+
+
+def verdicts(runs: Sequence[Run]) -> dict[str, str]:
+    """Return what a comparison says of SAM against SGD, and of the other methods against SAM."""
+    summary = summarize(runs)
+    told = {"sam": "better than SGD" if summary["sam_beats_sgd"]["verdict"] else "not better than SGD"}
+    for entry in summary["methods"]:
+        if entry["versus_sam"] is not None:
+            told[entry["method"]] = WORDS[outcome(entry["versus_sam"], summary["margin"]) or "open"]
+    return {method: told[method] for method in README}
+
+
+def of(runs: Sequence[Run], seeds: Sequence[int]) -> list[Run]:
+    return [run for run in runs if run.seed in seeds]
+
+
+def drawn(runs: Sequence[Run], seeds: Sequence[int], size: int) -> float:
+    """Return the share of DRAWS choices of `size` seeds that come to all verdicts of the README."""
+    generator = random.Random(size)
+    return sum(verdicts(of(runs, generator.sample(seeds, size))) == README for _ in range(DRAWS)) / DRAWS
+
+
+def study(runs: Sequence[Run], repetitions: int, seeds: int) -> dict[str, Any]:
+    """Return the verdicts of each repetition, and how often they are all those of the README."""
+    everything = range(repetitions * seeds)
+    accuracy = {method: {run.seed: run.accuracy for run in runs if run.method == method} for method in METHODS}
+    rows = []
+    for first in everything[::seeds]:
+        told = verdicts(of(runs, range(first, first + seeds)))
+        rows.append({"first seed": first, "verdicts": told, "as in the README": told == README})
+    return {
+        "runs": len(runs),
+        "seeds": seeds,
+        "repetitions": rows,
+        "share": sum(row["as in the README"] for row in rows) / repetitions,
+        "minus SAM, all seeds": {
+            method: estimate([accuracy[method][seed] - accuracy["sam"][seed] for seed in everything])
+            for method in METHODS
+            if method != "sam"
+        },
+        "share by seeds, drawn": {size: drawn(runs, everything, size) for size in SIZES if size <= len(everything)},
+        "seconds, summed up": sum(run.seconds for run in runs),
+        "machines": summarize(runs)["machines"],
+        "versions": summarize(runs)["versions"],
+    }
+
+
+def page(found: dict[str, Any]) -> list[str]:
+    rows, (machine, *_) , (versions, *_) = found["repetitions"], found["machines"], found["versions"]
+    lines = [
+        "# The verdicts of the default comparison, with other seeds each time",
+        "",
+        f"`{found['command']}`, {found['runs']} runs, sharpless {versions['sharpless']}, torch {versions['torch']}, Python "
+        f"{versions['python']}, {machine['processor']}, {machine['cores']} cores. Each row is a default comparison of its "
+        f"own, with {found['seeds']} seeds that no other one has.",
+        "",
+        f"**{sum(row['as in the README'] for row in rows)} of {len(rows)}** come to all verdicts of the README.",
+        "",
+        f"| first seed | {' | '.join(README)} | all |",
+        "|---" * (len(README) + 2) + "|",
+    ]
+    for row in rows:
+        told = " | ".join(row["verdicts"].values())
+        lines.append(f"| {row['first seed']} | {told} | {'yes' if row['as in the README'] else 'no'} |")
+    lines += [
+        "",
+        f"Differences to SAM, paired by seed, over all {len(rows) * found['seeds']} seeds:",
+        "",
+        "| method | mean | standard deviation |",
+        "|---|---|---|",
+    ]
+    for method, told in found["minus SAM, all seeds"].items():
+        spread = "" if told["std"] is None else f"{told['std']:.2f}"
+        lines.append(f"| {method} | {told['mean']:+.2f} | {spread} |")
+    lines += [
+        "",
+        f"Share of comparisons that come to all verdicts, by their number of seeds, in {DRAWS} draws without replacement "
+        "from all seeds each:",
+        "",
+        "| seeds | share |",
+        "|---|---|",
+        *(f"| {size} | {share:.3f} |" for size, share in found["share by seeds, drawn"].items()),
+        "",
+    ]
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="of each repetition")
+    parser.add_argument("--epochs", type=int, default=Recipe().epochs, help="fewer than the default's are for tests")
+    parser.add_argument("--jobs", type=int)
+    parser.add_argument("--runs", type=Path, default=Path("runs/repetitions"), help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    recipe = replace(Recipe(), epochs=options.epochs)
+    comparison = Comparison(recipe, METHODS, range(options.repetitions * options.seeds), options.runs)
+    with files.locked(options.runs):
+        comparison.open_folder()
+        for _ in comparison.execute(options.jobs):
+            if len(comparison.finished) % 20 == 0:
+                print(f"{len(comparison.finished)} of {len(comparison.runs)} runs", flush=True)
+    names = {run.path.name for run in comparison.runs}
+    runs = read_runs(*(path for path in sorted((options.runs / "runs").glob("*.json")) if path.name in names))
+    command = f"python benchmarks/repetitions.py --repetitions {options.repetitions} --seeds {options.seeds}"
+    found = {"command": command, "threads": comparison.setup.threads, **study(runs, options.repetitions, options.seeds)}
+    files.write(options.out / "repetitions.json", json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+    files.write(options.out / "repetitions.md", "\n".join(page(found)))
+    print("\n".join(page(found)))
+
+
+if __name__ == "__main__":
+    main()
