@@ -157,7 +157,6 @@ class Cell:
 
 
 def run(cell: Cell, recipe: Recipe, method: str, pictures: Path | None) -> tuple[Cell, dict[str, Any]]:
-    torch.set_num_threads(1)
     if cell.validation:
         recipe = replace(recipe, validation=0.2)
     data = None

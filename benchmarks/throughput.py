@@ -22,6 +22,7 @@ from time import perf_counter
 import torch
 from torch.nn.functional import cross_entropy
 
+from sharpless.cli.compare import SEEDS
 from sharpless.lab import files
 from sharpless.lab.data import Data, load
 from sharpless.lab.examples import Resident
@@ -123,9 +124,9 @@ def measure(case: Case, rounds: int) -> dict[str, object]:
 
 
 def sweep() -> dict[str, float]:
-    """Return the wall-clock seconds of the default comparison: as many runs at a time as it chooses, and one."""
-    seconds = {}
-    for name, options in (("as chosen", []), ("one after another on all cores", ["--jobs", "1"])):
+    """Return the wall-clock seconds of the default comparison: with a thread for each run, and with all for one."""
+    seconds, cores = {}, str(os.cpu_count())
+    for name, options in (("as it is", []), ("one after another on all cores", ["--jobs", "1", "--threads", cores])):
         with TemporaryDirectory() as folder:
             start = perf_counter()
             subprocess.run(
@@ -175,7 +176,7 @@ def main() -> None:
         lines.append(f"| {name} | {speed[0]} | {speed[1]} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |")
     if chosen:
         told = ", ".join(f"{name} {seconds:.0f}" for name, seconds in chosen.items())
-        lines += ["", f"Seconds of `sharpless compare`, 6 methods with 5 seeds, started once each: {told}."]
+        lines += ["", f"Seconds of `sharpless compare`, 6 methods with {SEEDS} seeds, started once each: {told}."]
     files.write(options.out / f"throughput-{options.device}.md", "\n".join([*lines, ""]))
 
 

@@ -72,11 +72,12 @@ def test_started_again(finished):
     folder, _ = finished
     before = run_files(folder)
     (folder / "summary.json").unlink()
-    again = sharpless("compare", *QUICK, "--seeds", "3", "--methods", "rst,sgd", "--out", folder)
+    options = ["--first-seed", "1", "--seeds", "2", "--methods", "rst,sgd"]
+    again = sharpless("compare", *QUICK, *options, "--out", folder)
     assert again.returncode == 0, again.stderr
     after = run_files(folder)
     assert before.items() <= after.items()
-    assert set(after) - set(before) == {"rst-seed0.json", "rst-seed1.json", "rst-seed2.json", "sgd-seed2.json"}
+    assert set(after) - set(before) == {"rst-seed1.json", "rst-seed2.json", "sgd-seed2.json"}
     assert len(json.loads((folder / "summary.json").read_text())["methods"]) == 4
 
 
@@ -143,6 +144,10 @@ def test_stopped_and_continued(blow, tmp_path):
         (["--methods", "sgd, sam,, x"], "method 'x' is unknown"),
         (["--seeds", "0"], "seeds = 0 is out of range"),
         (["--jobs", "0"], "jobs = 0 is out of range"),
+        (["--first-seed", "-1"], "first-seed = -1 is out of range: give 0 or more"),
+        (["--first-seed", "4294967287"], "first-seed = 4294967287 is out of range: seeds end at 4294967295"),
+        (["--threads", "-1"], "threads = -1 is out of range"),
+        (["--threads", "100000"], "threads = 100000 is out of range: give 1 to 1024"),
         (["--margin", "0"], "margin = 0.0 is out of range"),
         (["--noise", "2"], "noise = 2.0 is out of range"),
         (["--budget", "1"], "budget = 1.0 is out of range"),

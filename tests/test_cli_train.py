@@ -109,6 +109,7 @@ def test_two_processes_are_one(how, tmp_path):
     one, two = (json.loads((tmp_path / name / "runs/g-rst-seed0.json").read_text()) for name in ("one", "two"))
     assert one["sharp_steps"] == two["sharp_steps"]
     assert (one["setup"]["processes"], two["setup"]["processes"]) == (1, 2)
+    assert one["threads"] == two["threads"]
     assert two["train_loss"] == pytest.approx(one["train_loss"], abs=1e-4)
     one, two = (weights(tmp_path / name, "g-rst-seed0") for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
@@ -162,18 +163,19 @@ def test_two_in_a_folder(tmp_path, capsys):
 
 
 def test_on_ray(tmp_path):
-    """Sees runs on a cluster that differ from those of local processes, or files that are missing."""
+    """Sees runs that differ by where they are executed, or by how many at a time, or files that are missing."""
     command = ["compare", "--epochs", "2", "--seeds", "2", "--methods", "sgd,sam", *SMALL]
-    here = sharpless(*command, "--out", tmp_path / "here")
-    there = sharpless(*command, "--on", "ray", "--out", tmp_path / "there")
-    assert here.returncode == 0, here.stderr
-    assert there.returncode == 0, there.stderr
-    one, two = run_files(tmp_path / "here"), run_files(tmp_path / "there")
-    assert one.keys() == two.keys()
+    found = []
+    for way in (["--jobs", "1"], ["--jobs", "2"], ["--on", "ray"]):
+        ended = sharpless(*command, *way, "--out", tmp_path / way[-1])
+        assert ended.returncode == 0, ended.stderr
+        found.append({name: json.loads(text) for name, text in run_files(tmp_path / way[-1]).items()})
+    one, two, on_ray = found
+    assert len(one) == 4
+    assert one.keys() == two.keys() == on_ray.keys()
     for name in one:
-        first, second = json.loads(one[name]), json.loads(two[name])
-        assert first["test_accuracy"] == second["test_accuracy"]
-        assert first["train_loss"] == second["train_loss"]
+        for key in ("test_accuracy", "train_loss", "epoch_passes", "sharp_steps", "threads"):
+            assert one[name][key] == two[name][key] == on_ray[name][key], (name, key)
 
 
 def test_report(tmp_path):

@@ -96,7 +96,6 @@ def test_a_second_signal_is_not_waited_with(tmp_path):
 def run_to_the_end(folder, result):
     """A process of its own that trains, with a checkpoint after every step."""
     warnings.simplefilter("error")
-    torch.set_num_threads(1)
     training = begun(SHORT, "g-rst", folder, Setup(checkpoint_every=0.0))
     torch.save(ended(training), result)
 
@@ -174,7 +173,6 @@ def test_a_checkpoint_of_another_run(tmp_path):
 
 def fill_the_disk(folder, result):
     """A process whose disk is full from the second checkpoint on, which the kernel plays by a limit on file sizes."""
-    torch.set_num_threads(1)
 
     def limit(training):
         if training.progress.step == 3:

@@ -5,6 +5,7 @@ from a checkpoint is the one that was never stopped, and processes that share a 
 """
 
 import math
+import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
@@ -143,7 +145,7 @@ class Training:
         self.steps = self.epochs * self.steps_per_epoch
         self.progress = Progress()
 
-        torch.manual_seed(seed)
+        _sow(seed, self.device)
         with computing_with(self.threads):
             model = build(recipe.network, classes=data.classes, channels=data.channels, width=recipe.width)
         if self.setup.channels_last:
@@ -151,7 +153,9 @@ class Training:
         self.model = self.fabric.setup_module(model)
         self.inner = self.model._forward_module  # with DistributedDataParallel, where there is one
         if self.setup.compile:
-            self.inner.compile(backend=self.setup.compile)
+            # What was compiled for runs before, and sizes met before, would decide what is compiled for this one.
+            torch.compiler.reset()
+            self.inner.compile(backend=self.setup.compile, dynamic=False)
         self.base = base_optimizer(recipe, self.inner)
         self.opt = wrap(recipe, method, self.base, self.inner, self.steps, seed)
         self.average = (
@@ -247,9 +251,7 @@ class Training:
         """Take one step, on the micro-batches of a batch."""
         recipe, opt, step = self.recipe, self.opt, self.progress.step
         strategy = self.fabric.strategy
-        torch.default_generator.manual_seed(_mixed(self.seed, step, 1 + self.rank))
-        if self.device.type == "cuda":  # torch.manual_seed notes where it was called, on a machine without a GPU
-            torch.cuda.manual_seed(_mixed(self.seed, step, 1 + self.rank))
+        _sow(_mixed(self.seed, step, 1 + self.rank), self.device)
         for group in self.base.param_groups:
             group["lr"] = recipe.lr * _rate(step, self.steps, recipe.lr_warmup)
         for i, part in enumerate(parts):
@@ -284,6 +286,7 @@ class Training:
     def _close_epoch(self) -> None:
         """Test, and enter what the epoch was like."""
         done = self.progress
+        _sow(_mixed(self.seed, done.step, 1 + self.rank), self.device)
         done.test_accuracy.append(self._accuracy())
         done.epoch_passes.append(self.passes)
         done.epoch_seconds.append(done.seconds)
@@ -401,6 +404,15 @@ def _mixed(*numbers: int) -> int:
     for number in numbers:
         seed = (seed * 0x9E3779B97F4A7C15 + number + 1) % 2**63
     return seed
+
+
+def _sow(seed: int, device: torch.device) -> None:
+    """Let all that draws from global generators follow from `seed`, a network of the user's own included."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":  # torch.manual_seed notes where it was called, on a machine without a GPU
+        torch.cuda.manual_seed(seed)
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:
