@@ -32,7 +32,13 @@ README = {
     "g-rst": "non-inferior",
     "thrifty": "non-inferior",
 }
-WORDS = {"better": "non-inferior", "kept": "non-inferior", "behind": "behind", "alone": "alone only", "open": "not shown"}
+WORDS = {
+    "better": "non-inferior",
+    "kept": "non-inferior",
+    "behind": "behind",
+    "alone": "alone only",
+    "open": "not shown",
+}
 DRAWS, SIZES = 400, (5, 6, 8, 10, 12)
 
 
@@ -82,13 +88,14 @@ def study(runs: Sequence[Run], repetitions: int, seeds: int) -> dict[str, Any]:
 
 
 def page(found: dict[str, Any]) -> list[str]:
-    rows, (machine, *_) , (versions, *_) = found["repetitions"], found["machines"], found["versions"]
+    rows, (machine, *_), (versions, *_) = found["repetitions"], found["machines"], found["versions"]
     lines = [
         "# The verdicts of the default comparison, with other seeds each time",
         "",
-        f"`{found['command']}`, {found['runs']} runs, sharpless {versions['sharpless']}, torch {versions['torch']}, Python "
-        f"{versions['python']}, {machine['processor']}, {machine['cores']} cores. Each row is a default comparison of its "
-        f"own, with {found['seeds']} seeds that no other one has.",
+        f"`{found['command']}`, {found['runs']} runs, sharpless {versions['sharpless']}, torch {versions['torch']}, "
+        f"Python {versions['python']}, {machine['processor']}, {machine['cores']} cores, "
+        f"threads of a run: {found['threads']}. Each row is a default comparison of its own, with {found['seeds']} seeds "
+        "that no other one has.",
         "",
         f"**{sum(row['as in the README'] for row in rows)} of {len(rows)}** come to all verdicts of the README.",
         "",
@@ -110,8 +117,7 @@ def page(found: dict[str, Any]) -> list[str]:
         lines.append(f"| {method} | {told['mean']:+.2f} | {spread} |")
     lines += [
         "",
-        f"Share of comparisons that come to all verdicts, by their number of seeds, in {DRAWS} draws without replacement "
-        "from all seeds each:",
+        f"Share of comparisons that come to all verdicts, by their number of seeds; {DRAWS} draws of so many of all:",
         "",
         "| seeds | share |",
         "|---|---|",
@@ -139,7 +145,8 @@ def main() -> None:
                 print(f"{len(comparison.finished)} of {len(comparison.runs)} runs", flush=True)
     names = {run.path.name for run in comparison.runs}
     runs = read_runs(*(path for path in sorted((options.runs / "runs").glob("*.json")) if path.name in names))
-    command = f"python benchmarks/repetitions.py --repetitions {options.repetitions} --seeds {options.seeds}"
+    shortened = f" --epochs {options.epochs}" if recipe != Recipe() else ""
+    command = f"python benchmarks/repetitions.py --repetitions {options.repetitions} --seeds {options.seeds}{shortened}"
     found = {"command": command, "threads": comparison.setup.threads, **study(runs, options.repetitions, options.seeds)}
     files.write(options.out / "repetitions.json", json.dumps(found, ensure_ascii=False, indent=1) + "\n")
     files.write(options.out / "repetitions.md", "\n".join(page(found)))

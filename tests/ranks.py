@@ -47,7 +47,7 @@ def run(folder, world, cases):
 
 def _rank(rank, world, store, cases):
     torch.set_num_threads(1)
-    method, patience = f"file://{store / 'rendezvous'}", timedelta(seconds=60)
+    method, patience = f"file://{store / 'rendezvous'}", timedelta(minutes=10)
     dist.init_process_group("gloo", init_method=method, rank=rank, world_size=world, timeout=patience)
     outcomes = {}
     for name, (case, options) in cases.items():

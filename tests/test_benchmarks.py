@@ -3,20 +3,23 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from sharpless.lab import train as train_module
 from sharpless.lab.data import load
-from sharpless.lab.recipes import Recipe
+from sharpless.lab.recipes import METHODS, Recipe
+from sharpless.report.runs import read_runs
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def results_of(script, folder, *arguments):
     command = [sys.executable, BENCHMARKS / script, *arguments, "--out", folder]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert ended.returncode == 0, ended.stderr
     (path,) = folder.glob("*.json")
     return json.loads(path.read_text(encoding="utf-8"))
@@ -149,14 +152,55 @@ def test_lite0(scripts):
 
 
 def test_throughput(scripts):
+def test_repetitions(scripts, tmp_path):
+    """Sees a repetition with the seeds of another one, a verdict that is not the report's, or runs repeated."""
+    import repetitions
+
+    arguments = ["--repetitions", "2", "--seeds", "2", "--epochs", "1", "--jobs", "1", "--runs", tmp_path / "runs"]
+    found = results_of("repetitions.py", tmp_path / "one", *arguments)
+    assert found["runs"] == 24
+    assert found["command"].endswith("repetitions.py --repetitions 2 --seeds 2 --epochs 1")
+    assert [row["first seed"] for row in found["repetitions"]] == [0, 2]
+    assert {*found["repetitions"][0]["verdicts"]} == {*METHODS}
+    assert found["threads"] >= 1
+    runs = read_runs(tmp_path / "runs")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs/runs").glob("*.json")}
+    means = dict.fromkeys(METHODS, 80.0) | {"sam": 98.0, "rst": 95.0, "g-rst": 98.2, "thrifty": 98.0}
+
+    def told(**changes):
+        """The runs, with other accuracies: each method's mean, and a bit more or less by the seed."""
+        return [
+            replace(run, test_accuracy=[changes.get(f"{run.method}_{run.seed}", means[run.method]) + run.seed % 2 / 10])
+            for run in runs
+        ]
+
+    assert repetitions.verdicts(repetitions.of(told(), (0, 1))) == repetitions.README
+    study = repetitions.study(told(**{"thrifty_2": 90.0}), 2, 2)
+    assert [row["as in the README"] for row in study["repetitions"]] == [True, False]
+    assert study["repetitions"][1]["verdicts"]["thrifty"] == "not shown"
+    assert study["share"] == 0.5
+    assert study["minus SAM, all seeds"]["g-rst"]["mean"] == pytest.approx(0.2)
+    results_of("repetitions.py", tmp_path / "two", *arguments)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_throughput(scripts, monkeypatch):
     """Sees a comparison of loops that do not do the same: other examples, other steps, or nothing at all."""
     import throughput
 
-    case = throughput.cases("cpu")["convnet on the digits, batch 64"]
+    case, seen = throughput.cases("cpu")["convnet on the digits, batch 64"], [0]
+
+    def counting(logits, y, **options):
+        seen[0] += len(y)
+        return torch.nn.functional.cross_entropy(logits, y, **options)
+
+    for module in (throughput, train_module):
+        monkeypatch.setattr(module, "cross_entropy", counting)
+    monkeypatch.setattr(throughput, "perf_counter", lambda: seen[0] / 1000)  # a thousand examples a second, by both
     found = throughput.measure(case, rounds=2)
     assert found["rounds"] == 2
-    ours, bare = found["images per second"].values()
-    assert 0.2 < ours / bare < 5
+    assert list(found["images per second"].values()) == pytest.approx([1000, 1000])
+    assert found["ratio"] == pytest.approx(1)
     loop = throughput.Bare(case, case.data(), torch.device("cpu"))
     before = [p.detach().clone() for p in loop.model.parameters()]
     loop.epoch()

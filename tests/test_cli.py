@@ -18,12 +18,13 @@ from sharpless.lab.compare import Comparison
 from sharpless.lab.recipes import METHODS, Recipe
 
 SHARPLESS = [sys.executable, "-m", "sharpless"]
+PATIENCE = 900  # seconds after which something hangs, on a busy machine too
 QUICK = ["--epochs", "2", "--seeds", "2", "--methods", "sgd", "sam,g-rst"]
 
 
 def sharpless(*arguments, **options):
     return subprocess.run(
-        [*SHARPLESS, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300, **options
+        [*SHARPLESS, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=PATIENCE, **options
     )
 
 
@@ -97,7 +98,8 @@ def processes_of(group):
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_and_continued(blow, tmp_path):
     """Sees workers that live on, half-written files, finished runs lost or repeated, or a traceback at Ctrl-C."""
-    command = ["compare", "--epochs", "15", "--seeds", "3", "--methods", "sgd", "rst", "--out", tmp_path]
+    # However many cores there are, and however late the blow, runs are left: two at a time, and many.
+    command = ["compare", "--epochs", "15", "--seeds", "5", "--methods", "sgd", "rst", "--jobs", "2", "--out", tmp_path]
     process = subprocess.Popen(
         [*SHARPLESS, *map(str, command)],
         stdout=subprocess.PIPE,
@@ -105,30 +107,30 @@ def test_stopped_and_continued(blow, tmp_path):
         text=True,
         start_new_session=True,
     )
-    patience = time.monotonic() + 120
+    patience = time.monotonic() + PATIENCE
     while len(run_files(tmp_path)) < 2 and time.monotonic() < patience:
         time.sleep(0.05)
     if blow is signal.SIGINT:
         os.killpg(process.pid, blow)  # a terminal sends Ctrl-C to the whole group
     else:
         process.kill()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     while processes_of(process.pid) and time.monotonic() < patience:
         time.sleep(0.1)
     assert not processes_of(process.pid)
     kept = run_files(tmp_path)
-    assert 2 <= len(kept) < 6
+    assert 2 <= len(kept) < 10
     for text in kept.values():
         json.loads(text)
     if blow is signal.SIGINT:
         assert process.returncode == 130
-        assert f"interrupted; {len(kept)} of 6 runs are kept in {tmp_path}" in errors
+        assert f"interrupted; {len(kept)} of 10 runs are kept in {tmp_path}" in errors
         assert "Traceback" not in errors
     ended = sharpless(*command)
     assert ended.returncode == 0, ended.stderr
-    assert f"{len(kept)} of 6 runs are in" in ended.stdout.replace("\n", " ")
+    assert f"{len(kept)} of 10 runs are in" in ended.stdout.replace("\n", " ")
     after = run_files(tmp_path)
-    assert len(after) == 6
+    assert len(after) == 10
     assert kept.items() <= after.items()
 
 

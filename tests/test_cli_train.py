@@ -18,7 +18,7 @@ from sharpless.lab.networks import build
 from sharpless.lab.papers import PAPERS
 from sharpless.lab.recipes import Recipe
 from sharpless.lab.setup import Setup
-from test_cli import SHARPLESS, run_files, sharpless
+from test_cli import PATIENCE, SHARPLESS, run_files, sharpless
 
 SMALL = ["--width", "4", "--network", "convnet-groupnorm", "--lr", "0.1"]
 
@@ -103,7 +103,7 @@ def test_two_processes_are_one(how, tmp_path):
         place = begin.index("sharpless") + 1  # the options of the setup stand before the command's name
         whole = [*begin[:place], *command, *begin[place:], "--out", str(tmp_path / "two")]
         started.append(subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    told = [process.communicate(timeout=300) for process in started]
+    told = [process.communicate(timeout=PATIENCE) for process in started]
     assert [process.returncode for process in started] == [0] * len(started), told
     assert sum(printed.count("weights: ") for printed, _ in told) == 1
     one, two = (json.loads((tmp_path / name / "runs/g-rst-seed0.json").read_text()) for name in ("one", "two"))
@@ -122,22 +122,22 @@ def test_stopped_and_continued(devices, blow, tmp_path):
     command = ["train", "--method", "sam", "--epochs", "12", *SMALL, "--devices", str(devices), "--batch-size", "32"]
     whole = sharpless(*command, "--out", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
-    command += ["--checkpoint-every", "0.1", "--out", str(tmp_path / "cut")]
+    command += ["--out", str(tmp_path / "cut"), "--checkpoint-every"]
     process = subprocess.Popen(
-        [*SHARPLESS, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*SHARPLESS, *command, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    patience = time.monotonic() + 120
+    patience = time.monotonic() + PATIENCE
     while not list(tmp_path.glob("cut/checkpoints/*/step-*")) and time.monotonic() < patience:
         time.sleep(0.01)
     os.killpg(process.pid, blow)
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=PATIENCE)
     if blow is signal.SIGTERM:
         assert process.returncode == 128 + blow
         assert errors.count("told to stop, after step ") == 1
         assert "Traceback" not in errors
     assert not run_files(tmp_path / "cut")
     assert list(tmp_path.glob("cut/checkpoints/*/step-*"))
-    ended = sharpless(*command)
+    ended = sharpless(*command, "1")
     assert ended.returncode == 0, ended.stderr
     name = "sam-seed0"
     assert all(map(torch.equal, weights(tmp_path / "whole", name).values(), weights(tmp_path / "cut", name).values()))
@@ -151,7 +151,7 @@ def test_two_in_a_folder(tmp_path, capsys):
     """Sees two processes that write to one folder, or a folder that stays locked when its process was killed."""
     command = ["train", "--epochs", "300", *SMALL, "--out", str(tmp_path), "--checkpoint-every", "0.1"]
     process = subprocess.Popen([*SHARPLESS, *command], stdout=subprocess.DEVNULL)
-    patience = time.monotonic() + 120
+    patience = time.monotonic() + PATIENCE
     while not list(tmp_path.glob("checkpoints/*/step-*")) and time.monotonic() < patience:
         time.sleep(0.01)
     assert main(command) == 2

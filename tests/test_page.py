@@ -58,7 +58,7 @@ def chromium(*arguments: str, profile: Path) -> subprocess.CompletedProcess[str]
         "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
         "--virtual-time-budget=5000", f"--user-data-dir={profile}",
     ]  # fmt: skip
-    return subprocess.run([program, *switches, *arguments], capture_output=True, text=True, timeout=120, check=True)
+    return subprocess.run([program, *switches, *arguments], capture_output=True, text=True, timeout=600, check=True)
 
 
 SIX = ("sgd", "sgd-long", "sam", "rst", "g-rst", "thrifty")

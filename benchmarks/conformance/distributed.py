@@ -41,7 +41,7 @@ def _on_ranks(function, adapter):
 def _rank(rank, group, folder, function, adapter):
     os.setpgid(0, group)  # whoever ends the case ends its ranks
     torch.set_num_threads(1)
-    store, patience = f"file://{folder}/rendezvous", timedelta(seconds=30)
+    store, patience = f"file://{folder}/rendezvous", timedelta(seconds=100)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD, timeout=patience)
     record = record_of(function, adapter())
     (Path(folder) / str(rank)).write_text(json.dumps(record))

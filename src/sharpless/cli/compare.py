@@ -60,7 +60,11 @@ def _compare(options: argparse.Namespace) -> int:
     methods = [method for listed in options.methods for method in listed.lower().replace(",", " ").split()]
     if not 0 < options.margin < math.inf:
         raise ValueError(f"margin = {options.margin} is out of range: give a positive number of points")
-    for name, value, least in (("seeds", options.seeds, 1), ("first-seed", options.first_seed, 0), ("jobs", options.jobs, 1)):
+    for name, value, least in (
+        ("seeds", options.seeds, 1),
+        ("first-seed", options.first_seed, 0),
+        ("jobs", options.jobs, 1),
+    ):
         if value is not None and value < least:
             raise ValueError(f"{name} = {value} is out of range: give {least} or more")
     if options.first_seed + options.seeds > 2**32:
