@@ -151,7 +151,6 @@ def test_lite0(scripts):
     assert quick.classifier.out_features == 10
 
 
-def test_throughput(scripts):
 def test_repetitions(scripts, tmp_path):
     """Sees a repetition with the seeds of another one, a verdict that is not the report's, or runs repeated."""
     import repetitions
