@@ -14,9 +14,6 @@ from problems import batches, distance, identical, network, noisy_network, snaps
 from sharpless import GRST, RST, SAM
 from sharpless.coin import uniform
 
-# The parts of these tests are tiny.
-pytestmark = pytest.mark.filterwarnings("ignore:batch_fraction = .* model has BatchNorm")
-
 STEPS, RHO, SEED = 20, 0.1, 3
 COINS = [uniform(SEED, step) < 0.6 for step in range(STEPS)]
 BASES = {

@@ -12,9 +12,6 @@ from problems import batches, distance, identical, network, noisy_network, scale
 from sharpless import RST, SAM
 from sharpless.coin import uniform
 
-# The parts of these tests are tiny.
-pytestmark = pytest.mark.filterwarnings("ignore:batch_fraction = .* model has BatchNorm")
-
 ((X, Y),) = batches(1, dtype=torch.float32)[0]
 RHO = 0.1
 

@@ -412,7 +412,7 @@ def test_distributed_checkpoints_do_not_warn():
     assert opt.cost.steps == 3
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+@pytest.mark.filterwarnings("error", "ignore:.*torch.jit.script")
 def test_small_parts_warn_beside_batchnorm():
     """Sees a network with BatchNorm broken by small parts without a word, or a word where there is no reason."""
     x, y = torch.randn(128, 5), torch.randn(128, 1)

@@ -187,7 +187,7 @@ LAYERS = {
     "replacing": Replacing,
     "observers": quantized,
 }
-noisy = pytest.mark.filterwarnings("ignore:.*torch.jit.script", "ignore:.*torch.ao.quantization", "ignore:batch_fr")
+noisy = pytest.mark.filterwarnings("ignore:.*torch.jit.script", "ignore:.*torch.ao.quantization")
 
 
 def network(layer):

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -120,6 +121,8 @@ def cluster() -> Any:
 
 def _work(run: "Run", row: int | None = None) -> dict[str, Any]:
     """Return the record of a run, executed in a worker that tells in a row of SHARES how much of it is done."""
+    # What small parts do beside BatchNorm is what a comparison shows.
+    warnings.filterwarnings("ignore", message="batch_fraction = .* and model has BatchNorm")
 
     def tell(training: "Training") -> None:
         SHARES[0][row] = training.progress.step / training.steps
