@@ -255,6 +255,7 @@ def test_ctrl_c_while_modules_are_imported(command, tmp_path):
         (["train", "--p", ""], "--p =  cannot be read"),
         (["train", "--p", "piecewise:0,1@nan"], "--p = piecewise:0,1@nan: Piecewise("),
         (["train", "--p", "warmup:0/" * 5000 + "1"], "--p = warmup:0/"),
+        (["train", "--p", "adaptive:1e308,-1e308"], "--p = adaptive:1e308,-1e308: Adaptive(1e+308, -1e+308) has no"),
         (["train", "--budget", "nan"], "--budget = nan is out of range"),
         (["compare", "--seeds", "0"], "--seeds = 0 is out of range"),
         (["compare", "--seeds", "2000000000"], "--seeds = 2000000000 is out of range: give at most 10000"),

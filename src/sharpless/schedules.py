@@ -270,7 +270,7 @@ class Adaptive(Schedule):
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.start) and math.isfinite(self.end)):
+        if not (abs(self.start) <= 1e100 and abs(self.end) <= 1e100):
             raise ValueError(f"Adaptive({self.start}, {self.end}) has no finite thresholds: give numbers like 1 and -1")
         if not 0.0 <= self.decay < 1.0:
             raise ValueError(f"decay = {self.decay} is out of range: give a number in [0, 1)")
