@@ -22,7 +22,7 @@ import torch
 from sharpless.lab import files
 from sharpless.lab.recipes import Recipe
 from sharpless.lab.train import train
-from sharpless.report.summary import estimate, non_dominated, paired
+from sharpless.report.summary import estimate, pareto_optimal, paired
 
 MARGIN = 0.3
 
@@ -232,7 +232,7 @@ class Runs:
 
 
 def table(runs: Runs, task: str) -> list[str]:
-    """Return the table of a task: non-dominated methods in bold."""
+    """Return the table of a task: Pareto-optimal methods in bold."""
     rows = []
     chosen = {entry.name: runs.choose(task, entry) for entry in runs.study.entries}
     sam = {s: r["accuracy"] for s, r in runs.results(task, "sam", chosen.get("sam", 0.0), validation=False).items()}
@@ -265,7 +265,7 @@ def table(runs: Runs, task: str) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     rows.sort(key=lambda row: row["cost"])
-    on_frontier = non_dominated([(row["cost"], row["accuracy"]) for row in rows])
+    on_frontier = pareto_optimal([(row["cost"], row["accuracy"]) for row in rows])
     for row, stands in zip(rows, on_frontier, strict=True):
         name = f"**{row['name']}**" if stands else row["name"]
         difference, verdict = "", ""

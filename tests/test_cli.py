@@ -60,12 +60,12 @@ def test_compare(finished):
     assert costs["sgd"] == 1.0
     assert costs["sam"] == 2.0
     assert 1.2 < costs["g-rst"] < 1.8
-    assert set(summary["methods"][2]) >= {"accuracy", "cost", "seconds", "versus_sam", "non_dominated"}
+    assert set(summary["methods"][2]) >= {"accuracy", "cost", "seconds", "versus_sam", "pareto_optimal"}
     assert set(summary["methods"][2]["versus_sam"]) >= {"difference", "ci95", "non_inferior"}
     assert "<svg" in (folder / "report.html").read_text()
     assert max(map(len, ended.stdout.splitlines())) <= 80
     for method in summary["methods"]:
-        assert (f"{method['label']} • " in ended.stdout) == method["non_dominated"]
+        assert (f"{method['label']} • " in ended.stdout) == method["pareto_optimal"]
 
 
 def test_started_again(finished):

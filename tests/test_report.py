@@ -329,7 +329,7 @@ def test_frontier(tmp_path):
         tmp_path, **{"sgd": (1, 84, 1), "rst": (1.5, 92, 2), "g-rst": (1.5, 97, 2), "thrifty": (1.5, 97, 2)},
         **{"sgd-long": (1.2, 84, 1), "sam": (2.0, 97, 3), "peer-sam": (2.5, 97.1, 4)},
     )  # fmt: skip
-    assert {found["method"] for found in summary["methods"] if found["non_dominated"]} == {
+    assert {found["method"] for found in summary["methods"] if found["pareto_optimal"]} == {
         "sgd", "g-rst", "thrifty", "peer-sam",
     }  # fmt: skip
     drawn = figures.accuracy_against_cost(summary)
@@ -340,7 +340,7 @@ def test_frontier(tmp_path):
 def test_frontier_of_seconds_is_its_own(tmp_path):
     """Sees: the frontier of gradients drawn over seconds, where a cheap method that is slow is dominated."""
     summary = bought(tmp_path, sgd=(1, 84, 1), sam=(2, 97, 3), rst=(1.5, 92, 4))
-    assert all(found["non_dominated"] for found in summary["methods"])
+    assert all(found["pareto_optimal"] for found in summary["methods"])
     assert "var(--paper" not in figures.accuracy_against_cost(summary)
     drawn = figures.accuracy_against_seconds(summary)
     assert set(re.findall(r"fill: var\(--paper, white\); stroke: (#\w+)", drawn)) == {"#009988"}

@@ -13,7 +13,7 @@ from typing import NoReturn
 from sharpless.cli import compare, plan, recipe, report, train
 from sharpless.cli.terminal import prepare, shown
 from sharpless.lab.faults import is_out_of_memory, reason
-from sharpless.lab.setup import leads
+from sharpless.lab.setup import is_main_process
 
 __all__ = ["run"]
 
@@ -75,7 +75,7 @@ def _run(arguments: Sequence[str]) -> int:
         if not is_out_of_memory(error):
             raise
         told = f"there is not enough memory ({reason(error)}): give a smaller --batch-size, --image-size or --network"
-    if leads():
+    if is_main_process():
         print(f"sharpless: {shown(told)}", file=sys.stderr)
     return 2
 

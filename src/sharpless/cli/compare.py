@@ -14,7 +14,7 @@ from sharpless.cli.report import MARGIN, conclude
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import files
 from sharpless.lab.recipes import METHODS, PEERS, Recipe, check_methods
-from sharpless.lab.setup import Setup, leads
+from sharpless.lab.setup import Setup, is_main_process
 from sharpless.report.runs import diverged_in
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 def _compare(options: argparse.Namespace) -> int:
     extras.need("compare")
     given, setup, methods, seeds = _checked(options)
-    if leads():  # what follows takes seconds to be imported
+    if is_main_process():  # what follows takes seconds to be imported
         runs = f"{len(methods)} method{'s' * (len(methods) > 1)} × {len(seeds)} seed{'s' * (len(seeds) > 1)}"
         print(f"{runs} of {shown(given.data)}, in {shown(str(options.out))}", flush=True)
 
@@ -68,7 +68,7 @@ def _compare(options: argparse.Namespace) -> int:
     comparison = Comparison(given, methods, seeds, options.out, setup)
     if comparison.finished:
         read_runs(options.out)  # a file that cannot be read is better found now than after the last run
-    if not leads():
+    if not is_main_process():
         with suppress(Stopped):
             for _ in comparison.execute():
                 pass

@@ -13,7 +13,7 @@ from sharpless.cli import extras, recipe
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import files
 from sharpless.lab.recipes import METHODS, PEERS
-from sharpless.lab.setup import leads, meet
+from sharpless.lab.setup import is_main_process, meet
 from sharpless.report.runs import diverged_in
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _train(options: argparse.Namespace) -> int:
     extras.need("train")
     given, setup = recipe.recipe(options), recipe.setup(options)
     files.check_folder(options.out)
-    if leads():  # what follows takes seconds to be imported
+    if is_main_process():  # what follows takes seconds to be imported
         print(f"{given.describe(options.method)} on {shown(given.data)}, in {shown(str(options.out))}", flush=True)
 
     from sharpless.lab.compare import Comparison  # noqa: PLC0415
@@ -61,22 +61,22 @@ def _train(options: argparse.Namespace) -> int:
     comparison = Comparison(given, [options.method], [options.seed], options.out, setup)
     (run,) = comparison.runs
     if run.path.exists() and run.weights_path.exists():
-        if leads():
+        if is_main_process():
             print(f"{shown(str(run.weights_path))} is there already: nothing is left to train")
         return 0
     try:
-        if not leads():
+        if not is_main_process():
             training = run.training()
             training.run()
             training.weights()  # which the ranks gather together
-            meet()
+            barrier()
             return 0
         with files.locked(options.out):
             comparison.open_folder()
             _watched(run, options.log)
-            meet()
+            barrier()
     except Stopped as stopped:
-        if not leads():
+        if not is_main_process():
             return 0  # whoever started this process would take another status for a reason to kill the rest
         then = "begins anew" if run.method in PEERS else "continues from there"
         print(f"sharpless: told to stop, after step {stopped.step}; the same command {then}", file=sys.stderr)

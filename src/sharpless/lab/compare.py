@@ -15,7 +15,7 @@ from sharpless.lab.faults import culprit, is_out_of_memory, reason
 from sharpless.lab.optimizers import base_optimizer, wrap
 from sharpless.lab.peers import pytorch_optimizer
 from sharpless.lab.recipes import PEERS, Recipe, check_methods
-from sharpless.lab.setup import MOST_THREADS, Setup, leads, meet
+from sharpless.lab.setup import MOST_THREADS, Setup, barrier, is_main_process
 from sharpless.lab.train import Training, check, examples
 
 __all__ = ["Comparison", "Run"]
@@ -224,7 +224,7 @@ class Comparison:
             jobs = jobs or gpus or pools.room(self.setup.threads)
             results = pools.on_ray(missing, gpus) if on == "ray" else pools.local(missing, jobs, gpus, watch)
         for run, record in results:
-            if leads():
+            if is_main_process():
                 run.conclude(record)
-            meet()
+            barrier()
             yield record

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Setup", "computing_with", "leads", "meet"]
+__all__ = ["Setup", "barrier", "computing_with", "is_main_process"]
 
 STRATEGIES = ("auto", "ddp", "fsdp2")
 MOST_THREADS = 1024
@@ -140,14 +140,14 @@ def computing_with(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Return whether this is the process, of those that share a batch, that writes and prints."""
     ranks = ("RANK",) if _under_torchrun() else ("LOCAL_RANK", "NODE_RANK")
     return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
-def meet() -> None:
-    """Wait for the processes that share a batch: one that ends early, and badly, takes those along that still write."""
+def barrier() -> None:
+    """Wait for the processes that share a batch. One that ends early would end those that still write."""
     import torch.distributed  # noqa: PLC0415
 
     if torch.distributed.is_initialized():

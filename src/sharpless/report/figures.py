@@ -17,7 +17,7 @@ from sharpless import schedules
 from sharpless.report.drawing import FAINT, PAPER, STYLE, WIDTH, styles, to_svg
 from sharpless.report.labels import place_labels, place_name
 from sharpless.report.runs import Run, by_method
-from sharpless.report.summary import non_dominated
+from sharpless.report.summary import pareto_optimal
 
 __all__ = ["accuracy", "accuracy_against_cost", "accuracy_against_seconds", "coin", "training_loss"]
 
@@ -74,7 +74,7 @@ def _accuracy_against(summary: Mapping[str, Any], positions: Sequence[float], po
     entries, margin = summary["methods"], summary["margin"]
     looks = styles(entry["method"] for entry in entries)
     results = list(zip(positions, (entry["accuracy"]["mean"] for entry in entries), strict=True))
-    on_frontier = non_dominated(results)
+    on_frontier = pareto_optimal(results)
     points, spans = [], []
     for entry, name, (x, mean), stands in zip(entries, _names(entries), results, on_frontier, strict=True):
         low, high = numpy.clip(entry["accuracy"]["ci95"] or (mean, mean), 0.0, 100.0)  # two seeds may say −20 to 160

@@ -10,7 +10,7 @@ from sharpless.report.runs import Run, by_method
 from sharpless.report.seeds import warnings
 from sharpless.report.statistics import against, differences, estimate, paired
 
-__all__ = ["estimate", "non_dominated", "paired", "summarize"]
+__all__ = ["estimate", "pareto_optimal", "paired", "summarize"]
 
 
 def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
 
     Returns:
         The task, the recipe, the margin, whether SAM beats SGD, one entry per method, what they had reached at equal
-        gradients and seconds, where there are too few seeds, and what ran where. A method is non-dominated unless
+        gradients and seconds, where there are too few seeds, and what ran where. A method is Pareto-optimal unless
         another one is, by the means, as accurate for as little, and better in one.
 
     Raises:
@@ -48,7 +48,7 @@ def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
     }
     versus_sam = against(pairs, margin)
     described = [{**_describe(group), "versus_sam": versus_sam.get(method)} for method, group in methods.items()]
-    on_frontier = non_dominated([(entry["cost"], entry["accuracy"]["mean"]) for entry in described])
+    on_frontier = pareto_optimal([(entry["cost"], entry["accuracy"]["mean"]) for entry in described])
     labels = {method: group[0].label for method, group in methods.items()}
     return {
         "task": first.recipe.get("data", first.recipe.get("task")),
@@ -59,7 +59,7 @@ def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
         "warnings": _diverged(methods) + warnings(pairs, versus_sam, labels, margin),
         "sam_beats_sgd": {**advantage, "verdict": None if advantage["ci95"] is None else advantage["ci95"][0] > 0.0},
         "comparisons": sum(len(found) > 1 for found in pairs.values()),
-        "methods": [{**entry, "non_dominated": stands} for entry, stands in zip(described, on_frontier, strict=True)],
+        "methods": [{**entry, "pareto_optimal": stands} for entry, stands in zip(described, on_frontier, strict=True)],
         "equal_gradients": at_equal(methods, lambda run: run.epoch_passes),
         "equal_seconds": at_equal(methods, lambda run: run.epoch_seconds),
         "waiting_for_data": _waiting(runs),
@@ -69,10 +69,10 @@ def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
     }
 
 
-def non_dominated(points: Sequence[tuple[float, float]]) -> list[bool]:
+def pareto_optimal(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Return for each point (cost, accuracy) whether no other one is as good in both and better in one of them.
 
-    >>> non_dominated([(1.0, 84.0), (1.5, 97.0), (1.5, 91.0), (2.0, 97.0)])
+    >>> pareto_optimal([(1.0, 84.0), (1.5, 97.0), (1.5, 91.0), (2.0, 97.0)])
     [True, True, False, False]
     """
     return [

@@ -27,7 +27,7 @@ def rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 def legend(summary: Mapping[str, Any]) -> list[str]:
     """Return what has to be said below the table, a sentence or two a line."""
     margin, count = summary["margin"], summary["comparisons"]
-    lines = ["• not dominated: none is as accurate for as little, and better in one"]
+    lines = ["• Pareto-optimal: none is as accurate for as little, and better in one"]
     if summary["split"] != "test":
         lines.append(f"accuracy on the {summary['split']} split, not on the test set")
     if count > 1:
@@ -46,7 +46,7 @@ def _row(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[str, ...
         interval = "" if versus["ci95"] is None else " [{:+.1f}, {:+.1f}]".format(*versus["ci95"])
         difference = f"{versus['difference']:+.1f}{interval}"
     return (
-        entry["label"] + (" •" if entry["non_dominated"] else ""),
+        entry["label"] + (" •" if entry["pareto_optimal"] else ""),
         f"{accuracy['mean']:.1f}{spread}",
         f"{entry['cost']:.2f}",
         f"{entry['seconds']['median']:.1f}",
