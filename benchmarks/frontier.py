@@ -22,7 +22,7 @@ import torch
 from sharpless.lab import files
 from sharpless.lab.recipes import Recipe
 from sharpless.lab.train import train
-from sharpless.report.summary import estimate, pareto_optimal, paired
+from sharpless.report.summary import estimate, paired, pareto_optimal
 
 MARGIN = 0.3
 

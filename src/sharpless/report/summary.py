@@ -10,7 +10,7 @@ from sharpless.report.runs import Run, by_method
 from sharpless.report.seeds import warnings
 from sharpless.report.statistics import against, differences, estimate, paired
 
-__all__ = ["estimate", "pareto_optimal", "paired", "summarize"]
+__all__ = ["estimate", "paired", "pareto_optimal", "summarize"]
 
 
 def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
