@@ -13,7 +13,7 @@ from sharpless.cli import extras, recipe
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import files
 from sharpless.lab.recipes import METHODS, PEERS
-from sharpless.lab.setup import is_main_process
+from sharpless.lab.setup import barrier, is_main_process
 from sharpless.report.runs import diverged_in
 
 if TYPE_CHECKING:
