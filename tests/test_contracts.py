@@ -1,7 +1,9 @@
 """What bases, torch and hosts may expect of an optimizer, beside its step."""
 
 import copy
+import gc
 import warnings
+import weakref
 
 import pytest
 import schedulefree
@@ -442,3 +444,17 @@ def test_words_about_lengths():
         opt.passes((torch.ones(4), torch.ones(3)))
     with pytest.raises(ValueError, match=r"hand over tensors, as in passes\(\(x, y\)\)"):
         opt.passes()
+
+
+def test_wrappers_that_are_gone():
+    """Sees a base keep alive, and call, all the wrappers that a search for hyperparameters has put around it."""
+    model = network()
+    base = sgd(model)
+    first = SAM(base, rho=RHO)
+    gone = weakref.ref(first)
+    del first
+    gc.collect()
+    assert gone() is None
+    opt = SAM(base, rho=RHO)
+    train(model, opt, batches(2))
+    assert opt.cost.steps == 2

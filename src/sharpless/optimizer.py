@@ -1,8 +1,9 @@
 """RST around any optimizer: the loop over passes, and the step."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -154,9 +155,7 @@ class RST(Wrapper):
         self._climb = Climb(ascent, chosen)
         self._climb.begin_memory(one)
         self._memory = Memory()
-        # A step that is taken on the base itself closes the draw too: the next one has a coin of its own.
-        for each in bases.all_of(one):
-            each.register_step_post_hook(self._after_base)
+        self._listen_to(bases.all_of(one))
 
     @property
     def perturbed(self) -> bool:
@@ -370,11 +369,21 @@ class RST(Wrapper):
             return Draw(0.0, False, kept)
         return Draw(gamma, self._when.takes(p, kept), kept)
 
-    def _after_base(self, base: torch.optim.Optimizer, *_: Any) -> None:
-        if base is bases.all_of(self.base)[-1]:
-            if self.schedule.policy is not None:
-                self._memory.spent = {parameter: gradients.Mark(parameter.grad) for parameter in self._parameters()}
-            self._close_draw()
+    def _listen_to(self, every: Sequence[torch.optim.Optimizer]) -> None:
+        """Close the draw after each step of the last base: one that a host takes on the base itself closes it too."""
+        wrapper = ref(self)  # a base may outlive many wrappers
+
+        def after_step(*_: Any) -> None:
+            opt = wrapper()
+            if opt is not None:
+                opt._after_step()
+
+        every[-1].register_step_post_hook(after_step)
+
+    def _after_step(self) -> None:
+        if self.schedule.policy is not None:
+            self._memory.spent = {parameter: gradients.Mark(parameter.grad) for parameter in self._parameters()}
+        self._close_draw()
 
     def _close_draw(self) -> None:
         draw, self._memory.draw = self._memory.draw, None
