@@ -360,6 +360,32 @@ def test_one_buffer_for_all_gradients(gamma, fraction):
         assert distance(model, reference(steps, gamma, fraction)) < 1e-12
 
 
+def test_buffers_of_gradients_that_a_loop_has_given_up():
+    """Sees gradients that the user has kept divided by γ, after they were cleared, or after an exception."""
+    model, kept = network(), []
+    opt = SAM(sgd(model), rho=RHO)
+    opt.gamma = 2.0
+    for number, (batch,) in enumerate(batches(6)):
+        try:
+            for x, y in opt.passes(batch):
+                if number < 4:
+                    opt.zero_grad()
+                elif opt.perturbed:
+                    raise FloatingPointError  # noqa: TRY301 - a loop does so
+                by_backward(model, x, y)
+        except FloatingPointError:
+            opt.zero_grad()
+            continue
+        flat = torch.cat([p.grad.flatten() for p in model.parameters()])
+        kept.append((flat, flat.clone()))
+        views = flat.split([p.numel() for p in model.parameters()])
+        for p, view in zip(model.parameters(), views, strict=True):
+            p.grad = view.view_as(p)
+        opt.step()
+    assert len(kept) == 4
+    assert all(torch.equal(flat, before) for flat, before in kept)
+
+
 @pytest.mark.parametrize("gamma", [0.25, 1.0, 2.0])
 def test_accumulation_in_place(gamma):
     """Sees what a body adds to `.grad` itself taken for nothing, since no backward has brought it."""
@@ -444,6 +470,23 @@ def test_a_step_of_the_base_itself(clear):
     assert opt.cost.sharp_steps == sum(uniform(2, step) < 0.5 for step in range(12))
 
 
+def test_a_step_of_the_base_in_the_middle_of_a_loop():
+    """Sees plain training where a host steps the base between the passes, at weights that are put back."""
+    model = network()
+    base = sgd(model)
+    opt = SAM(base, rho=RHO)
+    start = snapshot(model)
+
+    def loop():
+        for x, y in opt.passes(batches(1)[0][0]):
+            by_backward(model, x, y)
+            base.step()
+
+    with pytest.raises(RuntimeError, match=r"in the middle of passes\(\)"):
+        loop()
+    assert identical(snapshot(model), start)
+
+
 def test_plain_steps_leave_gradients_alone():
     """Sees a plain step that touches `.grad`: p = 0 is the base, also for a buffer that holds all gradients."""
     model = network()
@@ -489,6 +532,17 @@ def test_list_of_passes():
     with pytest.raises(RuntimeError, match=r"list\(opt.passes\(…\)\)"):
         opt.step()
     assert identical(snapshot(model), start)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    for x, y in list(opt.passes(batches(1)[0][0])):
+        by_backward(model, x, y)
+    with pytest.raises(RuntimeError, match=r"list\(opt.passes\(…\)\)"):
+        opt.step()
+    opt.zero_grad()
+    for _ in opt.passes(batches(1)[0][0]):  # a batch that is given up, and gradients cleared in place
+        pass
+    model.zero_grad(set_to_none=False)
+    opt.step()
     opt.zero_grad()
     adaptive = RST(sgd(model), schedules.Adaptive(), RHO, total_steps=9)
     for x, y in list(adaptive.passes(batches(1)[0][0])):

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import warnings
 import weakref
 
@@ -446,6 +447,62 @@ def test_words_about_lengths():
         opt.passes()
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+@pytest.mark.parametrize("several", [False, True])
+def test_copies_hear_of_the_bases_steps(several, copied):
+    """Sees a copy that has one coin for all steps that are taken on its base, or that cannot be pickled."""
+    model = network()
+    opt = RST([sgd(model[:2]), sgd(model[2:])] if several else sgd(model), "adaptive:1,-1", rho=RHO, total_steps=20)
+    train(model, opt, batches(3))
+    twin, twin_opt = copied((model, opt))
+    for each, its in ((model, opt), (twin, twin_opt)):
+        for (batch,) in batches(10):
+            for x, y in its.passes(batch):
+                each.zero_grad()
+                mse_loss(each(x), y).backward()
+            for base in its.base.bases if several else [its.base]:
+                base.step()
+    assert identical(snapshot(model), snapshot(twin))
+    assert opt.cost == twin_opt.cost
+    assert opt.cost.steps == 13
+
+
+def test_friendly_when_the_base_is_stepped():
+    """Sees the running mean lost, or missing in checkpoints, where a host takes the step on the base."""
+    ends = []
+    for on_base in (False, True):
+        model = network()
+        base = sgd(model, momentum=0.9)
+        opt = SAM(base, rho=RHO, ascent=ascent.Friendly())
+        for (batch,) in batches(6):
+            for x, y in opt.passes(batch):
+                mse_loss(model(x), y).backward()
+            (base if on_base else opt).step()
+            model.zero_grad()
+        assert all("friendly_mean" in state for state in opt.state_dict()["state"].values())
+        ends.append(snapshot(model))
+    assert identical(*ends)
+
+
+class Odd(optim.Optimizer):
+    """A base that has not called the constructor of its class, as some wrappers of optimizers do not."""
+
+    def __init__(self, inner):
+        self.inner, self.defaults = inner, inner.defaults
+        self.param_groups, self.state = inner.param_groups, inner.state
+
+    def step(self, closure=None):
+        return self.inner.step(closure)
+
+
+def test_bases_without_a_constructor():
+    """Sees a base refused that has no place for hooks."""
+    ours, theirs = network(), network()
+    train(ours, SAM(Odd(sgd(ours)), rho=RHO), batches(4))
+    oracle.train(theirs, mse_loss, batches(4), sgd(theirs), [True] * 4, RHO, 1.0)
+    assert distance(ours, theirs) < 1e-12
+
+
 def test_wrappers_that_are_gone():
     """Sees a base keep alive, and call, all the wrappers that a search for hyperparameters has put around it."""
     model = network()
@@ -455,6 +512,7 @@ def test_wrappers_that_are_gone():
     del first
     gc.collect()
     assert gone() is None
+    assert not base._optimizer_step_post_hooks
     opt = SAM(base, rho=RHO)
     train(model, opt, batches(2))
     assert opt.cost.steps == 2

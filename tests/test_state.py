@@ -474,11 +474,13 @@ class Named(collections.namedtuple("Named", "x y")):
         (lambda x: Batch(x, list("abcdefgh")), lambda b: b.x),
         (lambda x: Labelled([x], "a"), lambda b: b[0]),
         (Named, lambda b: b.x),
+        (lambda x: (0.5, "id", x), lambda b: b[2]),
+        (lambda x: [1, x], lambda b: b[1]),
         (lambda x: types.MappingProxyType({"x": x}), lambda b: b["x"]),
         (lambda x: collections.UserDict(x=x), lambda b: b["x"]),
         (lambda x: {"inner": [Batch(x, [1] * 8), None]}, lambda b: b["inner"][0].x),
     ],
-    ids=["dataclass", "list", "namedtuple", "mappingproxy", "UserDict", "nested"],
+    ids=["dataclass", "list", "namedtuple", "tuple", "numbers", "mappingproxy", "UserDict", "nested"],
 )
 def test_batches_of_many_kinds(make, x_of, fraction):
     """Sees a kind of container refused, handed out twice, or not cut with the others."""

@@ -32,6 +32,8 @@ def check(base: Any, name: str = "base") -> None:
         raise TypeError(f"{name} = {given} is not an optimizer instance: give torch.optim.SGD(…), for example")
     if hasattr(base, "passes"):
         raise TypeError(f"{name} is sharpness-aware already: wrap the plain optimizer")
+    if not hasattr(base, "_optimizer_step_pre_hooks"):  # it has not called Optimizer.__init__
+        Optimizer.__setstate__(base, {})
     closure = inspect.signature(base.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(f"{type(base).__name__} calls a closure of its own many times a step: choose another base")

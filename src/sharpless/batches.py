@@ -91,10 +91,15 @@ def copied(batch: Any) -> Any:
     return copy.copy(batch) if hasattr(batch, "shape") or isinstance(batch, list) else batch
 
 
+_ATOMS = {int, float, complex, bool, str, bytes}
+
+
 def _is_nest(batch: Any) -> bool:
     """Return whether there may be tensors in `batch`; lists of numbers or strings are not looked through."""
-    if isinstance(batch, (list, tuple)):
-        return len(batch) > 0 and not isinstance(batch[0], (int, float, complex, str, bytes))
+    if isinstance(batch, list):
+        return not set(map(type, batch)) <= _ATOMS
+    if isinstance(batch, tuple):
+        return True
     return isinstance(batch, Mapping) or (is_dataclass(batch) and not isinstance(batch, type))
 
 
@@ -115,7 +120,9 @@ def _rebuilt(batch: Any, change: Callable[[Any], Any]) -> Any:
             twin[key] = value
         return twin
     if isinstance(batch, tuple):
-        return tuple.__new__(type(batch), [change(value) for value in batch])
+        values = [change(value) for value in batch]
+        # A named tuple may have a constructor of its own.
+        return tuple.__new__(type(batch), values) if hasattr(batch, "_fields") else type(batch)(values)
     twin = copy.copy(batch)
     if isinstance(batch, list):
         twin[:] = [change(value) for value in batch]

@@ -44,6 +44,7 @@ class Climb:
         self._ascent, self._only = ascent, only
         self._slots: tuple[str, ...] = getattr(ascent, "slots", ())
         self._early: dict[Tensor, dict[str, Tensor]] = {}
+        self._met: list[_Climber] = []
 
     def goes_anywhere(self, base: Optimizer) -> bool:
         """Return whether a parameter of `base` may be displaced."""
@@ -97,23 +98,20 @@ class Climb:
                 if climber.optimizer.state.get(climber.parameter):
                     self._memory_of(climber)
 
-    def expect_memory(self, base: Optimizer) -> list[_Climber]:
+    def expect_memory(self, base: Optimizer) -> None:
         """Give the ascent its slots for all parameters that the coming step of `base` gives a state.
 
         From the first step on: distributed checkpoints load what is there.
-
-        Returns:
-            These parameters.
         """
-        if not self._slots:
-            return []
-        met = list(self._climbers(base, [parameter.grad for parameter in parameters_of(base)]))
-        for climber in met:
+        self._met = []
+        if self._slots:
+            self._met = list(self._climbers(base, [parameter.grad for parameter in parameters_of(base)]))
+        for climber in self._met:
             self._memory_of(climber)
-        return met
 
-    def settle_memory(self, met: list[_Climber]) -> None:
-        """Move the memory of parameters that the base has `met` into its state."""
+    def settle_memory(self) -> None:
+        """Move the memory of parameters that the base has met in its step into its state."""
+        met, self._met = self._met, []
         for climber in met:
             climber.optimizer.state[climber.parameter].update(self._early.pop(climber.parameter, {}))
 

@@ -76,8 +76,9 @@ class Buffers:
     queues, counters and the ranges of observers. They are copied before the clean pass. Large ones are copied only if
     forwards change them, so that masks and tables cost nothing: they are compared with their copies in the first, the
     second, the fourth, the eighth … sharpness-aware loop, for which the host waits for the device. In between torch's
-    version counter tells. A buffer that is made late, or replaced by one of another shape, stays as the clean pass left
-    it: layers that keep such caches know of them elsewhere.
+    version counter tells; one that begins to change later, behind that counter's back (through .data), is found after
+    at most as many loops again as went before. A buffer that is made late, or replaced by one of another shape, stays
+    as the clean pass left it: layers that keep such caches know of them elsewhere.
     """
 
     def __init__(self) -> None:

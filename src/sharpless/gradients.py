@@ -108,6 +108,7 @@ class Kept:
         self.gradients = _own(gradients) if in_buckets else gradients
         self._views: Gradients = [grad if grad is not None and _is_part(grad) else None for grad in self.gradients]
         self._stand = self._views
+        self._values: Gradients = [None] * len(self._views)
 
     @torch.no_grad()
     def in_units_of(self, weight: float) -> Gradients:
@@ -117,6 +118,7 @@ class Kept:
         others: Gradients = [
             grad if view is None else None for grad, view in zip(self.gradients, self._views, strict=True)
         ]
+        self._values = [None if view is None else view.clone() for view in self._views]
         for view in self._views:
             if view is not None:
                 view.div_(weight)
@@ -124,9 +126,14 @@ class Kept:
         divided = times(others, 1.0 / weight)
         return [grad if view is None else view for grad, view in zip(divided, self._views, strict=True)]
 
+    @torch.no_grad()
     def find(self, gradients: Gradients) -> None:
-        """Find out which views a pass has left in `.grad`."""
+        """Find out which views a pass has left in `.grad`, and give the others the values that they had."""
         self._stand = [view if view is grad else None for view, grad in zip(self._views, gradients, strict=True)]
+        for view, stands, value in zip(self._views, self._stand, self._values, strict=True):
+            if view is not None and value is not None and stands is None:
+                view.copy_(value)
+        self._values = [None] * len(self._views)
 
     @torch.no_grad()
     def filled_with(self, total: Gradients) -> Gradients:

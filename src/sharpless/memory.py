@@ -25,6 +25,8 @@ class Draw:
     """Whether a gradient at displaced weights is in the gradient of the step."""
     left_gradients: bool = False
     """Whether the loops so far have left any in `.grad`."""
+    left: list[Mark] | None = None
+    """What stood in `.grad` after a loop, a sharpness-aware one, of which no pass had brought a gradient."""
     empty: bool = False
     """Whether no pass of the last loop has brought a gradient."""
     has_graph: bool = False
@@ -57,6 +59,9 @@ class Memory:
     """Whether a part that is small for BatchNorm was warned of."""
     buffers: Buffers = field(default_factory=Buffers)
     rng: RepeatedRng = field(default_factory=RepeatedRng)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "spent": {}}  # gradients are recognized by where they are
 
     def is_bare(self, groups: list[dict[str, Any]], steps: int) -> bool:
         """Return whether steps without passes begin here.

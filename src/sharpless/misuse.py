@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sharpless.gradients import Mark, any_of
+from sharpless.gradients import Mark, changed
 from sharpless.memory import Draw
 
 __all__ = [
@@ -39,9 +39,9 @@ def check_inside(draw: Draw | None, parameters: list[Tensor]) -> None:
     Raises:
         RuntimeError: they did.
     """
-    if draw is None or draw.sharp is False or not draw.empty or draw.left_gradients:
+    if draw is None or draw.left is None or not changed(parameters, draw.left):
         return
-    if any_of(parameters):
+    if any(bool(parameter.grad.any()) for parameter in parameters if parameter.grad is not None):  # and not cleared
         raise RuntimeError(
             "no pass of the last loop over passes() brought a gradient, and one arrived after it: run forward and "
             "backward inside the loop, which list(opt.passes(…)) ends at once"

@@ -1,7 +1,7 @@
 """RST around any optimizer: the loop over passes, and the step."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from weakref import ref
 
@@ -155,7 +155,7 @@ class RST(Wrapper):
         self._climb = Climb(ascent, chosen)
         self._climb.begin_memory(one)
         self._memory = Memory()
-        self._listen_to(bases.all_of(one))
+        self._listen()
 
     @property
     def perturbed(self) -> bool:
@@ -231,6 +231,7 @@ class RST(Wrapper):
         draw.kept["plain_passes"] -= float(draw.empty)
         memory.reduced = True
         draw.left_gradients = gradients.any_of(parameters)
+        draw.left = gradients.marks(parameters) if draw.empty and draw.sharp is not False else None
         if outsiders is not None:
             outsiders.warn()
 
@@ -281,11 +282,7 @@ class RST(Wrapper):
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         memory = self._memory
-        if memory.running:
-            raise RuntimeError(
-                "step() was called in the middle of passes(): call it after the loop has ended, "
-                "and keep no reference to the iterator when you leave the loop"
-            )
+        self._check_ended()
         if closure is not None and misuse.is_called_by_grad_scaler():
             raise RuntimeError(
                 "GradScaler.step(opt, closure) cannot unscale what the closure computes: "
@@ -295,7 +292,6 @@ class RST(Wrapper):
         loss = None if closure is None else self._evaluate(closure)
         if memory.is_bare(self.param_groups, self.cost.steps) and self.schedule.mean() > 0:
             misuse.warn_of_plain_steps()
-        met = self._climb.expect_memory(self.base)
         try:
             bases.step(self.base, loss)
         except RuntimeError as error:
@@ -305,9 +301,15 @@ class RST(Wrapper):
                     "no graph: choose another base, or p = 0"
                 ) from error
             raise
-        self._climb.settle_memory(met)
         self._close_draw()
         return loss
+
+    def _check_ended(self) -> None:
+        if self._memory.running:
+            raise RuntimeError(
+                "step() was called in the middle of passes(): call it after the loop has ended, "
+                "and keep no reference to the iterator when you leave the loop"
+            )
 
     def _evaluate(self, closure: Callable[[], Any]) -> Any:
         """Return the clean loss of `closure`, and leave the gradient of the step in `.grad`.
@@ -359,6 +361,8 @@ class RST(Wrapper):
         return self.gamma
 
     def _open_draw(self) -> Draw:
+        if getattr(self, "_listening", None) is None:
+            self._listen()
         self._complete_groups()
         group = self.param_groups[0]
         kept = {name: group[name] for name in self._common}
@@ -369,24 +373,42 @@ class RST(Wrapper):
             return Draw(0.0, False, kept)
         return Draw(gamma, self._when.takes(p, kept), kept)
 
-    def _listen_to(self, every: Sequence[torch.optim.Optimizer]) -> None:
-        """Close the draw after each step of the last base: one that a host takes on the base itself closes it too."""
-        wrapper = ref(self)  # a base may outlive many wrappers
+    def _listen(self) -> None:
+        """Hear of the steps of the bases: those that a host takes on a base itself end the step too.
 
-        def after_step(*_: Any) -> None:
+        Copies of the optimizer have to listen anew, since torch leaves hooks behind.
+        """
+        handles: list[Any] = []
+
+        def stop(_: Any) -> None:  # a base may outlive many wrappers
+            for handle in handles:
+                handle.remove()
+
+        wrapper = ref(self, stop)
+        every = bases.all_of(self.base)
+
+        def before_step(base: torch.optim.Optimizer, *_: Any) -> None:
             opt = wrapper()
             if opt is not None:
-                opt._after_step()
+                opt._check_ended()
+                opt._climb.expect_memory(base)
 
-        every[-1].register_step_post_hook(after_step)
+        def after_step(base: torch.optim.Optimizer, *_: Any) -> None:
+            opt = wrapper()
+            if opt is not None:
+                opt._climb.settle_memory()
+                if base is every[-1]:
+                    opt._close_draw()
 
-    def _after_step(self) -> None:
-        if self.schedule.policy is not None:
-            self._memory.spent = {parameter: gradients.Mark(parameter.grad) for parameter in self._parameters()}
-        self._close_draw()
+        for base in every:
+            handles.append(base.register_step_pre_hook(before_step))
+            handles.append(base.register_step_post_hook(after_step))
+        self._listening = handles
 
     def _close_draw(self) -> None:
         draw, self._memory.draw = self._memory.draw, None
+        if self.schedule.policy is not None:
+            self._memory.spent = {parameter: gradients.Mark(parameter.grad) for parameter in self._parameters()}
         if draw is None:
             return
         draw.kept["coin_step"] += 1

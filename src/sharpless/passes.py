@@ -158,8 +158,12 @@ class Sharp:
             if waiting:
                 total.scale(1.0 / weight)
             before = kept.in_units_of(weight) if last else None
-            with self._scene(term, weights, eps), nullcontext() if last else self._unreduced():
-                grads, came = yield from self._pass(term, before, total.gradients if waiting else None)
+            try:
+                with self._scene(term, weights, eps), nullcontext() if last else self._unreduced():
+                    grads, came = yield from self._pass(term, before, total.gradients if waiting else None)
+            except BaseException:
+                kept.find([None] * len(self.parameters))
+                raise
             if waiting:
                 total.clear() if came else total.scale(weight)
             if not came:

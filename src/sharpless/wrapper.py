@@ -104,7 +104,8 @@ class Wrapper(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         # Hooks stay behind, as torch's own do, and so does the `step` that a scheduler puts on the instance,
         # which belongs to this object and not to its copy.
-        return {name: value for name, value in self.__dict__.items() if name != "step" and "_hooks" not in name}
+        left = {"step", "_listening"}
+        return {name: value for name, value in self.__dict__.items() if name not in left and "_hooks" not in name}
 
 
 def as_one(base: Any) -> Optimizer:
