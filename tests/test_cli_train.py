@@ -159,7 +159,7 @@ def test_two_in_a_folder(tmp_path, capsys):
     process.kill()
     process.wait()
     assert main([*command[:2], "299", *command[3:]]) == 2
-    assert "holds another experiment (epochs is 300 there and 299 here)" in capsys.readouterr().err
+    assert "holds another experiment (--epochs is 300 there and 299 here)" in capsys.readouterr().err
 
 
 def test_on_ray(tmp_path):
@@ -238,8 +238,8 @@ def test_recipes_of_papers_can_be_built(name):
         (["--network", "test_cli_train:narrow"], "does not take images of 1 channels and 8 × 8 pixels ("),
         (["--network", "test_cli_train:blind"], "gives (1, 3) for one image: give one number a class"),
         (["--ascent", "norms", "--network", "test_cli_train:wide"], "no normalization layer"),
-        (["--batch-size", "2000"], "batch_size = 2000 is out of range: give 2 to 1297"),
-        (["--devices", "3"], "batch_size = 64 cannot be shared out evenly: give a multiple of 3"),
+        (["--batch-size", "2000"], "--batch-size = 2000 is out of range: give 2 to 1297"),
+        (["--devices", "3"], "--batch-size = 64 cannot be shared out evenly: give a multiple of 3"),
         (["--examples", "5000"], "examples = 5000 is out of range"),
     ],
 )
