@@ -103,7 +103,7 @@ def test_stopped_and_continued(blow, tmp_path):
     semaphores that leak.
     """
     # However many cores there are, and however late the blow, runs are left: two at a time, and many.
-    command = ["compare", "--epochs", "15", "--seeds", "5", "--methods", "sgd", "rst", "--jobs", "2", "--out", tmp_path]
+    command = ["compare", "--epochs", "8", "--seeds", "5", "--methods", "sgd", "rst", "--jobs", "2", "--out", tmp_path]
     process = subprocess.Popen(
         [*SHARPLESS, *map(str, command)],
         stdout=subprocess.PIPE,

@@ -522,7 +522,7 @@ ERRORS = {
     "no_such_module:f": "network = no_such_module:f: module 'no_such_module' cannot be imported (ModuleNotFoundError: "
     "No module named 'no_such_module'), run in its folder or install it",
     "my_broken:f": "network = my_broken:f: module 'my_broken' cannot be imported (ModuleNotFoundError: No module named "
-    "'no_such_package'), run in",
+    "'no_such_package'), mend it (",
     ":f": "network = :f: module '' cannot be imported (ValueError: Empty module name), run in",
     "my_factories:": "network = my_factories:: module 'my_factories' has no function '', name one that it has",
     "my_factories:no": "network = my_factories:no: module 'my_factories' has no function 'no', name one that it has",
