@@ -126,10 +126,20 @@ class Buffers:
             self._constant.clear()
 
 
+def _modules(model: nn.Module) -> set[nn.Module]:
+    """Return what `model.modules()` yields, without the names that this puts together on its way."""
+    found, waiting = {model}, [model]
+    while waiting:
+        new = {module for module in waiting.pop()._modules.values() if module is not None} - found
+        found |= new
+        waiting += new
+    return found
+
+
 def _look(model: nn.Module) -> dict[Place, _Seen]:
     return {
         (module, name): _Seen(tensor, tensor._version)
-        for module in model.modules()
+        for module in _modules(model)
         for name, tensor in module._buffers.items()
         if tensor is not None and _is_writable(tensor)
     }
