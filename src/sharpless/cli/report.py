@@ -5,11 +5,14 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharpless.cli import extras, recipe
 from sharpless.cli.terminal import console, shown
 from sharpless.report.margin import read_margin
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["MARGIN", "add", "conclude"]
 
@@ -75,7 +78,6 @@ def conclude(runs: Sequence[Path], folder: Path, margin: str | float | None = No
 
 def _tell(summary: Mapping[str, Any], page: Path) -> None:
     """Print the table, in a narrow terminal one row below the other, and what is to be said of it."""
-    from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
     from sharpless.report.table import headings, legend, rows  # noqa: PLC0415
@@ -84,18 +86,16 @@ def _tell(summary: Mapping[str, Any], page: Path) -> None:
     terminal = console()
     titles = [shown(title) for title in headings(summary)]
     found = [[shown(cell) for cell in row] for row in rows(summary)]
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
-    table.add_column(titles[0], vertical="bottom")
-    for title in titles[1:]:
-        broken = title.replace("non-", "non-\n").replace(" seconds", "\nseconds")
-        table.add_column(broken, justify="right", no_wrap=True, vertical="bottom")
-    for row in found:
-        table.add_row(*row)
-    terminal.print()
-    needed = terminal.measure(table, options=terminal.options.update(width=1000)).maximum
     longest = max(len(method) for method, *_ in found)
-    if needed - max(longest - NARROW, 0) <= terminal.width:  # the names of the methods may be wrapped, so far
-        terminal.print(table, soft_wrap=True)
+    tables = [_table(titles, found, gap) for gap in (1, 0)]
+    needed = [terminal.measure(table, options=terminal.options.update(width=1000)).maximum for table in tables]
+    # The names of the methods may be wrapped, so far.
+    fitting = [
+        table for table, width in zip(tables, needed, strict=True) if width - max(longest - NARROW, 0) <= terminal.width
+    ]
+    terminal.print()
+    if fitting:
+        terminal.print(fitting[0], "", soft_wrap=True)
     else:
         for method, *cells in found:
             lines = [f"  {title:18}{cell}" for title, cell in zip(titles[1:], cells, strict=True) if cell]
@@ -107,3 +107,18 @@ def _tell(summary: Mapping[str, Any], page: Path) -> None:
             said.add_row(mark, shown(sentence))
     terminal.print("", said)
     terminal.print("", f"The page: {shown(str(page))}", sep="\n", soft_wrap=True)
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], gap: int) -> "Table":
+    """Return the table with 1 + `gap` spaces between its columns."""
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
+    table.add_column(titles[0], vertical="bottom")
+    for title in titles[1:]:
+        broken = title.replace("non-", "non-\n").replace(" seconds", "\nseconds")
+        table.add_column(broken, justify="right", no_wrap=True, vertical="bottom")
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -65,8 +65,8 @@ def at_the_edge(methods: Mapping[str, Sequence[Run]], edges: Mapping[str, Mappin
         for name, end in edge.items():
             ends.setdefault((name, end, first.hyperparameters[name]), []).append(first.label)
     return [
-        f"The {name} chosen for {_listed(labels)}, {value:g}, is the {'largest' if end == 'upper' else 'smallest'} of its "
-        f"grid: a {'larger' if end == 'upper' else 'smaller'} one may be better. Give a wider grid, with values "
+        f"The {name} chosen for {_listed(labels)}, {value:g}, is the {'largest' if end == 'upper' else 'smallest'} of "
+        f"its grid: a {'larger' if end == 'upper' else 'smaller'} one may be better. Give a wider grid, with values "
         f"{'above' if end == 'upper' else 'below'} {value:g} in --{name.replace('_', '-')}."
         for (name, end, value), labels in ends.items()
     ]
@@ -125,8 +125,8 @@ def _too_few(seeds: int, wide: Mapping[str, Mapping[str, Any]], margin: str, uni
     take = needed[0] if len(set(needed)) == 1 else f"{needed[0]} ({ordered[0]}) to {needed[-1]} ({ordered[-1]})"
     reaches = "their intervals reach" if len(wide) > 1 else "its interval reaches"
     return (
-        f"{seeds} seeds are too few to decide on {_listed(list(wide))}: {reaches} {reach}{unit}, the margin is {margin}; "
-        f"it would take {take}."
+        f"{seeds} seeds are too few to decide on {_listed(list(wide))}: {reaches} {reach}{unit}, "
+        f"the margin is {margin}; it would take {take}."
     )
 
 

@@ -89,7 +89,7 @@ def choice(runs: Sequence[Run], summary: Mapping[str, Any]) -> str | None:
             label=labels[method], gid=titled(labels[method]),
         )  # fmt: skip
         rho = groups[method][0].hyperparameters.get("rho")
-        if rho in found:
+        if rho is not None and rho in found:
             axes.plot(rho, found[rho], marker, ms=6, color=color, zorder=3)
     plain = base_validation(groups.get("sgd", ()))
     if plain is not None:

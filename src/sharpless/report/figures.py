@@ -43,15 +43,17 @@ def forest(summary: Mapping[str, Any]) -> str | None:
             lost, (-sign * margin, 1), (-3 * sign, 2), axes.get_xaxis_transform(), "offset points",
             ha="right" if sign > 0 else "left", va="bottom", size=7.5, annotation_clip=False,
         )  # fmt: skip
-    axes.annotate("SAM", (0, 1), (0, 2), axes.get_xaxis_transform(), "offset points", ha="center", va="bottom", size=7.5)
+    axes.annotate(
+        "SAM", (0, 1), (0, 2), axes.get_xaxis_transform(), "offset points", ha="center", va="bottom", size=7.5
+    )
     for row, entry in enumerate(entries):
         color, marker, _ = look[entry["method"]]
         versus, filled = entry["versus_sam"], outcome(entry, summary) in {"better", "kept"}
         middle = versus["difference"]
         left, right = versus["ci95"] or (middle, middle)
         said = f"{entry['label']} minus SAM: {digits.signed(middle)}, 95 % interval {digits.interval(versus['ci95'])}"
-        if low <= middle <= high:
-            drawn = {"color": color, "gid": titled(said), "zorder": 3}
+        if margin is None or abs(middle) <= MARGINS * margin:
+            drawn: dict[str, Any] = {"color": color, "gid": titled(said), "zorder": 3}
             axes.plot(numpy.clip([left, right], low, high), [row, row], linewidth=1.6, **drawn)
             axes.plot(middle, row, marker, ms=6, mfc=color if filled else PAPER, **drawn)
         else:
@@ -97,7 +99,10 @@ def _range(entries: Sequence[Mapping[str, Any]], margin: float | None) -> tuple[
             ends += [versus["difference"], *numpy.clip(versus["ci95"] or [], -reach, reach)]
     low, high = min(ends), max(ends)
     room = 0.06 * (high - low) or 1.0
-    return float(low - room), float(high + room)
+    # An arrow needs room for its number.
+    found = [entry["versus_sam"]["difference"] for entry in entries]
+    left, right = (0.3 * (high - low) if any(side * value > reach for value in found) else 0.0 for side in (-1, 1))
+    return float(low - room - left), float(high + room + right)
 
 
 def _found(summary: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str:

@@ -16,7 +16,7 @@ from sharpless.report.verdict import margin_words, metric_words, outcome, verdic
 
 __all__ = ["render"]
 
-OFF = (None, "", 0, "none", [], {})
+OFF: tuple[Any, ...] = (None, "", 0, "none", [], {})
 """Values of options that leave something out: they are folded away."""
 
 

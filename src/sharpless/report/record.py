@@ -27,7 +27,11 @@ def _written(value: Any) -> Any:
 
 
 def _plain(facts: Any, levels: int = 5) -> Any:
-    """Return facts if they are texts and finite numbers, and lists and dicts of them, a few levels deep."""
+    """Return facts that are texts and finite numbers, and lists and dicts of them, a few levels deep.
+
+    Raises:
+        ValueError: they are something else.
+    """
     if isinstance(facts, dict | list):
         if levels == 0:
             raise ValueError("facts that are nested too deeply")
@@ -119,7 +123,7 @@ class Curve(_Record):
         if len({len(values) for values in lists if values is not None}) > 1:
             raise ValueError("lists of unequal length")
         for axis in (self.step, self.passes, self.seconds):
-            if axis != sorted(axis):  # type: ignore[type-var]
+            if axis != sorted(axis):
                 raise ValueError("steps, passes or seconds that decrease")
         return self
 
@@ -180,7 +184,7 @@ class Run(_Record):
 
     @property
     def diverged(self) -> int | None:
-        """The point of the curve, counted from 1, from which on loss or metric was not finite; None: they ended finite."""
+        """The point of the curve, from 1, from which on loss or metric was not finite; None where they ended finite."""
         return min((at for at in map(diverged_in, (self.values, self.curve.loss or [])) if at), default=None)
 
 

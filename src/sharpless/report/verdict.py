@@ -23,8 +23,8 @@ ANSWERS = {
 def metric_words(summary: Mapping[str, Any]) -> str:
     """Return the metric with its unit.
 
-    >>> metric_words({"metric": {"name": "accuracy", "unit": "%"}}), metric_words({"metric": {"name": "MSE", "unit": ""}})
-    ('accuracy %', 'MSE')
+    >>> metric_words({"metric": {"name": "accuracy", "unit": "%"}})
+    'accuracy %'
     """
     return f"{summary['metric']['name']} {summary['metric']['unit']}".strip()
 
@@ -95,8 +95,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
 
 def _choice(methods: Mapping[str, Any]) -> list[str]:
     """Return a sentence where hyperparameters were chosen, and none beat the base on validation."""
-    found = [entry["choice"]["beats_base"] for entry in methods.values() if entry["choice"] and entry["rho"] is not None]
-    if "sgd" not in methods or not found or not all(beats is False for beats in found):
+    chosen = [entry["choice"] for entry in methods.values() if entry["choice"] and entry["rho"] is not None]
+    if "sgd" not in methods or not chosen or any(choice["beats_base"] is not False for choice in chosen):
         return []
     return [f"No radius ρ that was tried beats {methods['sgd']['label']} on validation, with any method."]
 
@@ -115,9 +115,8 @@ def _sam_against_base(summary: Mapping[str, Any], methods: Mapping[str, Any]) ->
     name = summary["metric"]["name"]
     if ends is None:
         seen = amount(digits.signed(difference), summary)
-        return (
-            f"There are too few seeds to say anything: SAM and {base} need at least two in common, better five."
-            + ("" if difference is None else f" SAM minus {base} is {seen} on the one they share.")
+        return f"There are too few seeds to say anything: SAM and {base} need at least two in common, better five." + (
+            "" if difference is None else f" SAM minus {base} is {seen} on the one they share."
         )
     better = "" if summary["metric"]["goal"] == "max" else "; lower is better"
     evidence = f"{name} {amount(digits.signed(difference), summary)}, 95 % interval {digits.interval(ends)}{better}"
