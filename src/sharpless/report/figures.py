@@ -57,7 +57,7 @@ def forest(summary: Mapping[str, Any]) -> str | None:
             axes.plot(numpy.clip([left, right], low, high), [row, row], linewidth=1.6, **drawn)
             axes.plot(middle, row, marker, ms=6, mfc=color if filled else PAPER, **drawn)
         else:
-            at, pointer, side = (low, "<", 1) if middle < low else (high, ">", -1)
+            at, pointer, side = (low, "<", 1) if middle < 0 else (high, ">", -1)
             axes.plot(at, row, pointer, ms=6, color=color, clip_on=False, gid=titled(said), zorder=3)
             axes.annotate(
                 digits.signed(middle), (at, row), (7 * side, 0), textcoords="offset points", va="center", size=7.5,
@@ -66,7 +66,7 @@ def forest(summary: Mapping[str, Any]) -> str | None:
     short = names({entry["method"]: entry["label"] for entry in entries})
     axes.set_yticks(range(len(entries)), [short[entry["method"]].replace(" (", "\n(") for entry in entries])
     axes.set(ylim=(len(entries) - 0.5, -0.5), xlim=(low, high))
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=8)
     axes.grid(visible=False)
     better = "→ better" if sign > 0 else "better ←"
     axes.set_xlabel(f"{metric_words(summary)}, minus SAM's ({better})")
