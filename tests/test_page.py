@@ -43,7 +43,8 @@ addEventListener("load", () => {
     .map((element) => element instanceof SVGElement ? getComputedStyle(element).fill : getComputedStyle(element).color);
   const contrast = { paper: getComputedStyle(document.body).backgroundColor, inks: [...new Set(colors)] };
   const scrolling = [...document.querySelectorAll(".scroll")].filter((it) => it.scrollWidth > it.clientWidth).length;
-  const layout = { sticky, contrast, scrolling, width: document.documentElement.scrollWidth, view: innerWidth, figures };
+  const width = document.documentElement.scrollWidth;
+  const layout = { sticky, contrast, scrolling, width, view: innerWidth, figures };
   parent.postMessage(JSON.stringify(layout), "*");
 });
 </script>

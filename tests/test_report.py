@@ -274,7 +274,7 @@ def test_the_table_fits_a_terminal(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     lines = printed.splitlines()
     assert all(len(line) <= 80 for line in lines if "The page: " not in line)
-    assert re.search(r"^SAM +0\.\d+ ± 0\.\d+ +2\.00 +\d\.\d\d +0\.3 *$", printed, re.MULTILINE)
+    assert re.search(r"^SAM(?: •)? +0\.\d+ ± 0\.\d+ +2\.00 +\d\.\d\d +0\.3 *$", printed, re.MULTILINE)
     assert "(50 % of SAM's gain)" in " ".join(printed.split())
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["margin"]["share"] == 0.5
     assert f"from {folder}" in (tmp_path / "out" / "report.html").read_text()
@@ -353,10 +353,13 @@ def test_page_tells_every_method(page, runs):
 
 def test_page_tells_the_data_and_the_machine(page):
     """Sees: a page that does not say on which data, on what split, and with what setup its numbers were found."""
-    text = re.sub(r"<[^>]*>", "", page[page.index("Options, data, machine and versions") :])
+    text = re.sub(r"<[^>]*>", "", page[page.index("Options, hyperparameters and data") :])
     assert "fingerprint 6f1d0c1a94bd3c5e0e6a7f28b1c9d2f4" in text
     assert "devices 1, strategy one process" in text
     assert "4.0 % of the training time" in text
+    assert "Trained on system Linux, processor x86_64, cores 2, threads 1 with sharpless 0.1.0" in " ".join(
+        text.split()
+    )
     assert "Left out or zero: clip, augment." in text
     assert "is measured on the test set" in page
 

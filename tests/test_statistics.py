@@ -14,7 +14,7 @@ from sharpless.report.html import render
 from sharpless.report.runs import Run, by_method, read_runs
 from sharpless.report.statistics import against, holm, seeds_needed
 from sharpless.report.summary import summarize
-from sharpless.report.table import rows
+from sharpless.report.table import legend, rows
 from sharpless.report.verdict import verdict, word
 from synthetic_runs import MSE, entry, make_folder, make_record, runs_with, write_records
 
@@ -237,6 +237,13 @@ def test_a_share_of_no_gain(tmp_path, sgd):
     assert entry(summary, "rst")["versus_sam"]["beats"] is True
     assert "no method is called non-inferior" in verdict(summary)[0]
     assert "“No gain”" in render(runs, summary)
+
+
+def test_a_share_of_an_unknown_gain(tmp_path):
+    """Sees: SAM said to gain nothing where the base was not trained, and no word on what to do."""
+    summary = summarize(runs_with(tmp_path, MSE, sam=[0.4, 0.41, 0.42], g_rst=[0.4, 0.411, 0.42]))
+    assert word(entry(summary, "g-rst"), summary) == "no margin"
+    assert "no margin: SAM's gain over the base is not known, so give --margin as an amount" in legend(summary)
 
 
 def test_a_margin_in_the_unit_without_gain(tmp_path):
