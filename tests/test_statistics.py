@@ -321,7 +321,7 @@ def test_an_optimum_at_the_edge(tmp_path):
         summary = chosen(tmp_path / end, place)
         assert entry(summary, "sam")["choice"]["edge"] == {"rho": end}
         (warning,) = (warning for warning in summary["warnings"] if "grid" in warning)
-        assert warning.startswith(f"The rho chosen for SAM, {place:g}, is the {words} of its grid")
+        assert warning.startswith(f"rho = {place:g}, chosen for SAM, is the {words} that was tried: ")
         assert f"{'below' if end == 'lower' else 'above'} {place:g} in --rho" in warning
 
 

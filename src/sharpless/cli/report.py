@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MARGIN", "add", "conclude"]
 
-NARROW = 12  # characters
-
 MARGIN: dict[str, Any] = {
     "metavar": "MARGIN",
     "help": "what a non-inferior method may lose to SAM: an amount in the unit of the metric, or a share of SAM's gain "
@@ -86,12 +84,11 @@ def _tell(summary: Mapping[str, Any], page: Path) -> None:
     titles = [shown(title) for title in headings(summary)]
     found = [[shown(cell) for cell in row] for row in rows(summary)]
     longest = max(len(method) for method, *_ in found)
+    word = max(len(part) for method, *_ in found for part in method.split())
     tables = [_table(titles, found, gap) for gap in (1, 0)]
     needed = [terminal.measure(table, options=terminal.options.update(width=1000)).maximum for table in tables]
-    # The names of the methods may be wrapped, so far.
-    fitting = [
-        table for table, width in zip(tables, needed, strict=True) if width - max(longest - NARROW, 0) <= terminal.width
-    ]
+    # The names of the methods may be wrapped between their words.
+    fitting = [table for table, width in zip(tables, needed, strict=True) if width - (longest - word) <= terminal.width]
     terminal.print()
     if fitting:
         terminal.print(fitting[0], "", soft_wrap=True)

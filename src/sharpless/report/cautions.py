@@ -59,16 +59,16 @@ def at_the_edge(methods: Mapping[str, Sequence[Run]], edges: Mapping[str, Mappin
         methods: the runs of each method.
         edges: for each method, which end of its grid, "lower" or "upper", a hyperparameter was chosen at.
     """
+    known = names({method: runs[0].label for method, runs in methods.items()})
     ends: dict[tuple[str, str, float], list[str]] = {}
     for method, edge in edges.items():
-        first = methods[method][0]
         for name, end in edge.items():
-            ends.setdefault((name, end, first.hyperparameters[name]), []).append(first.label)
+            ends.setdefault((name, end, methods[method][0].hyperparameters[name]), []).append(known[method])
     return [
-        f"The {name} chosen for {_listed(labels)}, {value:g}, is the {'largest' if end == 'upper' else 'smallest'} of "
-        f"its grid: a {'larger' if end == 'upper' else 'smaller'} one may be better. Give a wider grid, with values "
+        f"{name} = {value:g}, chosen for {_listed(found)}, is the {'largest' if end == 'upper' else 'smallest'} that "
+        f"was tried: a {'larger' if end == 'upper' else 'smaller'} one may be better. Give a wider grid, with values "
         f"{'above' if end == 'upper' else 'below'} {value:g} in --{name.replace('_', '-')}."
-        for (name, end, value), labels in ends.items()
+        for (name, end, value), found in ends.items()
     ]
 
 

@@ -21,7 +21,7 @@ from sharpless.report.verdict import metric_words
 __all__ = ["choice", "coin", "loss", "values"]
 
 MOST_POINTS = 2000
-TRANSIENT = 0.1
+TRANSIENT = 0.25
 """The share of training, at its start, that does not decide how far the axis reaches."""
 
 
