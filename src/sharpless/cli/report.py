@@ -54,7 +54,7 @@ def conclude(runs: Sequence[Path], folder: Path, margin: float) -> None:
         ValueError: the run files cannot be read, or do not belong together.
     """
     extras.need("report")
-    from sharpless.lab import files  # noqa: PLC0415
+    from sharpless.lab import store as files  # noqa: PLC0415
     from sharpless.report.html import render  # noqa: PLC0415
     from sharpless.report.runs import read_runs  # noqa: PLC0415
     from sharpless.report.summary import summarize  # noqa: PLC0415

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -71,6 +72,8 @@ class Task:
     options: Mapping[str, Any] = field(default_factory=dict)
     measure: Measure = Measure()
     pickled: bytes | None = None
+    folder: str = field(default_factory=os.getcwd)
+    """Where the file or module is looked for."""
 
     @classmethod
     def of(
@@ -90,10 +93,9 @@ class Task:
         if isinstance(source, str):
             found = cls(source)
         else:
-            _check(source, repr(source))
+            _check(source, repr(source)[:60])
             found = cls(_name(source), pickled=_pickled(source))
         function = found.function
-        _check(function, found.name)
         known = dict(parameters(function))
         for name in options or {}:
             if name not in known:
@@ -121,7 +123,11 @@ class Task:
             import cloudpickle  # noqa: PLC0415
 
             return cloudpickle.loads(self.pickled)  # type: ignore[no-any-return]
-        return _imported(self.name)
+        if self.folder not in sys.path:
+            sys.path.append(self.folder)
+        function = _imported(self.name, Path(self.folder))
+        _check(function, self.name)
+        return function
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -160,13 +166,13 @@ def _check(function: Any, name: str) -> None:
         raise ValueError(f"task = {name} takes no trial: give a function of a trial, `def train(trial): …`")
 
 
-def _imported(name: str) -> Callable[..., Any]:
+def _imported(name: str, folder: Path) -> Callable[..., Any]:
     place, colon, attribute = BUILT_IN.get(name, name).rpartition(":")
     if not colon:
         raise ValueError(
             f"task = {name} is unknown: give FILE.py:function, module:function or one of {', '.join(BUILT_IN)}"
         )
-    path = Path(place)
+    path = folder / place
     if place.endswith(".py") and not path.is_file():
         raise ValueError(f"task = {name}: there is no file {place}, give the path of one")
     try:
