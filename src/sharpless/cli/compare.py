@@ -33,19 +33,17 @@ def add(commands: Any) -> None:
         add_help=False,
         usage="%(prog)s [TASK] [OPTION ...]",
         help="train a task with several methods and seeds: what does each buy, and what does it cost?",
-        description="Train a task with several methods and seeds, and say what each buys and what it costs. Stopped and "
-        "started again, it continues and repeats no finished run. TASK is FILE.py:function or module:function, a "
-        "function of a trial, or digits, which is the default, or images; `sharpless compare TASK --help` shows its "
-        "options as well.",
+        description="Train a task with several methods and seeds, and say what each buys and what it costs. Stopped "
+        "and started again, it continues and repeats no finished run. TASK is a function of a trial, FILE.py:function "
+        "or module:function, or one that is built in: digits, the default, or images. `sharpless compare TASK --help` "
+        "shows its options as well.",
         epilog="METHODS: " + "; ".join(f"{name}, {kind.about}" for name, kind in KINDS.items()) + ". Parameters "
         "follow a colon: g-rst:p=0.25, thrifty:budget=1.05,average=0.99.",
     )
     command.set_defaults(command=_compare, parser=command)
     option = command.add_argument
     option("-h", "--help", action="store_true", help="show this, and the options of the task that is named")
-    option(
-        "--methods", nargs="+", default=DEFAULTS, metavar="METHOD", help=f"the rows (default: {' '.join(DEFAULTS)})"
-    )
+    option("--methods", nargs="+", default=DEFAULTS, metavar="METHOD", help=f"the rows (default: {' '.join(DEFAULTS)})")
     for name, what in (("rho", "radii"), ("lr", "learning rates"), ("weight-decay", "weight decays")):
         own = ", or auto, to look for them" if name == "rho" else ""
         several = f"{what} to choose from on validation data, for each method by itself{own}"
@@ -122,7 +120,7 @@ def _help(options: argparse.Namespace) -> int:
         from sharpless.lab.task import Task  # noqa: PLC0415
 
         group = options.parser.add_argument_group(f"options of {options.task}")
-        task.add(group, Task(options.task).function, {*options.parser._option_string_actions})  # noqa: SLF001
+        task.add(group, Task(options.task).function, {*options.parser._option_string_actions})
     options.parser.print_help()
     return 0
 
@@ -158,7 +156,10 @@ def _axis(values: Sequence[float | str]) -> Sequence[float | str] | str:
 
 
 def _executed(study: "Study", options: argparse.Namespace) -> int:
-    """Run what is missing; return the number of the signal that ended it early, or 0.
+    """Run what is missing.
+
+    Returns:
+        The number of the signal that ended it early, or 0.
 
     Raises:
         ValueError: a worker was ended from outside.
@@ -184,7 +185,11 @@ def _executed(study: "Study", options: argparse.Namespace) -> int:
 
 @contextmanager
 def _interrupted_by() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP within the block do what Ctrl-C does; yield the signals that came."""
+    """Let SIGTERM and SIGHUP within the block do what Ctrl-C does.
+
+    Yields:
+        The signals that came.
+    """
     heard: list[int] = []
 
     def hear(signum: int, _: Any) -> None:
@@ -237,4 +242,6 @@ def _line(run: "Run", found: Any, width: int) -> str:
     value = curve.get("validation" if run.choosing or "test" not in curve else "test")[-1]
     shown_value = f"{'diverged':>12}" if value is None else f"{value:12.4g}"
     tried = " ".join(f"{name} {value:g}" for name, value in run.point.items()) if run.choosing else ""
-    return f"{start}{shown_value}{found['passes'] / found['plain_passes']:6.2f}{found['seconds']:8.1f}  {tried}".rstrip()
+    return (
+        f"{start}{shown_value}{found['passes'] / found['plain_passes']:6.2f}{found['seconds']:8.1f}  {tried}".rstrip()
+    )

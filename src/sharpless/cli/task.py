@@ -45,10 +45,14 @@ def add(group: Any, function: Callable[..., Any], taken: Container[str]) -> None
         if kind is bool:
             group.add_argument(name, action=argparse.BooleanOptionalAction, **common)
         else:
-            group.add_argument(name, type=kind, metavar={str: "TEXT", whole: "N", float: "X"}.get(kind, "VALUE"), **common)
+            group.add_argument(
+                name, type=kind, metavar={str: "TEXT", whole: "N", float: "X"}.get(kind, "VALUE"), **common
+            )
 
 
-def parsed(rest: Sequence[str], name: str, function: Callable[..., Any], parser: argparse.ArgumentParser) -> dict[str, Any]:
+def parsed(
+    rest: Sequence[str], name: str, function: Callable[..., Any], parser: argparse.ArgumentParser
+) -> dict[str, Any]:
     """Return the options of a task that are among the arguments that the command does not know.
 
     Args:
@@ -58,10 +62,10 @@ def parsed(rest: Sequence[str], name: str, function: Callable[..., Any], parser:
         parser: the parser of the command, whose errors are this one's.
     """
     own = type(parser)(prog=f"{parser.prog} {name}", allow_abbrev=False, add_help=False)
-    add(own, function, parser._option_string_actions)  # noqa: SLF001
+    add(own, function, parser._option_string_actions)
     found, unknown = own.parse_known_args(rest)
     if unknown:
-        known = ", ".join(action.option_strings[0] for action in own._actions) or "none"  # noqa: SLF001
+        known = ", ".join(action.option_strings[0] for action in own._actions) or "none"
         parser.error(f"unrecognized arguments: {' '.join(unknown)}; options of {name}: {known}")
     return vars(found)
 

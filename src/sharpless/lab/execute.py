@@ -33,7 +33,7 @@ Results = Iterator[tuple["Run", "dict[str, Any] | Failure"]]
 def execute(
     runs: Sequence["Run"], jobs: int | None = None, on: str = "local", watch: Callable[[float], None] | None = None
 ) -> Results:
-    """Yield runs as they end, with their records.
+    """Execute runs.
 
     Args:
         runs: what to execute.
@@ -41,6 +41,9 @@ def execute(
             each.
         on: `local` for processes on this machine, or `ray` for a cluster.
         watch: is called now and then with how many runs' worth is done of those under way, on this machine.
+
+    Yields:
+        The runs as they end, with their records.
 
     Raises:
         ModuleNotFoundError: Ray is asked for and not installed.

@@ -26,7 +26,7 @@ DEFAULTS = ("sgd", "sgd-long", "ema", "sam", "late", "rst", "g-rst", "thrifty")
 class Settings:
     """When a method is sharpness-aware, with how much of the batch, and how strongly."""
 
-    schedule: Schedule = Constant(0.0)
+    schedule: Schedule = field(default_factory=lambda: Constant(0.0))
     batch_fraction: float = 1.0
     gamma: float = 1.0
 

@@ -210,12 +210,13 @@ class Study:
             yield run, result
 
     def _kept(self, run: Run, found: dict[str, Any]) -> dict[str, Any] | Failure:
-        """Write a record, unless it reports something else than the runs before it did."""
+        """Return a record that was written, or a failure where it reports something else than the runs before it."""
         names = sorted(found["curve"].keys() & {"validation", "test", "loss"})
         before = self._reported.setdefault(run.choosing, names)
         if names != before:
             return Failure(
-                run.name, f"it reported {' and '.join(names)}, and a run before it {' and '.join(before)}: report the same"
+                run.name,
+                f"it reported {' and '.join(names)}, and a run before it {' and '.join(before)}: report the same",
             )
         run.conclude(found)
         return found
@@ -239,7 +240,7 @@ class Study:
         return [{**point, "values": values.get(tuple(point.values()), [])} for point in tried]
 
     def _extend(self, method: Method, tried: list[Point]) -> bool:
-        """Add to the points that were tried those that they lead to; return whether there are any."""
+        """Return whether the points that were tried lead to others, and add these to them."""
         if self.grid.get("rho") != AUTO or not method.is_sharp:
             return False
         following = [
@@ -296,9 +297,7 @@ class Study:
         there = store.read(self._description) or {}
         mine, known = self._told(), there.get("threads")
         if type(known) is not int or not 1 <= known <= MOST_THREADS or not mine.keys() <= there.keys():
-            raise ValueError(
-                f"{self._description} is not the study of this version: choose another folder with --out"
-            )
+            raise ValueError(f"{self._description} is not the study of this version: choose another folder with --out")
         if difference := store.difference(mine, there):
             raise ValueError(f"{self.folder} holds another study ({difference}): choose another folder with --out")
         if threads not in {0, known}:

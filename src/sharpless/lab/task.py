@@ -144,7 +144,7 @@ class Task:
         return False if shared is None else bool(shared(self.options))
 
     def __call__(self, trial: Any) -> Any:
-        """Train."""
+        """Return what the function returns after it has trained."""
         return self.function(trial, **self.options)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -159,7 +159,9 @@ def parameters(function: Callable[..., Any]) -> list[tuple[str, inspect.Paramete
 
 def _check(function: Any, name: str) -> None:
     if not callable(function) or isinstance(function, type):
-        raise ValueError(f"task = {name} is no function: give a function of a trial, `def train(trial): …`")
+        raise ValueError(  # noqa: TRY004 - for a command line, it is a value
+            f"task = {name} is no function: give a function of a trial, `def train(trial): …`"
+        )
     try:
         first = next(iter(inspect.signature(function).parameters.values()), None)
     except (TypeError, ValueError):
@@ -181,7 +183,9 @@ def _imported(name: str, folder: Path) -> Callable[..., Any]:
         module = _module_of(path) if place.endswith(".py") else importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name == place.partition(".")[0] or error.name == place:
-            raise ValueError(f"task = {name}: there is no module {place}, give FILE.py:function or install it") from None
+            raise ValueError(
+                f"task = {name}: there is no module {place}, give FILE.py:function or install it"
+            ) from None
         raise
     except Exception as error:
         where = culprit(error, place)
@@ -203,7 +207,8 @@ def _module_of(path: Path) -> Any:
     if known is not None and getattr(known, "__file__", None) == str(path):
         return known
     spec = spec_from_file_location(path.stem if known is None else f"{path.stem}_{abs(hash(path))}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
