@@ -95,7 +95,8 @@ def _as_typed(sentence: str, options: argparse.Namespace, arguments: Sequence[st
         choices = spellings[found[0]]
         return next((choice for choice in choices if choice in words), choices[0])
 
-    return re.sub(rf"(?:^|(?<=[ (]))(?:{'|'.join(spellings)})(?= = | is \S+ there and )", spelled, sentence)
+    pattern = rf"(?:^|(?<=[ (]))(?:{'|'.join(spellings)})(?= = | is \S+ there and )"
+    return str(re.sub(pattern, spelled, sentence))
 
 
 def _of_system(error: OSError) -> str:

@@ -144,7 +144,7 @@ def _check(options: argparse.Namespace, methods: Sequence[str]) -> None:
     store.check_folder(options.out)
 
 
-def _axis(values: Sequence[float | str]) -> Sequence[float | str] | str:
+def _axis(values: Sequence[Any]) -> Sequence[float] | str:
     """Return the values of an axis of the grid, or the word auto.
 
     Raises:

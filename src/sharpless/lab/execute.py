@@ -33,7 +33,7 @@ Results = Iterator[tuple["Run", "dict[str, Any] | Failure"]]
 def execute(
     runs: Sequence["Run"], jobs: int | None = None, on: str = "local", watch: Callable[[float], None] | None = None
 ) -> Results:
-    """Execute runs.
+    """Yield runs as they end, with their records.
 
     Args:
         runs: what to execute.
@@ -42,22 +42,16 @@ def execute(
         on: `local` for processes on this machine, or `ray` for a cluster.
         watch: is called now and then with how many runs' worth is done of those under way, on this machine.
 
-    Yields:
-        The runs as they end, with their records.
-
     Raises:
         ModuleNotFoundError: Ray is asked for and not installed.
     """
-    if not runs:
-        return
-    if runs[0].task.in_process:
-        yield from ((run, run.train(run.trial(watch))) for run in runs)
-        return
     gpus = torch.cuda.device_count()
-    if on == "ray":
+    if runs and runs[0].task.in_process:
+        yield from ((run, run.train(run.trial(watch))) for run in runs)
+    elif runs and on == "ray":
         yield from on_ray(runs, gpus)
-        return
-    yield from local(runs, jobs or gpus or room(runs[0].threads), gpus, watch)
+    elif runs:
+        yield from local(runs, jobs or gpus or room(runs[0].threads), gpus, watch)
 
 
 def room(threads: int) -> int:
@@ -189,7 +183,7 @@ def _prepare(places: Any, shares: Any) -> None:
 def _without_main() -> Iterator[None]:
     """Let processes that start within the block not run the main script again, which tasks do not need."""
     main = sys.modules["__main__"]
-    hidden = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
+    hidden: dict[str, Any] = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
     main.__spec__ = None
     try:
         yield

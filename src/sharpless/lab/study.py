@@ -4,7 +4,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ class Study:
 
     def execute(
         self, jobs: int | None = None, on: str = "local", watch: Callable[[float, int], None] | None = None
-    ) -> Iterator[tuple[Run, dict[str, Any] | Failure]]:
+    ) -> Generator[tuple[Run, dict[str, Any] | Failure], None, None]:
         """Yield the runs that are missing as they end, with their records, whose files are there by then.
 
         First those by which hyperparameters are chosen, in as many rounds as that takes, then those that are compared.
@@ -172,10 +172,10 @@ class Study:
         before = len(runs)
         chosen = {method: self._choose(method, found) for method, found in tried.items()}
         runs = [
-            Run(self.task, method, seed, self.folder, self.threads, *chosen[method])
+            Run(self.task, method, seed, self.folder, self.threads, point, choice)
             for seed in self.seeds
-            for method in self.methods
-            if chosen[method][0] is not None
+            for method, (point, choice) in chosen.items()
+            if point is not None
         ]
         yield from self._execute(runs, before, jobs, on, watch)
 
@@ -236,7 +236,8 @@ class Study:
         values: dict[tuple[float, ...], list[float | None]] = {}
         for run in self._trials(method, tried):
             found = store.read(run.path)
-            values.setdefault(tuple(run.point.values()), []).append(found and found["curve"]["validation"][-1])
+            value = None if found is None else found["curve"]["validation"][-1]
+            values.setdefault(tuple(run.point.values()), []).append(value)
         return [{**point, "values": values.get(tuple(point.values()), [])} for point in tried]
 
     def _extend(self, method: Method, tried: list[Point]) -> bool:
