@@ -183,9 +183,9 @@ def test_tasks_that_forget():
         Trial(Method("sam")).check_ended()
     trial, model = Trial(Method("sam")), torch.nn.Linear(1, 1)
     opt = trial.optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model=model, total_steps=2)
-    with pytest.raises(TaskError, match="the task took no gradients through trial.optimizer"):
+    with pytest.raises(TaskError, match="the task took no gradients"):
         trial.check_ended()
-    with pytest.raises(TaskError, match="trial.optimizer was called twice"):
+    with pytest.raises(TaskError, match="was called twice"):
         trial.optimizer(torch.optim.SGD(model.parameters(), lr=0.1))
     for x in opt.passes(torch.ones(4, 1)):
         model(x).sum().backward()
