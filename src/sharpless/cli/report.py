@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from sharpless.cli import extras, recipe
@@ -69,8 +70,6 @@ def conclude(runs: Sequence[Path], folder: Path, margin: str | float | None = No
 
 def _tell(summary: Mapping[str, Any], page: Path) -> None:
     """Print the table, in a narrow terminal one row below the other, and what is to be said of it."""
-    from rich.table import Table  # noqa: PLC0415
-
     from sharpless.report.table import headings, legend, rows  # noqa: PLC0415
     from sharpless.report.verdict import verdict  # noqa: PLC0415
 
@@ -92,11 +91,9 @@ def _tell(summary: Mapping[str, Any], page: Path) -> None:
             lines = [f"  {title:18}{cell}" for title, cell in zip(titles[1:], cells, strict=True) if cell]
             terminal.print(method, *lines, "", sep="\n", soft_wrap=True)
     terminal.print(*map(shown, legend(summary)), sep="\n", soft_wrap=True)
-    said = Table.grid(padding=(0, 1))
-    for mark, sentences in (("-", verdict(summary)), ("!", summary["warnings"])):
-        for sentence in sentences:
-            said.add_row(mark, shown(sentence))
-    terminal.print("", said)
+    for mark, sentences in (("- ", verdict(summary)), ("! ", summary["warnings"])):
+        lines = [fill(shown(one), terminal.width, initial_indent=mark, subsequent_indent="  ") for one in sentences]
+        terminal.print(*([""] if lines else []), *lines, sep="\n", soft_wrap=True, end="\n" if lines else "")
     terminal.print("", f"The page: {shown(str(page))}", sep="\n", soft_wrap=True)
 
 
