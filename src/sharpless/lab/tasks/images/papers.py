@@ -6,7 +6,7 @@ What the sources do not say is ours, and said to be.
 from collections.abc import Callable
 from dataclasses import replace
 
-from sharpless.lab.recipes import Recipe
+from sharpless.lab.tasks.images.recipe import Recipe
 
 __all__ = [
     "PAPERS",

@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sharpless.lab.checkpoints import JUNK, Checkpoints
-from sharpless.lab.data import Data, load
+from sharpless.lab.tasks.images.checkpoints import JUNK, Checkpoints
+from sharpless.lab.tasks.images.data import Data, load
 from sharpless.lab.faults import blamed
-from sharpless.lab.networks import build
+from sharpless.lab.tasks.images.networks import build
 from sharpless.lab.optimizers import base_optimizer, wrap
 from sharpless.lab.peers import Peer
-from sharpless.lab.recipes import PEERS, Recipe
+from sharpless.lab.tasks.images.recipe import PEERS, Recipe
 from sharpless.lab.record import record
-from sharpless.lab.setup import Setup, computing_with
+from sharpless.lab.tasks.images.setup import Setup, computing_with
 from sharpless.lab.stopping import Stopped, told_to_stop
 
 __all__ = ["Progress", "Training", "check", "train"]

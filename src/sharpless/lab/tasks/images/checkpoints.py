@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sharpless.lab import files
+from sharpless.lab import store
 from sharpless.lab.faults import is_out_of_memory
 
 __all__ = ["JUNK", "Checkpoints"]
@@ -42,7 +42,7 @@ class Checkpoints:
         unnamed = self.folder / "unnamed.pt"
         self._clear()
         try:
-            files.write_with(unnamed, lambda file: torch.save({"run": self.run, "state": state}, file))
+            store.write_with(unnamed, lambda file: torch.save({"run": self.run, "state": state}, file))
             unnamed.replace(self.folder / f"step-{step:09d}-{_digest(unnamed)}.pt")
         except OSError as error:
             warnings.warn(

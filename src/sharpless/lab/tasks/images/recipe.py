@@ -38,7 +38,7 @@ class Settings:
 
 
 def check_augmentations(names: Sequence[str]) -> None:
-    """Check the names of augmentations; what they do is in `sharpless.lab.augment`, and not needed for it.
+    """Check the names of augmentations; what they do is in `sharpless.lab.tasks.images.augment`, and not needed for it.
 
     Args:
         names: some of flip, crop, cutout (arXiv 1708.04552) and autoaugment (arXiv 1805.09501). They are done in the

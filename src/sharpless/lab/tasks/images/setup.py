@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sharpless.lab.recipes import option
+from sharpless.lab.tasks.images.recipe import option
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
