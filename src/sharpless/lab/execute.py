@@ -48,7 +48,7 @@ def execute(
     if not runs:
         return
     if runs[0].task.in_process:
-        yield from ((run, run.train(watch)) for run in runs)
+        yield from ((run, run.train(run.trial(watch))) for run in runs)
         return
     gpus = torch.cuda.device_count()
     if on == "ray":
@@ -158,7 +158,7 @@ def _work(run: "Run", row: int | None = None) -> "dict[str, Any] | Failure":
         SHARES[0][row] = share
 
     try:
-        return run.train(None if row is None else tell)
+        return run.train(run.trial(None if row is None else tell))
     except Stopped as stopped:
         os._exit(128 + stopped.signum)  # without taking another run
 

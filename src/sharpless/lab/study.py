@@ -69,15 +69,19 @@ class Run:
         """The folder for what the task keeps while the run is not finished."""
         return self.folder / "work" / self.name
 
-    def train(self, watch: Callable[[float], None] | None = None) -> "dict[str, Any] | Failure":
+    def trial(self, watch: Callable[[float], None] | None = None) -> Trial:
+        """Return what the task sees of this run."""
+        return Trial(self.method, self.seed, dict(self.point), choosing=self.choosing, folder=self.work, watch=watch)
+
+    def train(self, trial: Trial) -> "dict[str, Any] | Failure":
         """Return the record of this run, or why there is none.
+
+        Args:
+            trial: what `trial` returned.
 
         Raises:
             Stopped: the task was told to stop, and left a checkpoint.
         """
-        trial = Trial(
-            self.method, self.seed, dict(self.point), choosing=self.choosing, folder=self.work, watch=watch
-        )
         try:
             with computing_with(self.threads):
                 _sow(self.seed)

@@ -14,7 +14,7 @@ from sharpless.lab.faults import culprit, reason
 
 __all__ = ["BUILT_IN", "Measure", "Task", "task"]
 
-BUILT_IN = {"digits": "sharpless.lab.tasks.digits:train"}
+BUILT_IN = {"digits": "sharpless.lab.tasks.digits:train", "images": "sharpless.lab.tasks.images:train"}
 """The tasks that can be named without their module."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -102,9 +102,11 @@ class Task:
                     "of the function"
                 )
         told = getattr(function, "measure", Measure())
-        given = {"name": metric, "unit": unit, "goal": goal}
-        measure = replace(told, **{name: value for name, value in given.items() if value is not None})
-        complete = {name: one.default for name, one in known.items()} | dict(options or {})
+        said = {"name": metric, "unit": unit, "goal": goal}
+        measure = replace(told, **{name: value for name, value in said.items() if value is not None})
+        resolve = getattr(function, "resolve", None)  # for defaults that follow from other options
+        given = dict(options or {})
+        complete = resolve(given) if resolve else {name: one.default for name, one in known.items()} | given
         for name, value in complete.items():
             if value is inspect.Parameter.empty:
                 raise ValueError(f"{name} is missing: {found.name} wants it, give --{name.replace('_', '-')}")
