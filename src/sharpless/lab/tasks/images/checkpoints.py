@@ -51,11 +51,7 @@ class Checkpoints:
                 stacklevel=2,
             )
             return
-        self.keep(KEPT)
-
-    def keep(self, number: int) -> None:
-        """Delete all checkpoints but the newest ones."""
-        for old in self._newest_first()[number:]:
+        for old in self._newest_first()[KEPT:]:
             old.unlink()
 
     def load(self) -> dict[str, Any] | None:
@@ -88,13 +84,6 @@ class Checkpoints:
             return MemoryError(*error.args)
         place = self.loaded or self.folder
         return ValueError(f"{place} is no checkpoint of this version: delete it, or use another folder")
-
-    def discard(self) -> None:
-        """Delete all checkpoints."""
-        self._clear()
-        self.keep(0)
-        if self.folder.exists() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
 
     def _clear(self) -> None:
         """Delete what was left by a process that was killed in the middle of writing."""
