@@ -93,7 +93,7 @@ def _train(trial: Trial, recipe: Recipe, setup: Setup, team: Team, data: Data | 
                 step += 1
                 saver.consider(step, told)
             _sow(_mixed(trial.seed, step, 1 + team.rank), team.device)
-            loss = team.total(stepper.loss) / (team.size * per_epoch)
+            loss = float(team.total(stepper.loss)) / (team.size * per_epoch)
             with trial.evaluating(stepper.module):
                 trial.report(**{data.split: stepper.accuracy(test_set)}, loss=loss)
             stepper.loss.zero_()
