@@ -14,7 +14,14 @@ __all__ = ["Trial", "compare", "task"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that the command line can be asked for help without torch."""
+    """Import a public name when it is first used, so that the command line can be asked for help without torch.
+
+    Returns:
+        What has the name.
+
+    Raises:
+        AttributeError: there is nothing of this name.
+    """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415

@@ -321,7 +321,11 @@ class Trial:
         return self.cost.plain_passes / longer
 
     def _set(self, base: Optimizer, name: str) -> None:
-        """Give `base` a learning rate or a weight decay of the comparison."""
+        """Give `base` a learning rate or a weight decay of the comparison.
+
+        Raises:
+            TaskError: `base` has none, or a scheduler has begun with another.
+        """
         if name not in self.hyperparameters:
             return
         value = self.hyperparameters[name]
