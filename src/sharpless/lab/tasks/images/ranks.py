@@ -94,11 +94,12 @@ def gathered(setup: Setup, job: Any) -> Iterator[Team]:
 
 
 def dismiss() -> None:
-    """Let those whom torchrun has started end, if there are any: this process leads them to nothing more."""
-    if launched() and int(os.environ["WORLD_SIZE"]) > 1:
-        _join()
-        _from_leader(None)
-        dist.destroy_process_group()
+    """Let those end whom torchrun has started beside this process: it leads them to nothing more."""
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        with suppress(RuntimeError):  # one that has failed does not listen
+            _join()
+            _from_leader(None)
+            dist.destroy_process_group()
 
 
 def follow() -> int:

@@ -120,8 +120,6 @@ class Saver:
         for group, lr in zip(stepper.scheduler.optimizer.param_groups, stepper.scheduler.get_last_lr(), strict=True):
             group["lr"] = lr
         losses = state["losses"]
-        stepper.loss.fill_(
-            losses[self.team.rank] if len(losses) == self.team.size else sum(losses) / len(losses)
-        )
+        stepper.loss.fill_(losses[self.team.rank] if len(losses) == self.team.size else sum(losses) / len(losses))
         trial.load_state_dict(state["trial"])
         return step

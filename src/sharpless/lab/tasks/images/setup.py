@@ -45,7 +45,9 @@ class Setup:
         if self.nodes > 1 and not launched():
             raise ValueError(f"nodes = {self.nodes} would wait for the other nodes for ever: start it by torchrun")
         if self.strategy == "fsdp2" and self.world_size == 1:
-            raise ValueError("strategy = fsdp2 shards a network over several devices: give their number, or leave it out")
+            raise ValueError(
+                "strategy = fsdp2 shards a network over several devices: give their number, or leave it out"
+            )
         if self.devices == 1 and self.accelerator in {"auto", "cpu"} and not self.compile:
             return  # which holds on every machine, and is known without torch
         import torch  # noqa: PLC0415

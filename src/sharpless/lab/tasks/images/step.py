@@ -35,9 +35,7 @@ class Stepper:
         steps: how many there will be.
     """
 
-    def __init__(
-        self, trial: Trial, recipe: Recipe, setup: Setup, team: Team, model: nn.Module, steps: int
-    ) -> None:
+    def __init__(self, trial: Trial, recipe: Recipe, setup: Setup, team: Team, model: nn.Module, steps: int) -> None:
         self.trial, self.recipe, self.team = trial, recipe, team
         self.format = torch.channels_last if setup.channels_last else None
         self.module = model.to(team.device)
