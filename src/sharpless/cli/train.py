@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from sharpless.cli import extras, recipe, task
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import store
 from sharpless.lab.methods import KINDS, Method
-from sharpless.lab.tasks.images import train as images
+from sharpless.lab.tasks.images import resolve, train
 from sharpless.report.runs import diverged_in
 
 if TYPE_CHECKING:
@@ -50,13 +51,13 @@ def add(commands: Any) -> None:
     option("--log", nargs="+", choices=("tensorboard", "wandb"), default=(), help="where curves go")
     threads = "CPU threads (default: what the folder was opened with; in a new one OMP_NUM_THREADS, or else 1)"
     option("--threads", type=recipe.whole, default=0, metavar="N", help=threads)
-    task.add(command.add_argument_group("the recipe and the machine"), images, ())
+    task.add(command.add_argument_group("the recipe and the machine"), train, ())
 
 
 def _train(options: argparse.Namespace) -> int:
     extras.need("train")
-    given = {name: value for name, value in vars(options).items() if name in images.__signature__.parameters}
-    resolved, method = images.resolve(given), Method(options.method)
+    given = {name: getattr(options, name) for name in signature(train).parameters if hasattr(options, name)}
+    resolved, method = resolve(given), Method(options.method)
     store.check_folder(options.out)
     base = {"sgd": "SGD", "adamw": "AdamW"}[resolved["optimizer"]]
     label = method.label(base, resolved["batch_size"] // resolved["accumulate"], method.epochs(resolved["epochs"]))
@@ -100,6 +101,7 @@ def _watched(run: "Run", log: Any) -> None:
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
+    from sharpless.lab.study import Failure  # noqa: PLC0415
     from sharpless.lab.tasks.images.logs import Logs  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -117,7 +119,7 @@ def _watched(run: "Run", log: Any) -> None:
 
         trial = run.trial(watch)
         found = run.train(trial)
-    if not isinstance(found, dict):
+    if isinstance(found, Failure):
         raise ValueError(found.why.removeprefix("ValueError: "))
     assert trial.weights is not None
     _conclude(run, found, trial.weights)
@@ -128,7 +130,7 @@ def _watched(run: "Run", log: Any) -> None:
 def _said_of(trial: "Trial") -> str:
     """Return how far a run is, in a line."""
     cost, steps = trial.cost, trial.total_steps or 1
-    epochs = trial.planned_epochs
+    epochs = trial.planned_epochs or 1
     p = trial.method.settings(trial.batch_size).schedule.at(min(cost.steps, steps - 1), steps)
     values = trial.curve.get("test", trial.curve.get("validation"))
     accuracy = f", accuracy {values[-1]:.1f} %" if values else ""

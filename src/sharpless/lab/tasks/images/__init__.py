@@ -80,7 +80,7 @@ def _signature() -> inspect.Signature:
     only = inspect.Parameter.KEYWORD_ONLY
     options = [inspect.Parameter("recipe", only, default="", annotation=Annotated[str, told])]
     for field in (field for kind in KINDS for field in fields(kind)):
-        annotation: Any = Annotated[field.type, field.metadata["help"]]  # type: ignore[name-defined]
+        annotation: Any = Annotated[field.type, field.metadata["help"]]
         options.append(inspect.Parameter(field.name, only, default=field.default, annotation=annotation))
     return inspect.Signature([inspect.Parameter("trial", inspect.Parameter.POSITIONAL_OR_KEYWORD), *options])
 

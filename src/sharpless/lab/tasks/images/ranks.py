@@ -83,6 +83,9 @@ def gathered(setup: Setup, job: Any) -> Iterator[Team]:
     Args:
         setup: how many there are, and on which devices.
         job: what `follow` hands to those who do it; anything that can be pickled.
+
+    Yields:
+        The team.
     """
     if setup.world_size == 1:
         yield Team(0, 1, torch.device(setup.device))
@@ -103,7 +106,11 @@ def dismiss() -> None:
 
 
 def follow() -> int:
-    """Do what the leader says, until it says no more; return the exit status."""
+    """Do what the leader says, until it says no more.
+
+    Returns:
+        The exit status.
+    """
     from sharpless.lab.tasks.images.training import work  # noqa: PLC0415
 
     for signum in (signal.SIGINT, signal.SIGHUP):
@@ -131,9 +138,15 @@ def _obey() -> None:
 
 @contextmanager
 def _started(size: int) -> Iterator[None]:
-    """Let followers be there within the block."""
+    """Let followers be there within the block.
+
+    Raises:
+        Stopped: the block raised it, as those of the followers did.
+    """
     # A port that the system chooses; the server stays, and whoever joins in this process uses it too.
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, multi_tenant=True)
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False, multi_tenant=True
+    )
     shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
     command = [sys.executable, "-c", f"from {__name__} import _obey; _obey()"]
     followers = [

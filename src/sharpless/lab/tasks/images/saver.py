@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import state_dict as states
 
 from sharpless.lab.stopping import Stopped
-from sharpless.lab.tasks.images.checkpoints import JUNK, Checkpoints
+from sharpless.lab.tasks.images.checkpoints import JUNK, Checkpoints, refusal
 from sharpless.lab.tasks.images.step import Stepper
 
 __all__ = ["Saver"]
@@ -60,10 +60,13 @@ class Saver:
             raise Stopped(step, signum)
 
     def resume(self, per_epoch: int) -> int:
-        """Go on from the newest checkpoint, if there is one; return the steps that are done.
+        """Go on from the newest checkpoint, if there is one.
 
         Args:
             per_epoch: the steps of an epoch.
+
+        Returns:
+            The steps that are done.
 
         Raises:
             ValueError: it holds something else than the state of this run.
@@ -74,14 +77,12 @@ class Saver:
         try:
             return self._load(found, per_epoch)
         except JUNK as error:
-            if self.checkpoints is None:
-                raise
-            raise self.checkpoints.refusal(error) from error
+            raise refusal(error, self.checkpoints and self.checkpoints.loaded) from error
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights that the network has, whole and on the CPU, for `load_state_dict` of the bare one."""
         found = states.get_model_state_dict(self.stepper.module, options=WHOLE)
-        return {name: value.clone() for name, value in found.items()}
+        return {name: value.clone() for name, value in found.items() if isinstance(value, Tensor)}
 
     def _save(self, step: int) -> None:
         stepper = self.stepper
@@ -99,9 +100,9 @@ class Saver:
 
     def _load(self, state: dict[str, Any], per_epoch: int) -> int:
         stepper, trial, step = self.stepper, self.trial, int(state["step"])
-        ended = [len(values) for values in state["trial"]["curve"].values()]
-        if len({*ended}) > 1 or not ended[0] * per_epoch <= step <= min((ended[0] + 1) * per_epoch, trial.total_steps):
-            raise ValueError(f"step {step} is not in the epoch after {ended}")
+        lengths = {len(values) for values in state["trial"]["curve"].values()}
+        if len(lengths) != 1 or not 0 <= step - per_epoch * max(lengths) <= per_epoch or step > stepper.steps:
+            raise ValueError(f"step {step} is not in the epoch after {lengths}")
         if not all(0 <= state["trial"][name] < math.inf for name in ("seconds", "data_seconds")):
             raise ValueError("durations that no run has")
         if state["model"].keys() != stepper.module.state_dict().keys() or not state["optimizer"]:

@@ -36,11 +36,11 @@ class Stepper:
     """
 
     def __init__(self, trial: Trial, recipe: Recipe, setup: Setup, team: Team, model: nn.Module, steps: int) -> None:
-        self.trial, self.recipe, self.team = trial, recipe, team
+        self.trial, self.recipe, self.team, self.steps = trial, recipe, team, steps
         self.format = torch.channels_last if setup.channels_last else None
         self.module = model.to(team.device)
         if self.format is not None:
-            self.module = model.to(memory_format=self.format)  # type: ignore[call-overload]
+            self.module = model.to(memory_format=self.format)
         self.sharded = setup.strategy == "fsdp2"
         self.network = team.wrapped(self.module, sharded=self.sharded)
         """The network with what wraps it: DistributedDataParallel, where there is one."""
@@ -73,7 +73,7 @@ class Stepper:
                 examples_of_part = len(part[1])
                 for x, y in opt.passes(part):
                     loss = self._loss_of(x, y)
-                    self.scaler.scale(loss / len(parts) if len(parts) > 1 else loss).backward()
+                    self.scaler.scale(loss / len(parts) if len(parts) > 1 else loss).backward()  # type: ignore[no-untyped-call]
                     if not opt.perturbed:
                         self.loss.add_(loss.detach(), alpha=len(y) / (examples_of_part * len(parts)))
         if self.recipe.clip:

@@ -20,11 +20,11 @@ from sharpless.lab.faults import blamed
 from sharpless.lab.methods import Method
 from sharpless.lab.stopping import told_to_stop
 from sharpless.lab.tasks.images.checks import check_batches, examples
-from sharpless.lab.tasks.images.saver import Saver
 from sharpless.lab.tasks.images.data import Data
 from sharpless.lab.tasks.images.networks import build
 from sharpless.lab.tasks.images.ranks import Team, gathered
 from sharpless.lab.tasks.images.recipe import Recipe
+from sharpless.lab.tasks.images.saver import Saver
 from sharpless.lab.tasks.images.setup import Setup
 from sharpless.lab.tasks.images.step import Stepper
 from sharpless.lab.threads import computing_with
