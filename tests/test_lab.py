@@ -9,7 +9,7 @@ import torch
 
 from sharpless.grst import SAM
 from sharpless.lab.peers import Peer
-from sharpless.lab.recipes import METHODS, PEERS, Recipe
+from sharpless.lab.tasks.images.recipe import METHODS, PEERS, Recipe
 from sharpless.lab.train import train
 from sharpless.schedules import Constant, Periodic
 

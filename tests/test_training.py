@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from sharpless.lab.checkpoints import Checkpoints
-from sharpless.lab.recipes import Recipe
-from sharpless.lab.setup import Setup
+from sharpless.lab.tasks.images.checkpoints import Checkpoints
+from sharpless.lab.tasks.images.recipe import Recipe
+from sharpless.lab.tasks.images.setup import Setup
 from sharpless.lab.stopping import Stopped
 from sharpless.lab.train import Training, train
 

@@ -120,7 +120,7 @@ def _watched(run: "Run", log: Any) -> None:
         trial = run.trial(watch)
         found = run.train(trial)
     if isinstance(found, Failure):
-        raise ValueError(found.why.removeprefix("ValueError: "))
+        raise ValueError(found.why.removeprefix("ValueError: "))  # noqa: TRY004
     assert trial.weights is not None
     _conclude(run, found, trial.weights)
     logs.end(trial)

@@ -12,7 +12,7 @@ import torch
 from sharpless.lab import store
 from sharpless.lab.faults import is_out_of_memory
 
-__all__ = ["JUNK", "Checkpoints", "refusal"]
+__all__ = ["JUNK", "Checkpoints"]
 
 KEPT = 2
 JUNK = (
@@ -69,7 +69,7 @@ class Checkpoints:
                 found = torch.load(path, map_location="cpu", weights_only=True)
                 run, state = dict(found["run"]), dict(found["state"])
             except JUNK as error:
-                raise refusal(error, path) from None
+                raise self.refusal(error) from None
             for name, value in self.run.items():
                 if run.get(name) != value:
                     raise ValueError(
@@ -78,6 +78,13 @@ class Checkpoints:
             return state
         return None
 
+    def refusal(self, error: Exception) -> Exception:
+        """Return what to raise where the checkpoint that was loaded leads to an error of JUNK."""
+        if is_out_of_memory(error):
+            return MemoryError(*error.args)
+        place = self.loaded or self.folder
+        return ValueError(f"{place} is no checkpoint of this version: delete it, or use another folder")
+
     def _clear(self) -> None:
         """Delete what was left by a process that was killed in the middle of writing."""
         for path in (*self.folder.glob("unnamed.pt"), *self.folder.glob(".unnamed.pt.*")):
@@ -85,13 +92,6 @@ class Checkpoints:
 
     def _newest_first(self) -> list[Path]:
         return sorted((path for path in self.folder.glob("step-*.pt") if path.is_file()), reverse=True)
-
-
-def refusal(error: Exception, path: Path | None) -> Exception:
-    """Return what to raise where the checkpoint in a file leads to an error of JUNK."""
-    if is_out_of_memory(error):
-        return MemoryError(*error.args)
-    return ValueError(f"{path or 'the state'} is no checkpoint of this version: delete it, or use another folder")
 
 
 def _digest(path: Path) -> str:

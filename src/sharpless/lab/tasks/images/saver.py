@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import state_dict as states
 
 from sharpless.lab.stopping import Stopped
-from sharpless.lab.tasks.images.checkpoints import JUNK, Checkpoints, refusal
+from sharpless.lab.tasks.images.checkpoints import JUNK, Checkpoints
 from sharpless.lab.tasks.images.step import Stepper
 
 __all__ = ["Saver"]
@@ -32,10 +33,9 @@ class Saver:
         trial = stepper.trial
         self.stepper, self.trial, self.team, self.every = stepper, trial, stepper.team, every
         self.keeps = not trial.method.kind.package
-        self.checkpoints: Checkpoints | None = None
-        if self.keeps and self.team.rank == 0:
-            of = {"method": trial.method.name, "seed": trial.seed, "hyperparameters": trial.hyperparameters}
-            self.checkpoints = Checkpoints(trial.folder, {**run, **of})
+        self.writes = self.keeps and self.team.rank == 0
+        of = {"method": trial.method.name, "seed": trial.seed, "hyperparameters": trial.hyperparameters}
+        self.checkpoints = Checkpoints(trial.folder if self.writes else Path(), {**run, **of})
         self.saved_at = perf_counter()
 
     def consider(self, step: int, told: Sequence[int]) -> None:
@@ -71,13 +71,13 @@ class Saver:
         Raises:
             ValueError: it holds something else than the state of this run.
         """
-        found = self.team.from_leader(self.checkpoints.load() if self.checkpoints is not None else None)
+        found = self.team.from_leader(self.checkpoints.load() if self.writes else None)
         if found is None:
             return 0
         try:
             return self._load(found, per_epoch)
         except JUNK as error:
-            raise refusal(error, self.checkpoints and self.checkpoints.loaded) from error
+            raise self.checkpoints.refusal(error) from error
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights that the network has, whole and on the CPU, for `load_state_dict` of the bare one."""
@@ -93,7 +93,7 @@ class Saver:
             **{"scaler": stepper.scaler.state_dict(), "scheduler": stepper.scheduler.state_dict()},
             "trial": self.trial.state_dict(),
         }
-        if self.checkpoints is not None:
+        if self.writes:
             self.checkpoints.save(step, state)
         self.team.told(0)  # no rank may end, and be missed, while another one writes
         self.saved_at = perf_counter()
