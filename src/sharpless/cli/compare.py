@@ -83,7 +83,7 @@ def _compare(options: argparse.Namespace) -> int:
 
     from sharpless.lab.execute import cluster  # noqa: PLC0415
     from sharpless.lab.study import Study  # noqa: PLC0415
-    from sharpless.lab.task import Task  # noqa: PLC0415
+    from sharpless.lab.definition import Task  # noqa: PLC0415
     from sharpless.report.runs import read_runs  # noqa: PLC0415
 
     if options.on == "ray":
@@ -117,7 +117,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _help(options: argparse.Namespace) -> int:
     if options.task:
         extras.need("compare")
-        from sharpless.lab.task import Task  # noqa: PLC0415
+        from sharpless.lab.definition import Task  # noqa: PLC0415
 
         group = options.parser.add_argument_group(f"options of {options.task}")
         task.add(group, Task(options.task).function, {*options.parser._option_string_actions})

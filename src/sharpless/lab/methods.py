@@ -112,11 +112,15 @@ def _thrifty(own: Mapping[str, Any], batch_size: int | None) -> Settings:
 
 
 def _late(own: Mapping[str, Any], _: int | None) -> Settings:
-    return Settings(Piecewise((0.0, 1.0), (2.0 - own["budget"],)) if own["budget"] < 2 else Constant(1.0))
+    return Settings(
+        Piecewise((0.0, 1.0), (float(f"{2.0 - own['budget']:.12g}"),)) if own["budget"] < 2 else Constant(1.0)
+    )
 
 
 def _temperon(own: Mapping[str, Any], _: int | None) -> Settings:
-    return Settings(Piecewise((0.0, 1.0), (1.0 - own["tail"],)) if 0 < own["tail"] < 1 else Constant(own["tail"]))
+    return Settings(
+        Piecewise((0.0, 1.0), (float(f"{1.0 - own['tail']:.12g}"),)) if 0 < own["tail"] < 1 else Constant(own["tail"])
+    )
 
 
 def _plain(_: Mapping[str, Any], __: int | None) -> Settings:

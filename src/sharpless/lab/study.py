@@ -19,7 +19,7 @@ from sharpless.lab.faults import culprit, is_out_of_memory, reason
 from sharpless.lab.methods import Method
 from sharpless.lab.record import record
 from sharpless.lab.stopping import Stopped
-from sharpless.lab.task import Task
+from sharpless.lab.definition import Task
 from sharpless.lab.threads import MOST_THREADS, computing_with, settled
 from sharpless.lab.trial import Trial
 

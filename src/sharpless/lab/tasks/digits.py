@@ -6,7 +6,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sharpless.lab.task import task
+from sharpless.lab.definition import task
 from sharpless.lab.trial import Trial
 
 __all__ = ["train"]
