@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sharpless.lab import train as train_module
-from sharpless.lab.data import load
-from sharpless.lab.recipes import METHODS, Recipe
+from sharpless.lab.tasks.images.data import load
+from sharpless.lab.tasks.images.recipe import METHODS, Recipe
 from sharpless.report.runs import read_runs
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

@@ -141,6 +141,9 @@ class Study:
         }
         check_grid(self.grid)
         self.choice_seeds = range(CHOICE_SEEDS, CHOICE_SEEDS + choice_seeds)
+        check = getattr(task.function, "check", None)
+        self.facts: dict[str, Any] = (check and check(task.options, self.methods)) or {}
+        """What the task says of its data, which no run of the folder may differ in."""
         self.threads = settled(threads, self._check_folder(threads))
         self.failures: list[Failure] = []
         """The runs that failed, of those executed here."""
@@ -268,6 +271,7 @@ class Study:
         told = {
             "task": self.task.name,
             "options": self.task.identity,
+            "data": self.facts,
             "metric": vars(self.task.measure),
             "grid": self.grid,
             "choice_seeds": len(self.choice_seeds),

@@ -113,8 +113,12 @@ class Trial:
     @property
     def label(self) -> str:
         """The method with its parameters, for people."""
-        epochs = None if self._planned is None else self.method.epochs(self._planned)
-        return self.method.label(self.base_name, self.batch_size, epochs)
+        return self.method.label(self.base_name, self.batch_size, self.planned_epochs)
+
+    @property
+    def planned_epochs(self) -> int | None:
+        """For how many epochs this run trains, if `epochs` was called."""
+        return None if self._planned is None else self.method.epochs(self._planned)
 
     def epochs(self, epochs: int) -> int:
         """Return for how many epochs this run trains, where plain training takes `epochs`.
