@@ -14,10 +14,10 @@ import torch
 from sharpless.cli import main
 from sharpless.cli.recipe import add, recipe, setup
 from sharpless.lab.compare import Comparison
-from sharpless.lab.networks import build
-from sharpless.lab.papers import PAPERS
-from sharpless.lab.recipes import Recipe
-from sharpless.lab.setup import Setup
+from sharpless.lab.tasks.images.networks import build
+from sharpless.lab.tasks.images.papers import PAPERS
+from sharpless.lab.tasks.images.recipe import Recipe
+from sharpless.lab.tasks.images.setup import Setup
 from test_cli import PATIENCE, SHARPLESS, run_files, sharpless
 
 SMALL = ["--width", "4", "--network", "convnet-groupnorm", "--lr", "0.1"]
@@ -63,7 +63,7 @@ def test_train(tmp_path):
     model = build("convnet-groupnorm", classes=10, channels=1, width=4)
     model.load_state_dict(weights(tmp_path, "g-rst-seed3"))
     record = json.loads((tmp_path / "runs/g-rst-seed3.json").read_text())
-    from sharpless.lab.data import load
+    from sharpless.lab.tasks.images.data import load
 
     x, y = next(load("digits").test.batches([torch.arange(500)]))
     assert record["test_accuracy"][-1] == pytest.approx(100 * float((model(x).argmax(1) == y).float().mean()))

@@ -32,7 +32,7 @@ MAXIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("climb", [ascent.sam, ascent.asam, "friendly"], ids=str)
+@pytest.mark.parametrize("climb", [ascent.sam, ascent.asam, "friendly"], ids=["sam", "asam", "friendly"])
 @pytest.mark.parametrize("fraction", [1.0, 0.25])
 @pytest.mark.parametrize("base", MAXIMIZERS)
 def test_maximizing_is_minimizing_the_negative(base, fraction, climb):

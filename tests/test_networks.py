@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import avg_pool2d, batch_norm, conv2d, cross_entropy, relu
 
 from sharpless import SAM
-from sharpless.lab.networks import build, check
-from sharpless.lab.networks.pyramidnet import ShakeDrop
+from sharpless.lab.tasks.images.networks import build, check
+from sharpless.lab.tasks.images.networks.pyramidnet import ShakeDrop
 
 SMALL = ["convnet", "convnet-groupnorm", "convnet-strided", "vit"]
 # One of each kind of block, narrow or shallow enough for a forward and a backward pass here.
@@ -478,7 +478,7 @@ def test_a_console_script_finds_the_module(here):
     """Sees the current folder missing where Python is started with that of the script in its place."""
     script = here / "bin" / "script.py"
     script.parent.mkdir()
-    script.write_text("from sharpless.lab.networks import check\ncheck('my_factories:linear')\n")
+    script.write_text("from sharpless.lab.tasks.images.networks import check\ncheck('my_factories:linear')\n")
     subprocess.run([sys.executable, script], check=True, cwd=here)
 
 
@@ -565,5 +565,5 @@ def test_check_builds_nothing(here, monkeypatch):
 
 def test_timm_is_imported_when_it_is_needed():
     """Sees seconds of importing timm before any network is asked for."""
-    code = "import sys; from sharpless.lab.networks import check; check('wrn-28-10'); assert 'timm' not in sys.modules"
+    code = "import sys; from sharpless.lab.tasks.images.networks import check; check('wrn-28-10'); assert 'timm' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -15,8 +15,8 @@ from torch._dynamo import register_backend
 from sharpless.cli import main
 from sharpless.lab import pools
 from sharpless.lab.compare import Comparison
-from sharpless.lab.recipes import Recipe
-from sharpless.lab.setup import Setup
+from sharpless.lab.tasks.images.recipe import Recipe
+from sharpless.lab.tasks.images.setup import Setup
 from sharpless.lab.train import Training, train
 
 SHORT = Recipe(epochs=1, width=4)

@@ -11,9 +11,10 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from sharpless.cli import compare, plan, recipe, report, train
+from sharpless.cli.task import named
 from sharpless.cli.terminal import prepare, shown
 from sharpless.lab.faults import is_out_of_memory, reason
-from sharpless.lab.setup import is_main_process
+from sharpless.lab.tasks.images.setup import is_follower, launched
 
 __all__ = ["run"]
 
@@ -62,9 +63,13 @@ def _run(arguments: Sequence[str]) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (compare, train, plan, report):
         command.add(commands)
-    options = parser.parse_args(arguments)
+    task, arguments = named(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and "parser" not in options:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    vars(options).update(task=task, rest=rest, names={})
     try:
-        return int(options.command(options))
+        return _led(options)
     except (ValueError, ModuleNotFoundError) as error:
         told = _as_typed(str(error), options, arguments)
     except BrokenPipeError:
@@ -75,21 +80,36 @@ def _run(arguments: Sequence[str]) -> int:
         if not is_out_of_memory(error):
             raise
         told = f"there is not enough memory ({reason(error)}): give a smaller --batch-size, --image-size or --network"
-    if is_main_process():
-        print(f"sharpless: {shown(told)}", file=sys.stderr)
+    print(f"sharpless: {shown(told)}", file=sys.stderr)
     return 2
+
+
+def _led(options: argparse.Namespace) -> int:
+    """Return the exit status of a command, which under torchrun one process executes, and the others follow."""
+    if not launched():
+        return int(options.command(options))
+    from sharpless.lab.tasks.images.ranks import dismiss, follow  # noqa: PLC0415
+
+    if is_follower():
+        return follow()
+    try:
+        return int(options.command(options))
+    finally:
+        dismiss()
 
 
 def _as_typed(sentence: str, options: argparse.Namespace, arguments: Sequence[str]) -> str:
     """Return a sentence about arguments of Python with their names as they are typed: `--lr-warmup = 2.0 is …`."""
-    spellings = {name: ["--" + name.replace("_", "-")] for name in vars(options)} | recipe.spellings()
+    names = {*vars(options), *options.names} - {"task", "parser", "rest", "names", "command"}
+    spellings = {name: ["--" + name.replace("_", "-")] for name in names} | recipe.spellings()
     words = {argument.partition("=")[0] for argument in arguments}
 
     def spelled(found: re.Match[str]) -> str:
         choices = spellings[found[0]]
         return next((choice for choice in choices if choice in words), choices[0])
 
-    return re.sub(rf"(?:^|(?<=[ (]))(?:{'|'.join(spellings)})(?= = | is \S+ there and )", spelled, sentence)
+    pattern = rf"(?:^|(?<=[ (]))(?:{'|'.join(spellings)})(?= = | is \S+ there and )"
+    return str(re.sub(pattern, spelled, sentence))
 
 
 def _of_system(error: OSError) -> str:

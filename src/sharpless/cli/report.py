@@ -1,9 +1,7 @@
 """`sharpless report`: table, summary and page from run files."""
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -61,16 +59,9 @@ def conclude(runs: Sequence[Path], folder: Path, margin: str | float | None = No
     """
     extras.need("report")
     read_margin(margin)
-    from sharpless.lab import files  # noqa: PLC0415
-    from sharpless.report.html import render  # noqa: PLC0415
-    from sharpless.report.runs import read_runs  # noqa: PLC0415
-    from sharpless.report.summary import summarize  # noqa: PLC0415
+    from sharpless.lab.conclude import conclude as concluded  # noqa: PLC0415
 
-    found = read_runs(*runs)
-    summary = summarize(found, margin)
-    date = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
-    files.write(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
-    files.write(folder / "report.html", render(found, summary, places=[str(path) for path in runs], date=date))
+    summary = concluded(runs, folder, margin)
     _tell(summary, folder / "report.html")
     return summary
 

@@ -1,88 +1,143 @@
-"""The peers: SAM and LookSAM of pytorch_optimizer, in the training loop and the ledger of the library's own methods."""
+"""The peers: SAM of other packages, in the training loop and the ledger of the library's own methods."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from sharpless.cost import Cost
-from sharpless.lab.recipes import PEERS
 from sharpless.schedules import Periodic, Schedule
+from sharpless.wrapper import Wrapper
 
-__all__ = ["Peer", "pytorch_optimizer"]
-
-
-def pytorch_optimizer() -> ModuleType:
-    """Return the package of the peers.
-
-    Raises:
-        ModuleNotFoundError: it is not installed.
-    """
-    try:
-        return import_module("pytorch_optimizer")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"methods {' and '.join(PEERS)} need {error.name}: pip install pytorch_optimizer, or leave them out"
-        ) from error
+__all__ = ["PEERS", "LookSAM", "Peer", "Temperon"]
 
 
-class Peer:
-    """A SAM (arXiv 2010.01412) or LookSAM (arXiv 2203.02714) of pytorch_optimizer, used as RST is used by `train`.
+class Peer(Wrapper):
+    """The SAM (arXiv 2010.01412) of pytorch_optimizer, used as RST is used.
 
     Its two half-steps are called directly: its `step(closure)` computes two gradients at every step, also where
     LookSAM uses one. BatchNorm's running statistics are held in the perturbed pass by its own `disable_running_stats`.
 
     Args:
-        method: one of PEERS.
         base: the optimizer that takes the steps.
-        model: the network.
         rho: the radius of the perturbation.
-        schedule: when to compute a SAM gradient: always, or Periodic, here counted from the first step.
+        schedule: when to compute a SAM gradient.
+        model: the network, whose BatchNorm layers are held.
+        total_steps: the number of steps, where it matters.
 
     Raises:
-        ModuleNotFoundError: pytorch_optimizer is not installed.
+        ModuleNotFoundError: the package is not installed.
     """
 
-    gamma = 1.0
-    batch_fraction = 1.0
+    package_name = "pytorch_optimizer"
 
-    def __init__(self, method: str, base: Optimizer, model: nn.Module, rho: float, schedule: Schedule) -> None:
-        self.package = pytorch_optimizer()
-        self.model = model
+    def __init__(
+        self, base: Optimizer, rho: float, schedule: Schedule, model: nn.Module | None, total_steps: int | None
+    ) -> None:
+        super().__init__(base, {}, rho)
+        try:
+            self.package = import_module(self.package_name)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"this peer needs {error.name}: pip install {self.package_name}, or leave its method out"
+            ) from error
+        self.model = nn.Module() if model is None else model
         self.schedule = schedule
-        self.every = schedule.every if isinstance(schedule, Periodic) else 1
-        options = {} if method == "peer-sam" else {"k": self.every}
-        make = self.package.SAM if method == "peer-sam" else self.package.LookSAM
-        # It shares the groups of the base, which a learning-rate scheduler changes.
-        self.peer = make(base.param_groups, lambda groups, **_: base, rho=rho, **options)
         self.cost = Cost(0, 0, 0.0, 0.0)
         self.perturbed = False
+        self.peer = self._make(rho, total_steps)
+
+    def _make(self, rho: float, _: int | None) -> Any:
+        # It shares the groups of the base, which a learning-rate scheduler changes.
+        return self.package.SAM(self.base.param_groups, lambda *_, **__: self.base, rho=rho)
+
+    @property
+    def _sharp(self) -> bool:
+        return True
+
+    def passes(self, batch: Any = None) -> Iterator[Any]:
+        """Yield the batch once or, on a sharpness-aware step, twice."""
+        yield batch
+        if not self._sharp:
+            return
+        self._ascend()
+        self.perturbed = True
+        try:
+            yield batch
+        finally:
+            self.perturbed = False
+            self._descend()
+
+    def _ascend(self) -> None:
+        self.peer.first_step(zero_grad=True)
+        self.package.disable_running_stats(self.model)
+
+    def _descend(self) -> None:
+        self.package.enable_running_stats(self.model)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Put the weights back, and take the step of the base.
+
+        Raises:
+            RuntimeError: there is a closure.
+        """
+        if closure is not None:
+            raise RuntimeError("a peer takes no closure: run forward and backward in passes(), and call step()")
+        sharp = int(self._sharp)
+        self._take_step()
+        done = self.cost
+        self.cost = Cost(done.steps + 1, done.sharp_steps + sharp, done.passes + 1.0 + sharp, done.plain_passes + 1.0)
+        for after in self._optimizer_step_post_hooks.values():
+            after(self, (self,), {})
+
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _take_step(self) -> None:
+        self.peer.second_step()
+
+
+class LookSAM(Peer):
+    """The LookSAM (arXiv 2203.02714) of pytorch_optimizer; its steps count from the first one."""
+
+    def _make(self, rho: float, _: int | None) -> Any:
+        self.every = self.schedule.every if isinstance(self.schedule, Periodic) else 1
+        groups = self.base.param_groups
+        return self.package.LookSAM(groups, lambda *_, **__: self.base, rho=rho, k=self.every)
 
     @property
     def _sharp(self) -> bool:
         return self.cost.steps % self.every == 0
 
-    def passes(self, batch: Any) -> Iterator[Any]:
-        """Yield the batch once or, on a sharpness-aware step, twice."""
-        yield batch
-        if not self._sharp:
-            return
-        self.peer.first_step(zero_grad=True)
-        self.package.disable_running_stats(self.model)
-        self.perturbed = True
-        yield batch
-        self.perturbed = False
-        self.package.enable_running_stats(self.model)
 
-    def step(self) -> None:
-        """Put the weights back, and take the step of the base."""
-        self.peer.second_step()
-        done, sharp = self.cost, int(self._sharp)
-        self.cost = Cost(done.steps + 1, done.sharp_steps + sharp, done.passes + 1.0 + sharp, done.plain_passes + 1.0)
+class Temperon(Peer):
+    """Plain steps, then SAM in the last share of them (arXiv 2609.17575), by temperon.
 
-    def zero_grad(self) -> None:
-        """Clear the gradients."""
-        self.peer.zero_grad()
+    It has no half-steps in public: what its `step(closure)` calls between two closures is called here.
+    """
+
+    package_name = "temperon"
+
+    def _make(self, rho: float, total_steps: int | None) -> Any:
+        if total_steps is None:
+            raise ValueError("temperon begins to climb near the end: give trial.optimizer(…, total_steps=…)")
+        return self.package.Temperon(self.base, total_steps, self.schedule.mean(), rho)
+
+    @property
+    def _sharp(self) -> bool:
+        return bool(self.peer.sam_active())
+
+    def _ascend(self) -> None:
+        self.peer._ascend(self.peer.current_rho())
+        self.zero_grad()
+
+    def _descend(self) -> None:
+        self.peer._restore()
+
+    def _take_step(self) -> None:
+        self.base.step()
+        self.peer.step_count += 1
+
+
+PEERS: dict[str, type[Peer]] = {"peer-sam": Peer, "peer-looksam": LookSAM, "temperon": Temperon}

@@ -1,65 +1,61 @@
 """The record of a run: what its file holds, ready for JSON."""
 
-import math
 import os
 import platform
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sharpless.lab.recipes import PEERS
+from sharpless.lab.trial import Trial, finite
 
 if TYPE_CHECKING:
-    from sharpless.lab.train import Training
+    from sharpless.lab.study import Run
 
 __all__ = ["record"]
 
 
-def record(training: "Training") -> dict[str, Any]:
+def record(run: "Run", trial: Trial) -> dict[str, Any]:
     """Return the record of a run that has come to its end."""
-    recipe, opt, done = training.recipe, training.opt, training.progress
+    method, settings = run.method, run.method.settings(trial.batch_size)
+    cost = trial.cost
+    package = method.kind.package
     return {
-        "method": training.method,
-        "label": recipe.describe(training.method),
-        "seed": training.seed,
-        "recipe": asdict(recipe),
-        "data": {"fingerprint": training.data.fingerprint},
-        "split": training.data.split,
-        "epochs": training.epochs,
-        "steps": opt.cost.steps,
-        "schedule": str(opt.schedule),
-        "gamma": opt.gamma,
-        "batch_fraction": opt.batch_fraction,
-        "passes": training.passes,
-        "plain_passes": float(recipe.epochs * training.steps_per_epoch),
-        "sharp_steps": done.sharp_steps,
-        "train_loss": [loss if math.isfinite(loss) else None for loss in done.train_loss],
-        "test_accuracy": done.test_accuracy,
-        "epoch_passes": done.epoch_passes,
-        "epoch_seconds": done.epoch_seconds,
-        "seconds": done.seconds,
-        "data_seconds": done.data_seconds,
-        "versions": {
-            "sharpless": version("sharpless"),
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-            **({"pytorch_optimizer": version("pytorch_optimizer")} if training.method in PEERS else {}),
+        "format": 2,
+        "task": run.task.name,
+        "options": run.task.identity,
+        "metric": vars(run.task.measure),
+        "method": method.name,
+        "label": trial.label,
+        "rank": method.rank,
+        "look": vars(method.kind.look),
+        "seed": run.seed,
+        "hyperparameters": trial.hyperparameters,
+        "choice": run.choice,
+        "steps": cost.steps,
+        "sharp_steps": trial.sharp_steps,
+        "schedule": str(settings.schedule),
+        "gamma": settings.gamma,
+        "batch_fraction": settings.batch_fraction,
+        "passes": cost.passes,
+        "plain_passes": trial.plain_passes,
+        "seconds": trial.seconds,
+        "data_seconds": trial.data_seconds,
+        "curve": {
+            name: [finite(value) for value in values] if name in {"validation", "test", "loss"} else values
+            for name, values in trial.curve.items()
         },
+        "data": trial.facts,
+        "setup": {"threads": run.threads, "device": trial.device.type, **trial.setup},
+        "versions": {name: version(name) for name in ("sharpless", "torch", *([package] if package else []))}
+        | {"python": platform.python_version()},
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
             "cores": os.cpu_count(),
-            **({"gpu": torch.cuda.get_device_name()} if training.device.type == "cuda" else {}),
+            **({"gpu": torch.cuda.get_device_name()} if trial.device.type == "cuda" else {}),
         },
-        "setup": {
-            **{name: value for name, value in asdict(training.setup).items() if name != "data_dir"},
-            "accelerator": training.device.type,
-            "processes": training.world,
-        },
-        "threads": training.threads,
     }
 
 

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,19 +14,44 @@ from importlib import import_module
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from sharpless.lab.stopping import Stopped
 
 if TYPE_CHECKING:
-    from sharpless.lab.compare import Run
-    from sharpless.lab.train import Training
+    from sharpless.lab.study import Failure, Run
 
-__all__ = ["cluster", "local", "on_ray", "room"]
+__all__ = ["cluster", "execute", "room"]
 
 PATIENCE = 30.0  # seconds in which a run that was told to stop writes its checkpoint
 BETWEEN_LOOKS = 0.25  # seconds
 SHARES: list[Any] = []  # in a worker: the array in which it tells how far its runs are
 
-Results = Iterator[tuple["Run", dict[str, Any]]]
+Results = Iterator[tuple["Run", "dict[str, Any] | Failure"]]
+
+
+def execute(
+    runs: Sequence["Run"], jobs: int | None = None, on: str = "local", watch: Callable[[float], None] | None = None
+) -> Results:
+    """Yield runs as they end, with their records.
+
+    Args:
+        runs: what to execute.
+        jobs: runs at a time; by default as many as the cores have room for, by the threads of each, and on GPUs one for
+            each.
+        on: `local` for processes on this machine, or `ray` for a cluster.
+        watch: is called now and then with how many runs' worth is done of those under way, on this machine.
+
+    Raises:
+        ModuleNotFoundError: Ray is asked for and not installed.
+    """
+    gpus = torch.cuda.device_count()
+    if runs and runs[0].task.in_process:
+        yield from ((run, run.train(run.trial(watch))) for run in runs)
+    elif runs and on == "ray":
+        yield from on_ray(runs, gpus)
+    elif runs:
+        yield from local(runs, jobs or gpus or room(runs[0].threads), gpus, watch)
 
 
 def room(threads: int) -> int:
@@ -55,7 +81,8 @@ def local(runs: Sequence["Run"], jobs: int, gpus: int = 0, watch: Callable[[floa
     shares = context.RawArray("d", len(runs))  # each written by one worker, and read here: it needs no lock
     executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare, initargs=(places, shares))
     try:
-        with _held(signal.SIGINT, signal.SIGHUP):  # workers inherit it: what all are sent is the parent's to handle
+        # Workers inherit the signals that are held: what all are sent is the parent's to handle.
+        with _held(signal.SIGINT, signal.SIGHUP), _without_main():
             rows = {executor.submit(_work, run, row): row for row, run in enumerate(runs)}
         pending = set(rows)
         while pending:
@@ -91,7 +118,7 @@ def on_ray(runs: Sequence["Run"], gpus: int = 0) -> Results:
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
     task = ray.remote(num_gpus=int(gpus > 0), max_retries=0)(_work)
     largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes())  # for more than it has, Ray waits forever
-    under_way = {task.options(num_cpus=min(run.setup.threads, largest)).remote(run): run for run in runs}
+    under_way = {task.options(num_cpus=min(run.threads, largest)).remote(run): run for run in runs}
     try:
         while under_way:
             (ended, *_), _ = ray.wait(list(under_way))
@@ -119,16 +146,16 @@ def cluster() -> Any:
         raise ModuleNotFoundError("on = ray needs ray: pip install 'sharpless[ray]'") from error
 
 
-def _work(run: "Run", row: int | None = None) -> dict[str, Any]:
+def _work(run: "Run", row: int | None = None) -> "dict[str, Any] | Failure":
     """Return the record of a run, executed in a worker that tells in a row of SHARES how much of it is done."""
     # What small parts do beside BatchNorm is what a comparison shows.
     warnings.filterwarnings("ignore", message="batch_fraction = .* and model has BatchNorm")
 
-    def tell(training: "Training") -> None:
-        SHARES[0][row] = training.progress.step / training.steps
+    def tell(share: float) -> None:
+        SHARES[0][row] = share
 
     try:
-        return run.training(None if row is None else tell).run()
+        return run.train(run.trial(None if row is None else tell))
     except Stopped as stopped:
         os._exit(128 + stopped.signum)  # without taking another run
 
@@ -150,6 +177,18 @@ def _prepare(places: Any, shares: Any) -> None:
 
     # A parent that was killed cannot end its workers, which would go on beside those of its successor.
     threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Let processes that start within the block not run the main script again, which tasks do not need."""
+    main = sys.modules["__main__"]
+    hidden: dict[str, Any] = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """Files that are whole or not there."""
 
 import fcntl
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-__all__ = ["check_file", "check_folder", "locked", "write", "write_with"]
+__all__ = ["check_file", "check_folder", "difference", "locked", "read", "write", "write_with"]
 
 
 def check_folder(folder: Path) -> None:
@@ -22,10 +23,10 @@ def check_folder(folder: Path) -> None:
                 what = "a link to nowhere" if path.is_symlink() and not path.exists() else "no folder"
                 raise ValueError(f"{folder} cannot be a folder, {path} is {what}: give another one with --out")
             break
-    for name in ("runs", "checkpoints", "weights"):
+    for name in ("runs", "choice", "work", "weights"):
         if os.path.lexists(folder / name) and not (folder / name).is_dir():
             raise ValueError(f"{folder / name} is no folder: move it away, or give another one with --out")
-    for name in ("experiment.json", "summary.json", "report.html", ".lock"):
+    for name in ("study.json", "summary.json", "report.html", ".lock"):
         check_file(folder / name)
 
 
@@ -37,6 +38,32 @@ def check_file(path: Path) -> None:
     """
     if os.path.lexists(path) and not path.is_file():
         raise ValueError(f"{path} is no file: move it away, or give another folder with --out")
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file, None where there is no file, or none with an object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def difference(mine: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    """Return in which facts, also within facts, two descriptions differ, as a clause; empty where they do not.
+
+    >>> difference({"task": "a", "options": {"lr": 0.1}}, {"task": "a", "options": {"lr": 0.2}})
+    'lr is 0.2 there and 0.1 here'
+    """
+    found = []
+    for name, value in mine.items():
+        other = there.get(name)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            found += [difference({key: value.get(key)}, {key: other.get(key)}) for key in {**value, **other}]
+        elif value != other:
+            found.append(f"{name} is {other} there and {value} here")
+    found = [clause for clause in found if clause]
+    return ", ".join(found[:3]) + (f", and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def write(path: Path, text: str) -> None:

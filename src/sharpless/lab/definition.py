@@ -1,0 +1,235 @@
+"""Tasks: a function of a trial, in a file, in a module or in a notebook, and what it measures."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sharpless.lab.faults import culprit, reason
+
+__all__ = ["BUILT_IN", "Measure", "Task", "task"]
+
+BUILT_IN = {"digits": "sharpless.lab.tasks.digits:train", "images": "sharpless.lab.tasks.images:train"}
+"""The tasks that can be named without their module."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a task measures.
+
+    Raises:
+        ValueError: the goal is neither min nor max.
+    """
+
+    name: str = "metric"
+    unit: str = ""
+    goal: str = "max"
+
+    def __post_init__(self) -> None:
+        if self.goal not in {"min", "max"}:
+            raise ValueError(f"goal = {self.goal} is unknown: give min or max")
+
+
+def task(*, metric: str = "metric", unit: str = "", goal: str = "max") -> Callable[[Function], Function]:
+    """Return a decorator that says what a task measures; without it, a comparison is told by its options.
+
+    >>> @task(metric="MSE", goal="min")
+    ... def train(trial): ...
+
+    Args:
+        metric: its name, for tables and figures.
+        unit: its unit; "%" for accuracies.
+        goal: `max` where higher is better, `min` where lower is.
+    """
+
+    def decorate(function: Function) -> Function:
+        function.measure = Measure(metric, unit, goal)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task with its options, which processes can be handed.
+
+    Args:
+        name: `FILE.py:function`, `package.module:function`, or the name of a task that is built in.
+        options: the keyword arguments of the function.
+        measure: what it measures, in place of what the function says.
+        pickled: the function itself, where it cannot be imported by its name.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    measure: Measure = Measure()
+    pickled: bytes | None = None
+    folder: str = field(default_factory=os.getcwd)
+    """Where the file or module is looked for."""
+
+    @classmethod
+    def of(
+        cls,
+        source: "str | Callable[..., Any]",
+        options: Mapping[str, Any] | None = None,
+        *,
+        metric: str | None = None,
+        unit: str | None = None,
+        goal: str | None = None,
+    ) -> "Task":
+        """Return the task of a name or a function, checked, with all its options.
+
+        Raises:
+            ValueError: there is no such function, it is no function of a trial, or has no such option.
+        """
+        if isinstance(source, str):
+            found = cls(source)
+        else:
+            _check(source, repr(source)[:60])
+            found = cls(_name(source), pickled=_pickled(source))
+        function = found.function
+        known = dict(parameters(function))
+        for name in options or {}:
+            if name not in known:
+                raise ValueError(
+                    f"{name} is no option of {found.name}: it has {', '.join(known) or 'none'}, the keyword parameters "
+                    "of the function"
+                )
+        told = getattr(function, "measure", Measure())
+        said = {"name": metric, "unit": unit, "goal": goal}
+        measure = replace(told, **{name: value for name, value in said.items() if value is not None})
+        resolve = getattr(function, "resolve", None)  # for defaults that follow from other options
+        given = dict(options or {})
+        complete = resolve(given) if resolve else {name: one.default for name, one in known.items()} | given
+        for name, value in complete.items():
+            if value is inspect.Parameter.empty:
+                raise ValueError(f"{name} is missing: {found.name} wants it, give --{name.replace('_', '-')}")
+        return replace(found, options=complete, measure=measure)
+
+    @cached_property
+    def function(self) -> Callable[..., Any]:
+        """The function.
+
+        Raises:
+            ValueError: it cannot be found, or raises an error when it is imported.
+        """
+        if self.pickled is not None:
+            import cloudpickle  # noqa: PLC0415
+
+            return cloudpickle.loads(self.pickled)  # type: ignore[no-any-return]
+        if self.folder not in sys.path:
+            sys.path.append(self.folder)
+        function = _imported(self.name, Path(self.folder))
+        _check(function, self.name)
+        return function
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The options that say what is trained, and not on which machine."""
+        places = getattr(self.function, "places", ())
+        return {name: value for name, value in self.options.items() if name not in places}
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the runs share this process, one after another, since each takes several devices."""
+        shared = getattr(self.function, "in_process", None)
+        return False if shared is None else bool(shared(self.options))
+
+    def __call__(self, trial: Any) -> Any:
+        """Return what the function returns after it has trained."""
+        return self.function(trial, **self.options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "function"}
+
+
+def parameters(function: Callable[..., Any]) -> list[tuple[str, inspect.Parameter]]:
+    """Return the parameters of a task that are its options: all but the trial."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [(name, one) for name, one in list(inspect.signature(function).parameters.items())[1:] if one.kind in kinds]
+
+
+def _check(function: Any, name: str) -> None:
+    if not callable(function) or isinstance(function, type):
+        raise ValueError(  # noqa: TRY004 - for a command line, it is a value
+            f"task = {name} is no function: give a function of a trial, `def train(trial): …`"
+        )
+    try:
+        first = next(iter(inspect.signature(function).parameters.values()), None)
+    except (TypeError, ValueError):
+        first = None
+    if first is None or first.kind not in {first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD, first.VAR_POSITIONAL}:
+        raise ValueError(f"task = {name} takes no trial: give a function of a trial, `def train(trial): …`")
+
+
+def _imported(name: str, folder: Path) -> Callable[..., Any]:
+    place, colon, attribute = BUILT_IN.get(name, name).rpartition(":")
+    if not colon:
+        raise ValueError(
+            f"task = {name} is unknown: give FILE.py:function, module:function or one of {', '.join(BUILT_IN)}"
+        )
+    path = folder / place
+    if place.endswith(".py") and not path.is_file():
+        raise ValueError(f"task = {name}: there is no file {place}, give the path of one")
+    try:
+        module = _module_of(path) if place.endswith(".py") else importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name == place.partition(".")[0] or error.name == place:
+            raise ValueError(
+                f"task = {name}: there is no module {place}, give FILE.py:function or install it"
+            ) from None
+        raise
+    except Exception as error:
+        where = culprit(error, place)
+        raise ValueError(
+            f"task = {name} raised {reason(error)} when it was imported{'' if where is None else f' ({where})'}: "
+            "mend it there"
+        ) from error
+    if not hasattr(module, attribute):
+        raise ValueError(f"task = {name}: {place} has no {attribute!r}, give the name of a function in it")
+    return getattr(module, attribute)  # type: ignore[no-any-return]
+
+
+def _module_of(path: Path) -> Any:
+    """Return the module in a file, which can import what lies beside it."""
+    path = path.resolve()
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    spec = spec_from_file_location(path.stem if known is None else f"{path.stem}_{abs(hash(path))}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
+
+
+def _name(function: Any) -> str:
+    return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', type(function).__name__)}"
+
+
+def _pickled(function: Any) -> bytes:
+    import cloudpickle  # noqa: PLC0415
+
+    try:
+        return cloudpickle.dumps(function)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise ValueError(
+            f"task = {_name(function)} cannot be handed to another process ({reason(error)}): make data and models "
+            "inside the function"
+        ) from error

@@ -1,0 +1,317 @@
+"""A comparison: a task with every method and every seed, in a folder that can be continued."""
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from sharpless.lab import store
+from sharpless.lab.choice import AUTO, CHOICE_SEEDS, Grid, Point, best, check_grid, more, points
+from sharpless.lab.definition import Task
+from sharpless.lab.execute import execute
+from sharpless.lab.faults import culprit, is_out_of_memory, reason
+from sharpless.lab.methods import Method
+from sharpless.lab.record import record
+from sharpless.lab.stopping import Stopped
+from sharpless.lab.threads import MOST_THREADS, computing_with, settled
+from sharpless.lab.trial import Trial
+
+__all__ = ["Failure", "Run", "Study"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that did not come to its end, and why."""
+
+    run: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.run} failed: {self.why}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of a comparison."""
+
+    task: Task
+    method: Method
+    seed: int
+    folder: Path
+    threads: int
+    point: Mapping[str, float]
+    choice: Mapping[str, Any] | None = None
+    choosing: bool = False
+
+    @property
+    def name(self) -> str:
+        """The method, what is tried, and the seed; fit for the name of a file."""
+        tried = "".join(f",{name}={value:g}" for name, value in self.point.items()) if self.choosing else ""
+        return re.sub(r"[^\w=.,+-]", "_", f"{self.method.name}{tried}") + f"-seed{self.seed}"
+
+    @property
+    def path(self) -> Path:
+        """The run file, which is there when the run is finished."""
+        return self.folder / ("choice" if self.choosing else "runs") / f"{self.name}.json"
+
+    @property
+    def work(self) -> Path:
+        """The folder for what the task keeps while the run is not finished."""
+        return self.folder / "work" / self.name
+
+    def trial(self, watch: Callable[[float], None] | None = None) -> Trial:
+        """Return what the task sees of this run."""
+        return Trial(self.method, self.seed, dict(self.point), choosing=self.choosing, folder=self.work, watch=watch)
+
+    def train(self, trial: Trial) -> "dict[str, Any] | Failure":
+        """Return the record of this run, or why there is none.
+
+        Args:
+            trial: what `trial` returned.
+
+        Raises:
+            Stopped: the task was told to stop, and left a checkpoint.
+        """
+        try:
+            with computing_with(self.threads):
+                _sow(self.seed)
+                result = self.task(trial)
+                if not trial.curve["step"] and isinstance(result, (int, float, torch.Tensor)):
+                    trial.report(**{"validation" if self.choosing else "test": result})
+                trial.check_ended()
+        except Stopped:
+            raise
+        except Exception as error:  # of the task, whatever it is: the other runs go on
+            where = culprit(error, self.task.name)
+            hint = " (out of memory: give a smaller batch, or fewer --jobs)" if is_out_of_memory(error) else ""
+            return Failure(self.name, f"{reason(error)}{'' if where is None else f' ({where})'}{hint}")
+        return record(self, trial)
+
+    def conclude(self, found: Mapping[str, Any]) -> None:
+        """Write the record, and delete what the task kept while it trained."""
+        store.write(self.path, json.dumps(found, ensure_ascii=False, allow_nan=False))
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+class Study:
+    """All runs of a comparison, whether they have been executed or not.
+
+    Args:
+        task: what is trained.
+        methods: the methods, by their names.
+        seeds: the seeds of the runs that are compared.
+        folder: where the files go; it continues where it holds runs of the same study.
+        grid: values of `rho`, `lr` and `weight_decay` to choose from; one value is taken as it is.
+        choice_seeds: how many seeds to choose with.
+        threads: CPU threads of a run; 0 for those the folder was opened with, or else OMP_NUM_THREADS, or else 1.
+
+    Raises:
+        ValueError: an argument is out of range, or the folder holds something else.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        methods: Sequence[str],
+        seeds: Sequence[int],
+        folder: Path,
+        *,
+        grid: Grid | None = None,
+        choice_seeds: int = 3,
+        threads: int = 0,
+    ) -> None:
+        if not methods:
+            raise ValueError("methods = nothing: give one or more")
+        if not seeds or min(seeds) < 0 or max(seeds) >= CHOICE_SEEDS:
+            raise ValueError(f"seeds are out of range: give some from 0 to {CHOICE_SEEDS - 1}")
+        if choice_seeds < 1:
+            raise ValueError(f"choice_seeds = {choice_seeds} is out of range: give 1 or more")
+        self.task = task
+        self.methods = [Method(name) for name in dict.fromkeys(methods)]
+        self.seeds, self.folder = list(dict.fromkeys(seeds)), folder.absolute()
+        self.grid: dict[str, Any] = {
+            name: values if isinstance(values, str) else list(values) for name, values in (grid or {}).items()
+        }
+        check_grid(self.grid)
+        self.choice_seeds = range(CHOICE_SEEDS, CHOICE_SEEDS + choice_seeds)
+        check = getattr(task.function, "check", None)
+        self.facts: dict[str, Any] = (check and check(task.options, self.methods)) or {}
+        """What the task says of its data, which no run of the folder may differ in."""
+        self.threads = settled(threads, self._check_folder(threads))
+        self.failures: list[Failure] = []
+        """The runs that failed, of those executed here."""
+        self._reported: dict[bool, list[str]] = {}
+
+    def execute(
+        self, jobs: int | None = None, on: str = "local", watch: Callable[[float, int], None] | None = None
+    ) -> Generator[tuple[Run, dict[str, Any] | Failure], None, None]:
+        """Yield the runs that are missing as they end, with their records, whose files are there by then.
+
+        First those by which hyperparameters are chosen, in as many rounds as that takes, then those that are compared.
+
+        Args:
+            jobs: runs at a time; by default as many as the cores have room for, or one for each GPU.
+            on: `local` for processes on this machine, or `ray` for a cluster.
+            watch: is called now and then with how many of the runs are done, parts of runs included, and with how
+                many there are, as far as is known by then.
+        """
+        tried = {method: points(method, self.grid) for method in self.methods}
+        final = len(self.methods) * len(self.seeds)
+        while True:
+            runs = [run for method, found in tried.items() for run in self._trials(method, found)]
+            yield from self._execute(runs, final, jobs, on, watch)
+            if not sum(self._extend(method, found) for method, found in tried.items()):
+                break
+        before = len(runs)
+        chosen = {method: self._choose(method, found) for method, found in tried.items()}
+        runs = [
+            Run(self.task, method, seed, self.folder, self.threads, point, choice)
+            for seed in self.seeds
+            for method, (point, choice) in chosen.items()
+            if point is not None
+        ]
+        yield from self._execute(runs, before, jobs, on, watch)
+
+    @property
+    def finished(self) -> list[Path]:
+        """The run files that are there."""
+        return sorted(self.folder.glob("runs/*.json"))
+
+    def _execute(
+        self,
+        runs: Sequence[Run],
+        others: int,
+        jobs: int | None,
+        on: str,
+        watch: Callable[[float, int], None] | None,
+    ) -> Iterator[tuple[Run, dict[str, Any] | Failure]]:
+        """Yield what comes of those runs that are missing, of runs beside which there are `others`."""
+        missing = [run for run in runs if not run.path.exists()]
+        ended, earlier = len(runs) - len(missing), others if runs and not runs[0].choosing else 0
+
+        def see(under_way: float) -> None:
+            if watch is not None:
+                watch(earlier + ended + under_way, len(runs) + others)
+
+        see(0.0)
+        for run, found in execute(missing, jobs, on, see):
+            ended += 1
+            result = found if isinstance(found, Failure) else self._kept(run, found)
+            if isinstance(result, Failure):
+                self.failures.append(result)
+            see(0.0)
+            yield run, result
+
+    def _kept(self, run: Run, found: dict[str, Any]) -> dict[str, Any] | Failure:
+        """Return a record that was written, or a failure where it reports something else than the runs before it."""
+        names = sorted(found["curve"].keys() & {"validation", "test", "loss"})
+        before = self._reported.setdefault(run.choosing, names)
+        if names != before:
+            return Failure(
+                run.name,
+                f"it reported {' and '.join(names)}, and a run before it {' and '.join(before)}: report the same",
+            )
+        run.conclude(found)
+        return found
+
+    def _trials(self, method: Method, tried: Sequence[Point]) -> list[Run]:
+        """Return the runs by which a method's hyperparameters are chosen; none where there is no choice."""
+        if len(tried) < 2:
+            return []
+        return [
+            Run(self.task, method, seed, self.folder, self.threads, point, choosing=True)
+            for point in tried
+            for seed in self.choice_seeds
+        ]
+
+    def _results(self, method: Method, tried: Sequence[Point]) -> list[dict[str, Any]]:
+        """Return the points with their values on validation data, one for each seed."""
+        values: dict[tuple[float, ...], list[float | None]] = {}
+        for run in self._trials(method, tried):
+            found = store.read(run.path)
+            value = None if found is None else found["curve"]["validation"][-1]
+            values.setdefault(tuple(run.point.values()), []).append(value)
+        return [{**point, "values": values.get(tuple(point.values()), [])} for point in tried]
+
+    def _extend(self, method: Method, tried: list[Point]) -> bool:
+        """Return whether the points that were tried lead to others, and add these to them."""
+        if self.grid.get("rho") != AUTO or not method.is_sharp:
+            return False
+        following = [
+            point for point in more(self._results(method, tried), self.task.measure.goal) if point not in tried
+        ]
+        tried += following
+        return bool(following)
+
+    def _choose(self, method: Method, tried: Sequence[Point]) -> tuple[Point | None, dict[str, Any] | None]:
+        """Return the best point, and how it was chosen; nothing is chosen where there is one."""
+        if len(tried) == 1:
+            return tried[0], None
+        results = self._results(method, tried)
+        chosen = best(results, self.task.measure.goal)
+        if chosen is None:
+            self.failures.append(Failure(method.name, "no point of the grid came to its end with every seed"))
+        records = [found for run in self._trials(method, tried) if (found := store.read(run.path))]
+        cost = sum(found["passes"] / found["plain_passes"] for found in records)
+        return chosen, {"seeds": list(self.choice_seeds), "cost": cost, "tried": results}
+
+    @property
+    def _description(self) -> Path:
+        return self.folder / "study.json"
+
+    def _told(self) -> dict[str, Any]:
+        """Return what a folder is the folder of."""
+        told = {
+            "task": self.task.name,
+            "options": self.task.identity,
+            "data": self.facts,
+            "metric": vars(self.task.measure),
+            "grid": self.grid,
+            "choice_seeds": len(self.choice_seeds),
+        }
+        read: dict[str, Any] = json.loads(json.dumps(told, default=str))
+        return read
+
+    def open_folder(self) -> None:
+        """Make the folder, and say in it whose runs it holds."""
+        told = {**self._told(), "threads": self.threads}
+        store.write(self._description, json.dumps(told, indent=1, ensure_ascii=False))
+
+    def _check_folder(self, threads: int) -> int:
+        """Find out whether the folder is free, or holds runs of this study.
+
+        Returns:
+            The number of threads that the folder was opened with, 0 where it is free.
+
+        Raises:
+            ValueError: it is no folder, or holds something else.
+        """
+        store.check_folder(self.folder)
+        if not any(path for place in ("runs", "choice", "work") for path in (self.folder / place).glob("*")):
+            return 0
+        there = store.read(self._description) or {}
+        mine, known = self._told(), there.get("threads")
+        if type(known) is not int or not 1 <= known <= MOST_THREADS or not mine.keys() <= there.keys():
+            raise ValueError(f"{self._description} is not the study of this version: choose another folder with --out")
+        if difference := store.difference(mine, there):
+            raise ValueError(f"{self.folder} holds another study ({difference}): choose another folder with --out")
+        if threads not in {0, known}:
+            raise ValueError(
+                f"{self.folder} holds runs with {known} threads each, on which their rounding depends, and threads = "
+                f"{threads} here: leave --threads out, or choose another folder with --out"
+            )
+        return known
+
+
+def _sow(seed: int) -> None:
+    """Let all that draws from global generators follow from the seed."""
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)

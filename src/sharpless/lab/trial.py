@@ -1,0 +1,398 @@
+"""What a task sees of one run: its seed, its optimizer, its length, and where its results go."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from sharpless.bases import all_of
+from sharpless.cost import Cost
+from sharpless.lab.methods import Method
+from sharpless.wrapper import as_one
+
+__all__ = ["TaskError", "Trial"]
+
+
+class TaskError(ValueError):
+    """A task did something that a comparison cannot use; the message says what, and the remedy."""
+
+
+class Trial:
+    """One run of a task: one method with one seed.
+
+    >>> import torch
+    >>> from sharpless.lab.methods import Method
+    >>> trial = Trial(Method("sam"), seed=0, hyperparameters={"rho": 0.1})
+    >>> model = torch.nn.Linear(2, 1)
+    >>> opt = trial.optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model=model)
+    >>> for _ in range(trial.epochs(3)):
+    ...     for x in opt.passes(torch.randn(8, 2)):
+    ...         model(x).square().mean().backward()
+    ...     opt.step()
+    ...     with trial.evaluating(model):
+    ...         trial.report(test=model(torch.ones(1, 2)))
+    >>> trial.cost.ratio, len(trial.curve["test"])
+    (2.0, 3)
+
+    Args:
+        method: the method to train with.
+        seed: decides all that is random.
+        hyperparameters: `rho`, `lr` and `weight_decay`, as far as they are not left to the task.
+        choosing: whether this run is one of those by which hyperparameters are chosen.
+        folder: a folder for the task's own files, there until the run has ended.
+        watch: is called after every step with the share of the run that is done, 0 where it is not known.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        seed: int = 0,
+        hyperparameters: dict[str, float] | None = None,
+        *,
+        choosing: bool = False,
+        folder: Path | None = None,
+        watch: Callable[[float], None] | None = None,
+    ) -> None:
+        self.method, self.seed, self.choosing = method, seed, choosing
+        self.hyperparameters = dict(hyperparameters or {})
+        self.data_seconds = 0.0
+        """Seconds of training spent waiting for data, for tasks that measure them."""
+        self.facts: dict[str, Any] = {}
+        """What a task wants recorded of its data: `trial.facts["fingerprint"] = …`."""
+        self.setup: dict[str, Any] = {}
+        """What it wants recorded of the machine."""
+        self.weights: dict[str, Tensor] | None = None
+        """The state of the trained network, for those who want to keep it: `sharpless train` does."""
+        self.seconds = 0.0
+        self.sharp_steps: list[int] = []
+        self.curve: dict[str, list[float]] = {"step": [], "passes": [], "seconds": []}
+        self.average: AveragedModel | None = None
+        self.base_name, self.batch_size, self.total_steps = "base", None, None  # type: str, int | None, int | None
+        self._folder, self._watch = folder, watch
+        self._opt: Optimizer | None = None
+        self._planned: int | None = None
+        self._accumulate, self._counted = 1, 0
+        self._since: float | None = None
+        self.device = torch.device("cpu")
+        """Where the parameters are."""
+        self._evaluating = False
+
+    @property
+    def folder(self) -> Path:
+        """A folder for the task's own files, such as checkpoints; it is there until the run has ended.
+
+        A run that is started again finds what it left here: load model, optimizer and `trial.load_state_dict`, and
+        begin with the epoch after the last one.
+
+        Raises:
+            TaskError: the trial was made without one.
+        """
+        if self._folder is None:
+            raise TaskError("trial.folder: this trial was made without a folder")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder
+
+    @property
+    def cost(self) -> Cost:
+        """What has been spent so far, in gradients of whole batches."""
+        if self._opt is None:
+            return Cost(0, 0, 0.0, 0.0)
+        spent: Cost = self._opt.cost  # type: ignore[attr-defined]
+        parts = self._accumulate
+        return replace(spent, passes=spent.passes / parts, plain_passes=spent.plain_passes / parts)
+
+    @property
+    def label(self) -> str:
+        """The method with its parameters, for people."""
+        return self.method.label(self.base_name, self.batch_size, self.planned_epochs)
+
+    @property
+    def planned_epochs(self) -> int | None:
+        """For how many epochs this run trains, if `epochs` was called."""
+        return None if self._planned is None else self.method.epochs(self._planned)
+
+    def epochs(self, epochs: int) -> int:
+        """Return for how many epochs this run trains, where plain training takes `epochs`.
+
+        Raises:
+            TaskError: `epochs` is not 1 or more.
+        """
+        if epochs != int(epochs) or epochs < 1:
+            raise TaskError(f"epochs = {epochs} is out of range: give trial.epochs a whole number from 1 on")
+        self._planned = int(epochs)
+        return self.method.epochs(self._planned)
+
+    def optimizer(
+        self,
+        base: Optimizer | Sequence[Optimizer],
+        *,
+        model: nn.Module | None = None,
+        total_steps: int | None = None,
+        batch_size: int | None = None,
+        rho: float = 0.05,
+        climb_locally: bool = True,
+        accumulate: int = 1,
+    ) -> Any:
+        """Return the optimizer of this run around `base`, to be used as RST is: `passes(batch)` and `step()`.
+
+        Make learning-rate schedulers afterwards: a comparison that varies the learning rate or the weight decay sets
+        them here, in every group of `base` in proportion to its own.
+
+        Args:
+            base: the base optimizer, or several.
+            model: the network, see RST; needed by methods that average the weights.
+            total_steps: how many steps the run will take, needed by methods that vary over the run.
+            batch_size: examples in what `passes` is handed, needed by methods that choose a part of it.
+            rho: the radius where the comparison gives none.
+            climb_locally: see RST.
+            accumulate: how many micro-batches, each with `passes` of its own, there are before a step.
+
+        Raises:
+            TaskError: it is called a second time, or an argument is missing.
+        """
+        if self._opt is not None:
+            raise TaskError("trial.optimizer was called twice: give it several base optimizers as a list")
+        one = as_one(base)
+        self.base_name = " + ".join(type(each).__name__ for each in all_of(one))
+        self.batch_size, self.total_steps, self._accumulate = batch_size, total_steps, accumulate
+        self._set(one, "lr")
+        self._set(one, "weight_decay")
+        if self.method.is_sharp:
+            self.hyperparameters.setdefault("rho", float(rho))
+        try:
+            self._opt = self.method.wrap(
+                one,
+                self.hyperparameters.get("rho", rho),
+                model=model,
+                total_steps=total_steps,
+                batch_size=batch_size,
+                seed=self.seed,
+                climb_locally=climb_locally,
+            )
+        except ValueError as error:
+            raise TaskError(str(error)) from error
+        if decay := self.method.own["average"]:
+            if model is None:
+                raise TaskError(f"method {self.method.name} averages the weights: give trial.optimizer(…, model=…)")
+            averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            self._averaged: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+            self.average = AveragedModel(self._averaged, multi_avg_fn=averaging, use_buffers=True)
+        self.device = next(iter(one.param_groups[0]["params"])).device
+        self._opt.register_step_post_hook(lambda *_: self.count())
+        self._since = perf_counter()
+        return self._opt
+
+    @contextmanager
+    def evaluating(self, model: nn.Module) -> Iterator[None]:
+        """Evaluate within the block: `model` in evaluation mode, no gradients, and a clock that stands still.
+
+        Where the method averages the weights, `model` has the averaged ones within the block.
+        """
+        with self.paused():
+            modes = {module: module.training for module in model.modules()}
+            model.eval()
+            self._evaluating = True
+            try:
+                with torch.no_grad(), _exchanged(model, self.average):
+                    yield
+            finally:
+                self._evaluating = False
+                for module, training in modes.items():
+                    module.training = training
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do within the block what is no training, such as writing a checkpoint: the clock stands still."""
+        running = self._since is not None
+        self._stop_clock()
+        try:
+            yield
+        finally:
+            if running:
+                self._since = perf_counter()
+
+    def count(self) -> None:
+        """Count the steps up to now.
+
+        `step` does so itself. A loop calls it after `zero_grad` where `torch.amp.GradScaler` may leave the step out.
+        """
+        cost = self.cost
+        if cost.steps == self._counted:
+            return
+        climbed = cost.sharp_steps - len(self.sharp_steps)
+        self.sharp_steps += range(cost.steps - climbed, cost.steps)
+        self._counted = cost.steps
+        if self.average is not None:
+            self.average.update_parameters(self._averaged)
+        if self._watch is not None:
+            self._watch(cost.steps / self.total_steps if self.total_steps else 0.0)
+
+    def report(
+        self,
+        *,
+        validation: float | Tensor | None = None,
+        test: float | Tensor | None = None,
+        loss: float | Tensor | None = None,
+    ) -> None:
+        """Add a point to the curve of this run; the last one is its result.
+
+        Args:
+            validation: the metric on data that are held out, by which hyperparameters are chosen.
+            test: the metric on test data, which are used for nothing else.
+            loss: the training loss, at unperturbed weights.
+
+        Raises:
+            TaskError: a value is missing, or no number, or given in one point of the curve and not in another.
+        """
+        given = {"validation": validation, "test": test, "loss": loss}
+        values = {name: _number(name, value) for name, value in given.items() if value is not None}
+        if values.keys() <= {"loss"}:
+            raise TaskError("trial.report got neither validation nor test: give at least one of them")
+        if self.choosing and "validation" not in values:
+            raise TaskError(
+                "hyperparameters are chosen on validation data, and the task reported none: give "
+                "trial.report(validation=…)"
+            )
+        if self.average is not None and not self._evaluating:
+            raise TaskError(
+                f"method {self.method.name} is tested with averaged weights: report within `with "
+                "trial.evaluating(model):`"
+            )
+        if self.curve["step"] and (before := self.curve.keys() - {"step", "passes", "seconds"}) != values.keys():
+            raise TaskError(
+                f"trial.report got {_listed(values)}, and {_listed(before)} before: report the same each time"
+            )
+        with self.paused():
+            point = {"step": self.cost.steps, "passes": self.cost.passes, "seconds": self.seconds, **values}
+            for name, value in point.items():
+                self.curve.setdefault(name, []).append(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint of this run has to hold beside model and optimizer."""
+        with self.paused():
+            return {
+                "seconds": self.seconds,
+                "data_seconds": self.data_seconds,
+                "steps": self._counted,
+                "sharp_steps": list(self.sharp_steps),
+                "curve": {name: list(values) for name, values in self.curve.items()},
+                "average": None if self.average is None else self.average.state_dict(),
+            }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was called, with the optimizer loaded as well."""
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.seconds, self.data_seconds = state["seconds"], state["data_seconds"]
+        self.sharp_steps, self.curve, self._counted = state["sharp_steps"], state["curve"], state["steps"]
+        self._since = None if self._since is None else perf_counter()
+
+    def check_ended(self) -> None:
+        """Find out whether the task did what a comparison can use.
+
+        Raises:
+            TaskError: it did not.
+        """
+        cost = self.cost
+        if self._opt is None:
+            raise TaskError("the task did not use trial.optimizer: every method would train like the base")
+        if cost.passes == 0:
+            raise TaskError(
+                "the task took no gradients through trial.optimizer: run forward and backward in `for … in "
+                "opt.passes(batch)`, and call opt.step()"
+            )
+        if self.total_steps is not None and cost.steps != self.total_steps:
+            raise TaskError(
+                f"the task took {cost.steps} steps and had said total_steps = {self.total_steps}: give trial.optimizer "
+                "the number that is taken"
+            )
+        if not self.curve["step"]:
+            raise TaskError("the task reported nothing: call trial.report(test=…) at least at its end")
+
+    @property
+    def plain_passes(self) -> float:
+        """What plain training would have spent."""
+        longer = self.method.epochs(self._planned) / self._planned if self._planned else 1.0
+        return self.cost.plain_passes / longer
+
+    def _set(self, base: Optimizer, name: str) -> None:
+        """Give `base` a learning rate or a weight decay of the comparison.
+
+        Raises:
+            TaskError: `base` has none, or a scheduler has begun with another.
+        """
+        if name not in self.hyperparameters:
+            return
+        value = self.hyperparameters[name]
+        for group in (group for each in all_of(base) for group in each.param_groups):
+            if name not in group:
+                raise TaskError(f"{name} = {value}: {self.base_name} has none, leave it out")
+            if name == "lr" and "initial_lr" in group:
+                raise TaskError("lr is varied here: make learning-rate schedulers after trial.optimizer, not before")
+        for each in all_of(base):
+            own = each.defaults[name]
+            for group in each.param_groups:
+                group[name] = group[name] * (value / own) if own else value
+
+    def _stop_clock(self) -> None:
+        if self._since is None:
+            return
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds += perf_counter() - self._since
+        self._since = None
+
+
+@contextmanager
+def _exchanged(model: nn.Module, average: AveragedModel | None) -> Iterator[None]:
+    """Let `model` have the averaged weights and buffers within the block."""
+    if average is None:
+        yield
+        return
+    pairs = list(zip(_tensors(model), _tensors(average.module), strict=True))
+    own = [tensor.clone() for tensor, _ in pairs]
+    try:
+        for tensor, averaged in pairs:
+            tensor.copy_(averaged)
+        yield
+    finally:
+        for (tensor, _), before in zip(pairs, own, strict=True):
+            tensor.copy_(before)
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*(parameter.data for parameter in model.parameters()), *model.buffers()]
+
+
+def _number(name: str, value: Any) -> float:
+    """Return a value that was reported as a number, which may be infinite or none.
+
+    Raises:
+        TaskError: it is none.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TaskError(f"trial.report: {name} = {str(value)[:60]} is not one number") from None
+
+
+def _listed(names: Any) -> str:
+    return " and ".join(sorted(names))
+
+
+def finite(value: float) -> float | None:
+    """Return a number as JSON can hold it: None where it is not finite.
+
+    >>> finite(0.5), finite(float("nan"))
+    (0.5, None)
+    """
+    return value if math.isfinite(value) else None
