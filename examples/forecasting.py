@@ -18,7 +18,7 @@ MONTH = 30 * 24  # hours
 
 
 class Forecaster(nn.Module):
-    """From (N, variables, past) to (N, variables, horizon)."""
+    """Reversible instance normalization, one attention over the variables, and a linear layer over time."""
 
     def __init__(self, variables: int, past: int, horizon: int, width: int = 16) -> None:
         super().__init__()
@@ -27,8 +27,9 @@ class Forecaster(nn.Module):
         self.head = nn.Linear(past, horizon)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the forecast (N, variables, horizon) that follows `x`, (N, variables, past)."""
         mean, std = x.mean(2, keepdim=True), (x.var(2, keepdim=True, correction=0) + 1e-5).sqrt()
-        x = (x - mean) / std * self.scale + self.shift  # reversible instance normalization
+        x = (x - mean) / std * self.scale + self.shift
         x = x + scaled_dot_product_attention(self.queries(x), self.keys(x), self.values(x))
         return (self.head(x) - self.shift) / self.scale * std + mean
 
@@ -64,7 +65,11 @@ def train(trial, data: str, horizon: int = 96, past: int = 512, epochs: int = 10
 
 
 def windows(data: str, past: int, horizon: int) -> list[Tensor]:
-    """Return the windows (N, variables, past + horizon) to train, validate and test with, of a standardized series."""
+    """Return the windows (N, variables, past + horizon) to train, validate and test with, of a standardized series.
+
+    Raises:
+        ValueError: the series is too short.
+    """
     with open(data, encoding="utf-8") as file:
         variables = len(file.readline().split(","))
         series = np.loadtxt(file, delimiter=",", usecols=range(1, variables), dtype=np.float32, ndmin=2)
