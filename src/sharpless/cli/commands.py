@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from sharpless.cli import compare, plan, recipe, report, train
+from sharpless.cli.task import named
 from sharpless.cli.terminal import prepare, shown
 from sharpless.lab.faults import is_out_of_memory, reason
 from sharpless.lab.setup import is_main_process
@@ -62,7 +63,11 @@ def _run(arguments: Sequence[str]) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (compare, train, plan, report):
         command.add(commands)
-    options = parser.parse_args(arguments)
+    task, arguments = named(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and "parser" not in options:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    vars(options).update(task=task, rest=rest, names={})
     try:
         return int(options.command(options))
     except (ValueError, ModuleNotFoundError) as error:
@@ -82,14 +87,16 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _as_typed(sentence: str, options: argparse.Namespace, arguments: Sequence[str]) -> str:
     """Return a sentence about arguments of Python with their names as they are typed: `--lr-warmup = 2.0 is …`."""
-    spellings = {name: ["--" + name.replace("_", "-")] for name in vars(options)} | recipe.spellings()
+    names = {*vars(options), *options.names} - {"task", "parser", "rest", "names", "command"}
+    spellings = {name: ["--" + name.replace("_", "-")] for name in names} | recipe.spellings()
     words = {argument.partition("=")[0] for argument in arguments}
 
     def spelled(found: re.Match[str]) -> str:
         choices = spellings[found[0]]
         return next((choice for choice in choices if choice in words), choices[0])
 
-    return re.sub(rf"(?:^|(?<=[ (]))(?:{'|'.join(spellings)})(?= = | is \S+ there and )", spelled, sentence)
+    pattern = rf"(?:^|(?<=[ (]))(?:{'|'.join(spellings)})(?= = | is \S+ there and )"
+    return str(re.sub(pattern, spelled, sentence))
 
 
 def _of_system(error: OSError) -> str:

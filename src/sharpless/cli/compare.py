@@ -1,29 +1,28 @@
-"""`sharpless compare`: what does each method buy, and what does it cost?"""
+"""`sharpless compare`: what does each method buy on a task, and what does it cost?"""
 
 import argparse
-import math
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpless.cli import extras, recipe
+from sharpless.cli import extras, recipe, task
 from sharpless.cli.report import MARGIN, conclude
 from sharpless.cli.terminal import console, shown
-from sharpless.lab import files
-from sharpless.lab.recipes import METHODS, PEERS, Recipe, check_methods
-from sharpless.lab.setup import Setup, is_main_process
-from sharpless.report.runs import diverged_in
+from sharpless.lab import store
+from sharpless.lab.methods import DEFAULTS, KINDS, Method
 
 if TYPE_CHECKING:
-    from sharpless.lab.compare import Comparison
+    from sharpless.lab.study import Run, Study
 
 __all__ = ["SEEDS", "add"]
 
 SEEDS = 12  # so many that the default comparison comes to the same verdicts whichever they are
 MOST_SEEDS = 10_000
+DEFAULT = "digits"
 
 
 def add(commands: Any) -> None:
@@ -31,132 +30,218 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "compare",
         allow_abbrev=False,
-        usage="%(prog)s [OPTION ...]",
-        help="train one recipe with several methods and seeds: what does each buy, and what does it cost?",
-        description="Train one recipe with several methods and seeds, and say what each buys and what it costs. "
-        "Stopped and started again, it continues and repeats no finished run.",
+        add_help=False,
+        usage="%(prog)s [TASK] [OPTION ...]",
+        help="train a task with several methods and seeds: what does each buy, and what does it cost?",
+        description="Train a task with several methods and seeds, and say what each buys and what it costs. Stopped "
+        "and started again, it continues and repeats no finished run. TASK is a function of a trial, FILE.py:function "
+        "or module:function, or one that is built in: digits, the default, or images. `sharpless compare TASK --help` "
+        "shows its options as well.",
+        epilog="METHODS: " + "; ".join(f"{name}, {kind.about}" for name, kind in KINDS.items()) + ". Parameters "
+        "follow a colon: g-rst:p=0.25, thrifty:budget=1.05,average=0.99.",
     )
-    command.set_defaults(command=_compare)
+    command.set_defaults(command=_compare, parser=command)
     option = command.add_argument
-    methods = f"among {', '.join(METHODS)} (default: all of these)"
-    peers = f"{' and '.join(PEERS)}, which need pip install pytorch_optimizer"
-    option("--methods", nargs="+", default=METHODS, metavar="METHOD", help=f"{methods}, and {peers}")
+    option("-h", "--help", action="store_true", help="show this, and the options of the task that is named")
+    option("--methods", nargs="+", default=DEFAULTS, metavar="METHOD", help=f"the rows (default: {' '.join(DEFAULTS)})")
+    for name, what in (("rho", "radii"), ("lr", "learning rates"), ("weight-decay", "weight decays")):
+        own = ", or auto, to look for them" if name == "rho" else ""
+        several = f"{what} to choose from on validation data, for each method by itself{own}"
+        option(f"--{name}", nargs="+", type=task.read, default=[], metavar="X", help=several)
     option("--seeds", type=recipe.whole, default=SEEDS, metavar="N", help="number of seeds (default: %(default)s)")
     option("--first-seed", type=recipe.whole, default=0, metavar="K", help="take K, K + 1, … (default: %(default)s)")
+    option(
+        "--choice-seeds", type=recipe.whole, default=3, metavar="N", help="seeds to choose with (default: %(default)s)"
+    )
+    option("--goal", choices=("min", "max"), help="whether a lower or a higher metric is better (default: the task's)")
+    option("--metric", metavar="NAME", help="what the metric is called (default: the task's name for it)")
+    option("--unit", metavar="UNIT", help="its unit (default: the task's)")
+    option("--margin", **MARGIN)
     out = Path("runs/compare")
     option("--out", type=recipe.place, default=out, metavar="FOLDER", help="folder (default: %(default)s)")
     option("--jobs", type=recipe.whole, metavar="N", help="runs at a time (default: cores ÷ threads, or GPUs)")
     option("--on", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
-    option("--margin", **MARGIN)
-    recipe.add(command)
+    option(
+        "--threads",
+        type=recipe.whole,
+        default=0,
+        metavar="N",
+        help="CPU threads of a run (default: what its folder was opened with; in a new one OMP_NUM_THREADS, or else 1)",
+    )
 
 
 def _compare(options: argparse.Namespace) -> int:
+    if options.help:
+        return _help(options)
     extras.need("compare")
-    given, setup, methods, seeds = _checked(options)
-    if is_main_process():  # what follows takes seconds to be imported
-        runs = f"{len(methods)} method{'s' * (len(methods) > 1)} × {len(seeds)} seed{'s' * (len(seeds) > 1)}"
-        print(f"{runs} of {shown(given.data)}, in {shown(str(options.out))}", flush=True)
+    methods = [method for listed in options.methods for method in listed.split()]
+    _check(options, methods)
+    name = options.task or DEFAULT
+    # What follows takes seconds to be imported.
+    count = f"{len(methods)} method{'s' * (len(methods) > 1)} × {options.seeds} seed{'s' * (options.seeds > 1)}"
+    print(f"{count} of {shown(name)}, in {shown(str(options.out))}", flush=True)
 
-    from sharpless.lab import pools  # noqa: PLC0415
-    from sharpless.lab.compare import Comparison  # noqa: PLC0415
-    from sharpless.lab.stopping import Stopped  # noqa: PLC0415
+    from sharpless.lab.execute import cluster  # noqa: PLC0415
+    from sharpless.lab.study import Study  # noqa: PLC0415
+    from sharpless.lab.definition import Task  # noqa: PLC0415
     from sharpless.report.runs import read_runs  # noqa: PLC0415
 
     if options.on == "ray":
-        pools.cluster()
-    comparison = Comparison(given, methods, seeds, options.out, setup)
-    if comparison.finished:
+        cluster()
+    given = task.parsed(options.rest, name, Task(name).function, options.parser)
+    options.names = given
+    study = Study(
+        Task.of(name, given, metric=options.metric, unit=options.unit, goal=options.goal),
+        methods,
+        range(options.first_seed, options.first_seed + options.seeds),
+        options.out,
+        grid={axis: values for axis in ("rho", "lr", "weight_decay") if (values := _axis(getattr(options, axis)))},
+        choice_seeds=options.choice_seeds,
+        threads=options.threads,
+    )
+    if study.finished:
         read_runs(options.out)  # a file that cannot be read is better found now than after the last run
-    if not is_main_process():
-        with suppress(Stopped):
-            for _ in comparison.execute():
-                pass
-        return 0
-    with files.locked(options.out):
-        comparison.open_folder()
-        told = []
-
-        def hear(signum: int, _: Any) -> None:
-            told.append(signum)
-            raise KeyboardInterrupt
-
-        stops = [signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
-            stops.append(signal.SIGHUP)
-        before = {signum: signal.signal(signum, hear) for signum in stops}
-        try:
-            _watch(comparison, options.jobs, options.on)
-        except BrokenProcessPool:
-            raise ValueError(
-                "a worker process was ended from outside, for want of memory perhaps: the runs that had ended are "
-                "kept, and the same command, with a smaller --jobs say, continues"
-            ) from None
-        except (KeyboardInterrupt, Stopped) as error:
-            signum = error.signum if isinstance(error, Stopped) else told[0] if told else signal.SIGINT
-            finished, begun = len(comparison.finished), len(comparison.begun)
-            kept = f"{finished} of {len(comparison.runs)} runs are finished in {shown(str(options.out))}"
-            kept += f", {begun} more go on from a checkpoint" if begun else ""
-            print(f"sharpless: interrupted; {kept}; the same command continues", file=sys.stderr)
+    with store.locked(options.out):
+        study.open_folder()
+        if signum := _executed(study, options):
             return 128 + signum
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-        conclude([options.out], options.out, options.margin)
+        if study.finished:
+            conclude([options.out], options.out, options.margin)
+    for failure in study.failures:
+        print(f"sharpless: {shown(str(failure))}", file=sys.stderr)
+    if study.failures:
+        print("sharpless: the same command tries again what failed, and repeats nothing else", file=sys.stderr)
+    return 1 if study.failures else 0
+
+
+def _help(options: argparse.Namespace) -> int:
+    if options.task:
+        extras.need("compare")
+        from sharpless.lab.definition import Task  # noqa: PLC0415
+
+        group = options.parser.add_argument_group(f"options of {options.task}")
+        task.add(group, Task(options.task).function, {*options.parser._option_string_actions})
+    options.parser.print_help()
     return 0
 
 
-def _checked(options: argparse.Namespace) -> tuple[Recipe, Setup, list[str], range]:
-    """Return recipe, setup, methods and seeds, as far as they can be checked without what takes seconds to be imported.
+def _check(options: argparse.Namespace, methods: Sequence[str]) -> None:
+    """Find what is out of range, before what takes seconds to be imported.
 
     Raises:
         ValueError: an option is out of range, or the folder is none.
     """
-    methods = [method for listed in options.methods for method in listed.lower().replace(",", " ").split()]
-    if not 0 < options.margin < math.inf:
-        raise ValueError(f"margin = {options.margin} is out of range: give a positive number of points")
-    for name, least in (("seeds", 1), ("first_seed", 0), ("jobs", 1)):
+    for name, least in (("seeds", 1), ("first_seed", 0), ("choice_seeds", 1), ("jobs", 1), ("threads", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise ValueError(f"{name} = {value} is out of range: give {least} or more")
     if options.seeds > MOST_SEEDS:
         raise ValueError(f"seeds = {options.seeds} is out of range: give at most {MOST_SEEDS} at once")
-    if options.first_seed + options.seeds > 2**32:
-        raise ValueError(f"first_seed = {options.first_seed} is out of range: seeds end at {2**32 - 1}, give less")
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    given = recipe.recipe(options)
-    check_methods(methods)
-    files.check_folder(options.out)
-    return given, recipe.setup(options), methods, seeds
+    if not methods:
+        raise ValueError(f"methods = nothing: choose from {', '.join(KINDS)}")
+    for method in methods:
+        Method(method)
+    store.check_folder(options.out)
 
 
-def _watch(comparison: "Comparison", jobs: int | None, on: str) -> None:
+def _axis(values: Sequence[Any]) -> Sequence[float] | str:
+    """Return the values of an axis of the grid, or the word auto.
+
+    Raises:
+        ValueError: the word stands beside values.
+    """
+    if "auto" in values and len(values) > 1:
+        raise ValueError(f"rho = {' '.join(map(str, values))} is out of range: give numbers, or auto alone")
+    return "auto" if "auto" in values else values
+
+
+def _executed(study: "Study", options: argparse.Namespace) -> int:
+    """Run what is missing.
+
+    Returns:
+        The number of the signal that ended it early, or 0.
+
+    Raises:
+        ValueError: a worker was ended from outside.
+    """
+    from sharpless.lab.stopping import Stopped  # noqa: PLC0415
+
+    with _interrupted_by() as heard:
+        try:
+            _watch(study, options.jobs, options.on)
+        except BrokenProcessPool:
+            raise ValueError(
+                "a worker process was ended from outside, for want of memory perhaps: the runs that had ended are "
+                "kept, and the same command, perhaps with a smaller --jobs, continues"
+            ) from None
+        except (KeyboardInterrupt, Stopped) as error:
+            kept = f"{len(study.finished)} runs are finished in {shown(str(options.out))}"
+            begun = sum(any(folder.iterdir()) for folder in study.folder.glob("work/*") if folder.is_dir())
+            kept += f", {begun} more go on from a checkpoint" if begun else ""
+            print(f"sharpless: interrupted; {kept}; the same command continues", file=sys.stderr)
+            return int(error.signum if isinstance(error, Stopped) else heard[0] if heard else signal.SIGINT)
+    return 0
+
+
+@contextmanager
+def _interrupted_by() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP within the block do what Ctrl-C does.
+
+    Yields:
+        The signals that came.
+    """
+    heard: list[int] = []
+
+    def hear(signum: int, _: Any) -> None:
+        heard.append(signum)
+        raise KeyboardInterrupt
+
+    stops = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        stops.append(signal.SIGHUP)
+    before = {signum: signal.signal(signum, hear) for signum in stops}
+    try:
+        yield heard
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _watch(study: "Study", jobs: int | None, on: str) -> None:
     """Run what is missing, with a progress bar and a line for each run that ends."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-    done, total = len(comparison.finished), len(comparison.runs)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*columns, console=console()) as progress:
         say = progress.console.print
-        if done:
-            say(f"{done} of {total} runs are in {shown(str(comparison.folder))} already", soft_wrap=True)
-        bar = progress.add_task(f"{done}/{total} runs", total=total, completed=done)
-        progress.refresh()
-        if done < total:
-            say(f"{'method':12}{'seed':>4}{'accuracy %':>11}{'cost':>5}{'seconds':>8}", style="bold")
+        if done := len(study.finished):
+            say(f"{done} runs are in {shown(str(study.folder))} already", soft_wrap=True)
+        bar = progress.add_task("", total=None)
+        width = max(12, *(len(method.name) for method in study.methods)) + 1
+        headed = False
 
-        def watch(under_way: float) -> None:
-            progress.update(bar, completed=done + under_way)
+        def watch(done: float, total: int) -> None:
+            progress.update(bar, total=total, completed=done, description=f"{int(done)}/{total} runs")
 
         # Closed at once when left: by then no worker is at work any more, and what they left can be counted.
-        with closing(comparison.execute(jobs, on, watch)) as records:
-            for record in records:
-                cost = record["passes"] / record["plain_passes"]
-                diverged = diverged_in(record["train_loss"])
-                say(
-                    f"{record['method']:12}{record['seed']:4d}{record['test_accuracy'][-1]:11.1f}"
-                    f"{cost:5.2f}{record['seconds']:8.1f}"
-                    + ("" if diverged is None else f"  diverged in epoch {diverged}")
-                )
-                done += 1
-                progress.update(bar, completed=done, description=f"{done}/{total} runs")
+        with closing(study.execute(jobs, on, watch)) as results:
+            for run, found in results:
+                if not headed:
+                    metric = f"{study.task.measure.name} {study.task.measure.unit}".strip()
+                    say(f"{'method':{width}}{'seed':>8}{metric:>12}{'cost':>6}{'seconds':>8}", style="bold")
+                    headed = True
+                say(_line(run, found, width), soft_wrap=True)
+
+
+def _line(run: "Run", found: Any, width: int) -> str:
+    """Return what is said of a run that has ended."""
+    start = f"{run.method.name:{width}}{run.seed:8d}"
+    if not isinstance(found, dict):
+        return f"{start}  failed: {shown(found.why)}"
+    curve = found["curve"]
+    value = curve.get("validation" if run.choosing or "test" not in curve else "test")[-1]
+    shown_value = f"{'diverged':>12}" if value is None else f"{value:12.4g}"
+    tried = " ".join(f"{name} {value:g}" for name, value in run.point.items()) if run.choosing else ""
+    return (
+        f"{start}{shown_value}{found['passes'] / found['plain_passes']:6.2f}{found['seconds']:8.1f}  {tried}".rstrip()
+    )

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 __all__ = ["need"]
 
 REPORT = ("jinja2", "matplotlib", "numpy", "rich", "scipy")
-LAB = (*REPORT, "PIL", "lightning_fabric", "sklearn")
+LAB = (*REPORT, "cloudpickle", "sklearn")
 
 
 def need(command: str) -> None:

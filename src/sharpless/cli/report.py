@@ -1,23 +1,25 @@
 """`sharpless report`: table, summary and page from run files."""
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sharpless.cli import extras, recipe
 from sharpless.cli.terminal import console, shown
+from sharpless.report.margin import read_margin
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["MARGIN", "add", "conclude"]
 
-NARROW = 14  # characters
+NARROW = 12  # characters
 
 MARGIN: dict[str, Any] = {
-    "type": float,
-    "default": 1.0,
-    "metavar": "POINTS",
-    "help": "points of accuracy that a non-inferior method may lose to SAM (default: %(default)s)",
+    "metavar": "MARGIN",
+    "help": "what a non-inferior method may lose to SAM: an amount in the unit of the metric, or a share of SAM's gain "
+    "over the base optimizer, as 25%% (default: 1 point where the unit is %%, else 25%%)",
 }
 
 
@@ -41,57 +43,73 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def conclude(runs: Sequence[Path], folder: Path, margin: float) -> None:
+def conclude(runs: Sequence[Path], folder: Path, margin: str | float | None = None) -> dict[str, Any]:
     """Write summary and page from run files, and print the table.
 
     Args:
         runs: folders of compare or train, or run files.
         folder: where summary and page go.
-        margin: the accuracy, in percentage points, whose loss would still count as keeping up with SAM.
+        margin: what a method may lose to SAM and still keep up, as `sharpless.report.summary.summarize` takes it.
+
+    Returns:
+        The summary.
 
     Raises:
         ModuleNotFoundError: a package that the report needs is not installed.
-        ValueError: the run files cannot be read, or do not belong together.
+        ValueError: the margin is none, or the run files cannot be read, or do not belong together.
     """
     extras.need("report")
-    from sharpless.lab import files  # noqa: PLC0415
-    from sharpless.report.html import render  # noqa: PLC0415
-    from sharpless.report.runs import read_runs  # noqa: PLC0415
-    from sharpless.report.summary import summarize  # noqa: PLC0415
+    read_margin(margin)
+    from sharpless.lab.conclude import conclude as concluded  # noqa: PLC0415
 
-    found = read_runs(*runs)
-    summary = summarize(found, margin)
-    files.write(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
-    files.write(folder / "report.html", render(found, summary))
-
+    summary = concluded(runs, folder, margin)
     _tell(summary, folder / "report.html")
+    return summary
 
 
 def _tell(summary: Mapping[str, Any], page: Path) -> None:
     """Print the table, in a narrow terminal one row below the other, and what is to be said of it."""
-    from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    from sharpless.report.table import HEADINGS, legend, rows  # noqa: PLC0415
+    from sharpless.report.table import headings, legend, rows  # noqa: PLC0415
     from sharpless.report.verdict import verdict  # noqa: PLC0415
 
     terminal = console()
+    titles = [shown(title) for title in headings(summary)]
     found = [[shown(cell) for cell in row] for row in rows(summary)]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column(HEADINGS[0])
-    for heading in HEADINGS[1:]:
-        table.add_column(heading.replace("non-", "non-\n"), justify="right", no_wrap=True, vertical="bottom")
-    for row in found:
-        table.add_row(*row)
-    terminal.print()
-    needed = terminal.measure(table, options=terminal.options.update(width=1000)).maximum
     longest = max(len(method) for method, *_ in found)
-    if needed - max(longest - NARROW, 0) <= terminal.width:  # the names of the methods may be wrapped, so far
-        terminal.print(table, soft_wrap=True)
+    tables = [_table(titles, found, gap) for gap in (1, 0)]
+    needed = [terminal.measure(table, options=terminal.options.update(width=1000)).maximum for table in tables]
+    # The names of the methods may be wrapped, so far.
+    fitting = [
+        table for table, width in zip(tables, needed, strict=True) if width - max(longest - NARROW, 0) <= terminal.width
+    ]
+    terminal.print()
+    if fitting:
+        terminal.print(fitting[0], "", soft_wrap=True)
     else:
         for method, *cells in found:
-            told = [f"  {heading:18}{cell}" for heading, cell in zip(HEADINGS[1:], cells, strict=True) if cell]
-            terminal.print(method, *told, "", sep="\n", soft_wrap=True)
+            lines = [f"  {title:18}{cell}" for title, cell in zip(titles[1:], cells, strict=True) if cell]
+            terminal.print(method, *lines, "", sep="\n", soft_wrap=True)
     terminal.print(*map(shown, legend(summary)), sep="\n", soft_wrap=True)
-    terminal.print("", *map(shown, (verdict(summary), *summary["warnings"])), sep="\n")
+    said = Table.grid(padding=(0, 1))
+    for mark, sentences in (("-", verdict(summary)), ("!", summary["warnings"])):
+        for sentence in sentences:
+            said.add_row(mark, shown(sentence))
+    terminal.print("", said)
     terminal.print("", f"The page: {shown(str(page))}", sep="\n", soft_wrap=True)
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], gap: int) -> "Table":
+    """Return the table with 1 + `gap` spaces between its columns."""
+    from rich import box  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0))
+    table.add_column(titles[0], vertical="bottom")
+    for title in titles[1:]:
+        broken = title.replace("non-", "non-\n").replace(" seconds", "\nseconds")
+        table.add_column(broken, justify="right", no_wrap=True, vertical="bottom")
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpless.cli import extras, recipe
 from sharpless.cli.terminal import console, shown
-from sharpless.lab import files
+from sharpless.lab import store as files
 from sharpless.lab.recipes import METHODS, PEERS
 from sharpless.lab.setup import barrier, is_main_process
 from sharpless.report.runs import diverged_in

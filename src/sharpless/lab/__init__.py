@@ -6,17 +6,26 @@ A task is a function of a trial. `compare` runs it with every method and seed an
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sharpless.lab.compare import compare
-    from sharpless.lab.task import task
+    from sharpless.lab.comparison import compare
+    from sharpless.lab.definition import task
     from sharpless.lab.trial import Trial
 
 __all__ = ["Trial", "compare", "task"]
 
+PLACES = {"Trial": "trial", "compare": "comparison", "task": "definition"}
+
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that the command line can be asked for help without torch."""
+    """Import a public name when it is first used, so that the command line can be asked for help without torch.
+
+    Returns:
+        What has the name.
+
+    Raises:
+        AttributeError: there is nothing of this name.
+    """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415
 
-    return getattr(import_module(f"{__name__}.{name.lower()}"), name)
+    return getattr(import_module(f"{__name__}.{PLACES[name]}"), name)

@@ -48,7 +48,9 @@ def points(method: Method, grid: Grid) -> list[Point]:
     """
     axes = [name for name in AXES if name in grid and (name != "rho" or method.is_sharp)]
     values = [
-        [_radius(k) for k in (-_FIRST, 0, _FIRST)] if grid[name] == AUTO else list(dict.fromkeys(map(float, grid[name])))
+        [_radius(k) for k in (-_FIRST, 0, _FIRST)]
+        if grid[name] == AUTO
+        else list(dict.fromkeys(map(float, grid[name])))
         for name in axes
     ]
     return [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*values)]

@@ -45,16 +45,13 @@ def execute(
     Raises:
         ModuleNotFoundError: Ray is asked for and not installed.
     """
-    if not runs:
-        return
-    if runs[0].task.in_process:
-        yield from ((run, run.train(watch)) for run in runs)
-        return
     gpus = torch.cuda.device_count()
-    if on == "ray":
+    if runs and runs[0].task.in_process:
+        yield from ((run, run.train(run.trial(watch))) for run in runs)
+    elif runs and on == "ray":
         yield from on_ray(runs, gpus)
-        return
-    yield from local(runs, jobs or gpus or room(runs[0].threads), gpus, watch)
+    elif runs:
+        yield from local(runs, jobs or gpus or room(runs[0].threads), gpus, watch)
 
 
 def room(threads: int) -> int:
@@ -158,7 +155,7 @@ def _work(run: "Run", row: int | None = None) -> "dict[str, Any] | Failure":
         SHARES[0][row] = share
 
     try:
-        return run.train(None if row is None else tell)
+        return run.train(run.trial(None if row is None else tell))
     except Stopped as stopped:
         os._exit(128 + stopped.signum)  # without taking another run
 
@@ -186,7 +183,7 @@ def _prepare(places: Any, shares: Any) -> None:
 def _without_main() -> Iterator[None]:
     """Let processes that start within the block not run the main script again, which tasks do not need."""
     main = sys.modules["__main__"]
-    hidden = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
+    hidden: dict[str, Any] = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
     main.__spec__ = None
     try:
         yield

@@ -26,7 +26,7 @@ DEFAULTS = ("sgd", "sgd-long", "ema", "sam", "late", "rst", "g-rst", "thrifty")
 class Settings:
     """When a method is sharpness-aware, with how much of the batch, and how strongly."""
 
-    schedule: Schedule = Constant(0.0)
+    schedule: Schedule = field(default_factory=lambda: Constant(0.0))
     batch_fraction: float = 1.0
     gamma: float = 1.0
 
@@ -112,11 +112,15 @@ def _thrifty(own: Mapping[str, Any], batch_size: int | None) -> Settings:
 
 
 def _late(own: Mapping[str, Any], _: int | None) -> Settings:
-    return Settings(Piecewise((0.0, 1.0), (2.0 - own["budget"],)) if own["budget"] < 2 else Constant(1.0))
+    return Settings(
+        Piecewise((0.0, 1.0), (float(f"{2.0 - own['budget']:.12g}"),)) if own["budget"] < 2 else Constant(1.0)
+    )
 
 
 def _temperon(own: Mapping[str, Any], _: int | None) -> Settings:
-    return Settings(Piecewise((0.0, 1.0), (1.0 - own["tail"],)) if 0 < own["tail"] < 1 else Constant(own["tail"]))
+    return Settings(
+        Piecewise((0.0, 1.0), (float(f"{1.0 - own['tail']:.12g}"),)) if 0 < own["tail"] < 1 else Constant(own["tail"])
+    )
 
 
 def _plain(_: Mapping[str, Any], __: int | None) -> Settings:
@@ -269,7 +273,7 @@ class Method:
 
     def epochs(self, epochs: int) -> int:
         """Return for how many epochs it trains where the base trains for `epochs`."""
-        return max(1, round(epochs * self.own.get("cost", 1.0)))
+        return max(1, round(epochs * float(self.own.get("cost", 1.0))))
 
     def label(self, base: str, batch_size: int | None, epochs: int | None) -> str:
         """Return its name in tables, with the parameters that matter.
@@ -315,8 +319,9 @@ class Method:
         settings = self.settings(batch_size)
         if self.kind.package:
             from sharpless.lab.peers import PEERS  # noqa: PLC0415
+            from sharpless.wrapper import as_one  # noqa: PLC0415
 
-            return PEERS[self.head](base, rho, settings.schedule, model, total_steps)
+            return PEERS[self.head](as_one(base), rho, settings.schedule, model, total_steps)
         from sharpless.ascent import Friendly, asam, normalization_parameters, sam  # noqa: PLC0415
         from sharpless.optimizer import RST  # noqa: PLC0415
 

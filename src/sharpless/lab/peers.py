@@ -129,11 +129,11 @@ class Temperon(Peer):
         return bool(self.peer.sam_active())
 
     def _ascend(self) -> None:
-        self.peer._ascend(self.peer.current_rho())  # noqa: SLF001
+        self.peer._ascend(self.peer.current_rho())
         self.zero_grad()
 
     def _descend(self) -> None:
-        self.peer._restore()  # noqa: SLF001
+        self.peer._restore()
 
     def _take_step(self) -> None:
         self.base.step()

@@ -48,9 +48,8 @@ def record(run: "Run", trial: Trial) -> dict[str, Any]:
         },
         "data": trial.facts,
         "setup": {"threads": run.threads, "device": trial.device.type, **trial.setup},
-        "versions": {
-            name: version(name) for name in ("sharpless", "torch", *([package] if package else []))
-        } | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("sharpless", "torch", *([package] if package else []))}
+        | {"python": platform.python_version()},
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),

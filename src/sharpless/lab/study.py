@@ -4,7 +4,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sharpless.lab.faults import culprit, is_out_of_memory, reason
 from sharpless.lab.methods import Method
 from sharpless.lab.record import record
 from sharpless.lab.stopping import Stopped
-from sharpless.lab.task import Task
+from sharpless.lab.definition import Task
 from sharpless.lab.threads import MOST_THREADS, computing_with, settled
 from sharpless.lab.trial import Trial
 
@@ -69,15 +69,19 @@ class Run:
         """The folder for what the task keeps while the run is not finished."""
         return self.folder / "work" / self.name
 
-    def train(self, watch: Callable[[float], None] | None = None) -> "dict[str, Any] | Failure":
+    def trial(self, watch: Callable[[float], None] | None = None) -> Trial:
+        """Return what the task sees of this run."""
+        return Trial(self.method, self.seed, dict(self.point), choosing=self.choosing, folder=self.work, watch=watch)
+
+    def train(self, trial: Trial) -> "dict[str, Any] | Failure":
         """Return the record of this run, or why there is none.
+
+        Args:
+            trial: what `trial` returned.
 
         Raises:
             Stopped: the task was told to stop, and left a checkpoint.
         """
-        trial = Trial(
-            self.method, self.seed, dict(self.point), choosing=self.choosing, folder=self.work, watch=watch
-        )
         try:
             with computing_with(self.threads):
                 _sow(self.seed)
@@ -147,7 +151,7 @@ class Study:
 
     def execute(
         self, jobs: int | None = None, on: str = "local", watch: Callable[[float, int], None] | None = None
-    ) -> Iterator[tuple[Run, dict[str, Any] | Failure]]:
+    ) -> Generator[tuple[Run, dict[str, Any] | Failure], None, None]:
         """Yield the runs that are missing as they end, with their records, whose files are there by then.
 
         First those by which hyperparameters are chosen, in as many rounds as that takes, then those that are compared.
@@ -168,10 +172,10 @@ class Study:
         before = len(runs)
         chosen = {method: self._choose(method, found) for method, found in tried.items()}
         runs = [
-            Run(self.task, method, seed, self.folder, self.threads, *chosen[method])
+            Run(self.task, method, seed, self.folder, self.threads, point, choice)
             for seed in self.seeds
-            for method in self.methods
-            if chosen[method][0] is not None
+            for method, (point, choice) in chosen.items()
+            if point is not None
         ]
         yield from self._execute(runs, before, jobs, on, watch)
 
@@ -206,12 +210,13 @@ class Study:
             yield run, result
 
     def _kept(self, run: Run, found: dict[str, Any]) -> dict[str, Any] | Failure:
-        """Write a record, unless it reports something else than the runs before it did."""
+        """Return a record that was written, or a failure where it reports something else than the runs before it."""
         names = sorted(found["curve"].keys() & {"validation", "test", "loss"})
         before = self._reported.setdefault(run.choosing, names)
         if names != before:
             return Failure(
-                run.name, f"it reported {' and '.join(names)}, and a run before it {' and '.join(before)}: report the same"
+                run.name,
+                f"it reported {' and '.join(names)}, and a run before it {' and '.join(before)}: report the same",
             )
         run.conclude(found)
         return found
@@ -231,11 +236,12 @@ class Study:
         values: dict[tuple[float, ...], list[float | None]] = {}
         for run in self._trials(method, tried):
             found = store.read(run.path)
-            values.setdefault(tuple(run.point.values()), []).append(found and found["curve"]["validation"][-1])
+            value = None if found is None else found["curve"]["validation"][-1]
+            values.setdefault(tuple(run.point.values()), []).append(value)
         return [{**point, "values": values.get(tuple(point.values()), [])} for point in tried]
 
     def _extend(self, method: Method, tried: list[Point]) -> bool:
-        """Add to the points that were tried those that they lead to; return whether there are any."""
+        """Return whether the points that were tried lead to others, and add these to them."""
         if self.grid.get("rho") != AUTO or not method.is_sharp:
             return False
         following = [
@@ -292,9 +298,7 @@ class Study:
         there = store.read(self._description) or {}
         mine, known = self._told(), there.get("threads")
         if type(known) is not int or not 1 <= known <= MOST_THREADS or not mine.keys() <= there.keys():
-            raise ValueError(
-                f"{self._description} is not the study of this version: choose another folder with --out"
-            )
+            raise ValueError(f"{self._description} is not the study of this version: choose another folder with --out")
         if difference := store.difference(mine, there):
             raise ValueError(f"{self.folder} holds another study ({difference}): choose another folder with --out")
         if threads not in {0, known}:

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -68,6 +70,8 @@ class Trial:
         """What a task wants recorded of its data: `trial.facts["fingerprint"] = …`."""
         self.setup: dict[str, Any] = {}
         """What it wants recorded of the machine."""
+        self.weights: dict[str, Tensor] | None = None
+        """The state of the trained network, for those who want to keep it: `sharpless train` does."""
         self.seconds = 0.0
         self.sharp_steps: list[int] = []
         self.curve: dict[str, list[float]] = {"step": [], "passes": [], "seconds": []}
@@ -76,6 +80,7 @@ class Trial:
         self._folder, self._watch = folder, watch
         self._opt: Optimizer | None = None
         self._planned: int | None = None
+        self._accumulate, self._counted = 1, 0
         self._since: float | None = None
         self.device = torch.device("cpu")
         """Where the parameters are."""
@@ -98,8 +103,12 @@ class Trial:
 
     @property
     def cost(self) -> Cost:
-        """What has been spent so far."""
-        return Cost(0, 0, 0.0, 0.0) if self._opt is None else self._opt.cost  # type: ignore[attr-defined, no-any-return]
+        """What has been spent so far, in gradients of whole batches."""
+        if self._opt is None:
+            return Cost(0, 0, 0.0, 0.0)
+        spent: Cost = self._opt.cost  # type: ignore[attr-defined]
+        parts = self._accumulate
+        return replace(spent, passes=spent.passes / parts, plain_passes=spent.plain_passes / parts)
 
     @property
     def label(self) -> str:
@@ -127,6 +136,7 @@ class Trial:
         batch_size: int | None = None,
         rho: float = 0.05,
         climb_locally: bool = True,
+        accumulate: int = 1,
     ) -> Any:
         """Return the optimizer of this run around `base`, to be used as RST is: `passes(batch)` and `step()`.
 
@@ -137,9 +147,10 @@ class Trial:
             base: the base optimizer, or several.
             model: the network, see RST; needed by methods that average the weights.
             total_steps: how many steps the run will take, needed by methods that vary over the run.
-            batch_size: examples in a batch, needed by methods that choose a part of it.
+            batch_size: examples in what `passes` is handed, needed by methods that choose a part of it.
             rho: the radius where the comparison gives none.
             climb_locally: see RST.
+            accumulate: how many micro-batches, each with `passes` of its own, there are before a step.
 
         Raises:
             TaskError: it is called a second time, or an argument is missing.
@@ -148,7 +159,7 @@ class Trial:
             raise TaskError("trial.optimizer was called twice: give it several base optimizers as a list")
         one = as_one(base)
         self.base_name = " + ".join(type(each).__name__ for each in all_of(one))
-        self.batch_size, self.total_steps = batch_size, total_steps
+        self.batch_size, self.total_steps, self._accumulate = batch_size, total_steps, accumulate
         self._set(one, "lr")
         self._set(one, "weight_decay")
         if self.method.is_sharp:
@@ -169,10 +180,10 @@ class Trial:
             if model is None:
                 raise TaskError(f"method {self.method.name} averages the weights: give trial.optimizer(…, model=…)")
             averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(model, multi_avg_fn=averaging, use_buffers=True)
-            self._averaged = model
+            self._averaged: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+            self.average = AveragedModel(self._averaged, multi_avg_fn=averaging, use_buffers=True)
         self.device = next(iter(one.param_groups[0]["params"])).device
-        self._opt.register_step_post_hook(self._after_step)
+        self._opt.register_step_post_hook(lambda *_: self.count())
         self._since = perf_counter()
         return self._opt
 
@@ -182,19 +193,44 @@ class Trial:
 
         Where the method averages the weights, `model` has the averaged ones within the block.
         """
+        with self.paused():
+            modes = {module: module.training for module in model.modules()}
+            model.eval()
+            self._evaluating = True
+            try:
+                with torch.no_grad(), _exchanged(model, self.average):
+                    yield
+            finally:
+                self._evaluating = False
+                for module, training in modes.items():
+                    module.training = training
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do within the block what is no training, such as writing a checkpoint: the clock stands still."""
+        running = self._since is not None
         self._stop_clock()
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
-        self._evaluating = True
         try:
-            with torch.no_grad(), _exchanged(model, self.average):
-                yield
+            yield
         finally:
-            self._evaluating = False
-            for module, training in modes.items():
-                module.training = training
-            if self._opt is not None:
+            if running:
                 self._since = perf_counter()
+
+    def count(self) -> None:
+        """Count the steps up to now.
+
+        `step` does so itself. A loop calls it after `zero_grad` where `torch.amp.GradScaler` may leave the step out.
+        """
+        cost = self.cost
+        if cost.steps == self._counted:
+            return
+        climbed = cost.sharp_steps - len(self.sharp_steps)
+        self.sharp_steps += range(cost.steps - climbed, cost.steps)
+        self._counted = cost.steps
+        if self.average is not None:
+            self.average.update_parameters(self._averaged)
+        if self._watch is not None:
+            self._watch(cost.steps / self.total_steps if self.total_steps else 0.0)
 
     def report(
         self,
@@ -231,33 +267,29 @@ class Trial:
             raise TaskError(
                 f"trial.report got {_listed(values)}, and {_listed(before)} before: report the same each time"
             )
-        running = self._since is not None
-        self._stop_clock()
-        point = {"step": self.cost.steps, "passes": self.cost.passes, "seconds": self.seconds, **values}
-        for name, value in point.items():
-            self.curve.setdefault(name, []).append(value)
-        if running:
-            self._since = perf_counter()
+        with self.paused():
+            point = {"step": self.cost.steps, "passes": self.cost.passes, "seconds": self.seconds, **values}
+            for name, value in point.items():
+                self.curve.setdefault(name, []).append(value)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint of this run has to hold beside model and optimizer."""
-        self._stop_clock()
-        if self._opt is not None and not self._evaluating:
-            self._since = perf_counter()
-        return {
-            "seconds": self.seconds,
-            "data_seconds": self.data_seconds,
-            "sharp_steps": list(self.sharp_steps),
-            "curve": {name: list(values) for name, values in self.curve.items()},
-            "average": None if self.average is None else self.average.state_dict(),
-        }
+        with self.paused():
+            return {
+                "seconds": self.seconds,
+                "data_seconds": self.data_seconds,
+                "steps": self._counted,
+                "sharp_steps": list(self.sharp_steps),
+                "curve": {name: list(values) for name, values in self.curve.items()},
+                "average": None if self.average is None else self.average.state_dict(),
+            }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state_dict` was called, with the optimizer loaded as well."""
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.seconds, self.data_seconds = state["seconds"], state["data_seconds"]
-        self.sharp_steps, self.curve = state["sharp_steps"], state["curve"]
+        self.sharp_steps, self.curve, self._counted = state["sharp_steps"], state["curve"], state["steps"]
         self._since = None if self._since is None else perf_counter()
 
     def check_ended(self) -> None:
@@ -289,7 +321,11 @@ class Trial:
         return self.cost.plain_passes / longer
 
     def _set(self, base: Optimizer, name: str) -> None:
-        """Give `base` a learning rate or a weight decay of the comparison."""
+        """Give `base` a learning rate or a weight decay of the comparison.
+
+        Raises:
+            TaskError: `base` has none, or a scheduler has begun with another.
+        """
         if name not in self.hyperparameters:
             return
         value = self.hyperparameters[name]
@@ -302,15 +338,6 @@ class Trial:
             own = each.defaults[name]
             for group in each.param_groups:
                 group[name] = group[name] * (value / own) if own else value
-
-    def _after_step(self, *_: Any) -> None:
-        cost = self.cost
-        if cost.sharp_steps > len(self.sharp_steps):
-            self.sharp_steps.append(cost.steps - 1)
-        if self.average is not None:
-            self.average.update_parameters(self._averaged)
-        if self._watch is not None:
-            self._watch(cost.steps / self.total_steps if self.total_steps else 0.0)
 
     def _stop_clock(self) -> None:
         if self._since is None:

@@ -1,29 +1,21 @@
 """How every figure of the report looks: colors, type, and the way from a figure to an SVG element."""
 
 import io
-import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from html import escape
+from itertools import count
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
-__all__ = ["FAINT", "PAPER", "STYLE", "WIDTH", "styles", "to_svg"]
+__all__ = ["FAINT", "INK", "PAPER", "STYLE", "WIDTH", "looks", "titled", "to_svg"]
 
-# Readable on white and on black, distinct to the color-blind; marker and dashes say the same a second time.
-KNOWN = {
-    "sgd": ("#767676", "o", (0, ())),
-    "sgd-long": ("#997700", "s", (0, (5, 1.5))),
-    "sam": ("#0077bb", "D", (0, ())),
-    "rst": ("#009988", "^", (0, (5, 1.5))),
-    "g-rst": ("#cc3311", "v", (0, (2, 2))),
-    "thrifty": ("#aa4499", "P", (0, (3, 1, 1, 1))),
-    "peer-sam": ("#6677cc", "X", (0, (1, 1))),
-    "peer-looksam": ("#a0622d", "h", (0, (8, 2))),
-}
-OTHERS = [("#2288aa", "p", (0, (6, 1, 1, 1))), ("#4d8b31", "*", (0, (4, 4))), ("#d1618f", "d", (0, (1, 3)))]
+# For further variants of one method. Readable on white and on black; marker and dashes say the same a second time.
+COLORS = ("#2288aa", "#4d8b31", "#d1618f", "#b5651d", "#7b68c8", "#5f8a8b", "#c24d6e", "#8a7a1f")
+MARKERS = "p*dH<>8"
+DASHES = ((6.0, 1.0, 1.0, 1.0), (4.0, 4.0), (1.0, 3.0), (7.0, 2.0, 2.0, 2.0), (2.0, 1.0))
 FAINT = "#888888"
 INK = "#010203"  # replaced by the color of the surrounding text, in light and in dark
 PAPER = "#fdfcfb"  # by that of the page
@@ -56,10 +48,31 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def styles(methods: Iterable[str]) -> dict[str, tuple[str, str, Any]]:
-    """Return color, marker and dashes of each method: the same in every figure of a report."""
-    others = itertools.cycle(OTHERS)
-    return {method: KNOWN[method] if method in KNOWN else next(others) for method in methods}
+def looks(summary: Mapping[str, Any]) -> dict[str, tuple[str, str, Any]]:
+    """Return color, marker and dashes of each method, the same in every figure of a report.
+
+    Variants of one method come with the same color: the first keeps its look, each further one is given another.
+    """
+    found: dict[str, tuple[str, str, Any]] = {}
+    taken = {entry["look"]["color"] for entry in summary["methods"]}
+    others = count()
+    used = set[str]()
+    for entry in summary["methods"]:
+        look = entry["look"]
+        color, marker, dashes = look["color"], look["marker"], tuple(look["dashes"])
+        if color in used:
+            free = [other for other in COLORS if other not in taken] or COLORS
+            place = next(others)
+            color, marker = free[place % len(free)], MARKERS[place % len(MARKERS)]
+            dashes = DASHES[place % len(DASHES)]
+        used.add(color)
+        found[entry["method"]] = color, marker, (0, dashes)
+    return found
+
+
+def titled(text: str) -> str:
+    """Return the id of an artist that `to_svg` gives a title, which a browser shows under the pointer."""
+    return f"title:{text}"
 
 
 def to_svg(figure: Figure, description: str) -> str:
@@ -69,6 +82,7 @@ def to_svg(figure: Figure, description: str) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
-    element = re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg ") :])
+    element = re.sub(r'<g id="title:([^"]*)"([^>]*)>', r"<g\2><title>\1</title>", text[text.index("<svg ") :])
+    element = re.sub(r'<g id="[^"]*"', "<g", element)
     element = element.replace(INK, "currentColor").replace(PAPER, "var(--paper, white)")
     return element.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)

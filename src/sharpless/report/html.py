@@ -9,20 +9,25 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sharpless import schedules
 from sharpless.cost import expected_cost
-from sharpless.report import figures
+from sharpless.report import curves, figures
+from sharpless.report.numbers import MISSING, Digits, enough, number, probability
 from sharpless.report.runs import Run, by_method
-from sharpless.report.seeds import enough
-from sharpless.report.verdict import MISSING, interval, outcome, signed, verdict, word
+from sharpless.report.verdict import margin_words, metric_words, outcome, verdict, word
 
 __all__ = ["render"]
 
+OFF: tuple[Any, ...] = (None, "", 0, "none", [], {})
+"""Values of options that leave something out: they are folded away."""
 
-def render(runs: Sequence[Run], summary: Mapping[str, Any]) -> str:
+
+def render(runs: Sequence[Run], summary: Mapping[str, Any], *, places: Sequence[str] = (), date: str = "") -> str:
     """Return the page of a comparison as HTML.
 
     Args:
         runs: the runs, as `read_runs` returns them.
         summary: what `summarize` made of the same runs.
+        places: where the runs were read from, to be shown.
+        date: when the page was made, to be shown.
 
     Returns:
         A whole document, to be written to a file in UTF-8.
@@ -34,46 +39,57 @@ def render(runs: Sequence[Run], summary: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    digits = Digits.of(summary)
     environment.filters.update(
-        signed=signed,
-        interval=interval,
+        value=digits.value,
+        signed=digits.signed,
+        interval=digits.interval,
+        spread=digits.spread,
         enough=enough,
-        number=_number,
-        spread=_spread,
-        probability=_probability,
+        number=number,
+        probability=probability,
         sentence=_sentence,
+        plain=_plain,
     )
-    compared = [entry for entry in summary["methods"] if entry["versus_sam"]]
+    options = summary["options"]
     return environment.get_template("page.html.jinja").render(
         summary=summary,
+        places=places,
+        date=date,
         verdict=verdict(summary),
-        compared=[(entry, word(entry["versus_sam"], summary)) for entry in compared],
-        outcomes=[outcome(entry["versus_sam"], summary["margin"]) for entry in compared],
+        metric=metric_words(summary),
+        margin=margin_words(summary),
+        answers={entry["method"]: word(entry, summary) for entry in summary["methods"]},
+        outcomes={outcome(entry, summary) for entry in summary["methods"]},
         where={"test": "the test set"}.get(summary["split"], f"the {summary['split']} split"),
-        seeds=sorted({run.seed for run in runs}),
+        seeds=_seeds(sorted({run.seed for run in runs})),
         labels={entry["method"]: entry["label"] for entry in summary["methods"]},
+        chosen=[entry for entry in summary["methods"] if entry["choice"]],
         equals=_equals(summary),
         ledger=[_ledger(group) for group in by_method(runs).values()],
+        shown={name: value for name, value in options.items() if value not in OFF},
+        folded={name: value for name, value in options.items() if value in OFF},
         figures={
-            "cost": figures.accuracy_against_cost(summary),
-            "seconds": figures.accuracy_against_seconds(summary),
-            "loss": figures.training_loss(runs),
-            "accuracy": figures.accuracy(runs),
-            "coin": figures.coin(runs),
+            "forest": figures.forest(summary),
+            "cost": figures.against_cost(summary),
+            "seconds": figures.against_seconds(summary),
+            "values": curves.values(runs, summary),
+            "loss": curves.loss(runs, summary),
+            "choice": curves.choice(runs, summary),
+            "coin": curves.coin(runs, summary),
         },
     )
 
 
 def _equals(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what the methods had reached for as many gradients, and in as many seconds, where that is known."""
+    """Return what the methods had reached for as many gradients, and in as many seconds."""
     labels = {entry["method"]: entry["label"] for entry in summary["methods"]}
     return [
-        {**equal, "cheapest": labels[equal["cheapest"]], "limit": f"{_number(equal['budget'], digits)} {unit}"}
-        for equal, unit, digits in (
+        {**equal, "cheapest": labels[equal["cheapest"]], "limit": f"{number(equal['budget'], places)} {unit}"}
+        for equal, unit, places in (
             (summary["equal_gradients"], "gradients", 0),
             (summary["equal_seconds"], "seconds", 1),
         )
-        if equal["cheapest"]
     ]
 
 
@@ -86,6 +102,7 @@ def _ledger(runs: Sequence[Run]) -> dict[str, Any]:
     return {
         "label": run.label,
         "schedule": f"{schedule.mean():.4g}" if isinstance(schedule, schedules.Constant) else run.schedule,
+        "gamma": run.gamma,
         "batch_fraction": run.batch_fraction,
         "steps": run.steps,
         "sharp_steps": fmean(len(run.sharp_steps) for run in runs),
@@ -96,28 +113,15 @@ def _ledger(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def _number(value: float | None, digits: int) -> str:
-    return MISSING if value is None else f"{value:,.{digits}f}"
+def _seeds(seeds: Sequence[int]) -> str:
+    """Return seeds as a range where they are one.
 
-
-def _spread(found: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """Return mean ± standard deviation over seeds.
-
-    >>> _spread({"mean": 97.0, "std": 0.5}), _spread({"mean": 97.0, "std": None}, 1), _spread(None)
-    ('97.00 ± 0.50', '97.0', '—')
+    >>> _seeds([0, 1, 2, 3]), _seeds([0, 7])
+    ('0 to 3', '0, 7')
     """
-    if found is None or found["std"] is None:
-        return _number(None if found is None else found["mean"], digits)
-    return f"{found['mean']:.{digits}f} ± {found['std']:.{digits}f}"
-
-
-def _probability(p: float | None) -> str:
-    """Return a p-value as reports print it.
-
-    >>> _probability(0.0004), _probability(0.0249), _probability(None)
-    ('<0.001', '0.025', '—')
-    """
-    return MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    if len(seeds) > 2 and seeds[-1] - seeds[0] == len(seeds) - 1:
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
 
 
 def _sentence(facts: Mapping[str, Any]) -> str:
@@ -126,11 +130,13 @@ def _sentence(facts: Mapping[str, Any]) -> str:
     >>> _sentence({"devices": 2, "batch_size": [64, 64], "precision": None, "compile": ""})
     'devices 2, batch size 64 and 64'
     """
-    told = {name: value for name, value in facts.items() if value not in (None, "")}
-    return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in told.items())
+    found = {name: value for name, value in facts.items() if value not in (None, "")}
+    return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in found.items())
 
 
 def _plain(value: Any) -> str:
+    if value is None or value == "":
+        return MISSING
     if isinstance(value, Mapping):
         return f"({_sentence(value)})"
     return " and ".join(map(_plain, value)) if isinstance(value, list) else str(value)

@@ -16,13 +16,13 @@ MOST_SEEDS = 100
 
 
 def estimate(values: Sequence[float]) -> dict[str, Any]:
-    """Return mean, standard deviation and 95 % t-interval of the mean.
+    """Return mean, standard deviation and 95 % t-interval of the mean; None where there are too few values.
 
     >>> estimate([90.0])
     {'mean': 90.0, 'std': None, 'ci95': None}
     """
-    center = fmean(values)
-    if len(values) == 1:
+    center = fmean(values) if values else None
+    if center is None or len(values) == 1:
         return {"mean": center, "std": None, "ci95": None}
     spread = stdev(values)
     half = _half_width(spread, len(values))
@@ -40,10 +40,7 @@ def differences(left: Mapping[int, float], right: Mapping[int, float]) -> list[f
 
 def paired(left: Mapping[int, float], right: Mapping[int, float]) -> dict[str, Any]:
     """Return the mean of left - right, paired by seed, and its 95 % interval."""
-    found = differences(left, right)
-    if not found:
-        return {"difference": None, "ci95": None}
-    described = estimate(found)
+    described = estimate(differences(left, right))
     return {"difference": described["mean"], "ci95": described["ci95"]}
 
 
@@ -91,12 +88,18 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     return adjusted
 
 
-def against(pairs: Mapping[str, Sequence[float]], margin: float) -> dict[str, dict[str, Any]]:
+def against(
+    pairs: Mapping[str, Sequence[float]], margin: float | None, *, sign: int = 1, broken: frozenset[str] = frozenset()
+) -> dict[str, dict[str, Any]]:
     """Return what the differences of several methods to the same one say, each question corrected for their number.
 
     Args:
-        pairs: the differences of each method, in percentage points, one per seed.
-        margin: the difference, in percentage points, whose loss would still count as keeping up.
+        pairs: the differences of each method in the unit of the metric, one per seed.
+        margin: the loss, in the same unit, that would still count as keeping up; None where there is none, and
+            then nothing keeps up.
+        sign: 1 where a higher metric is better, -1 where a lower one is.
+        broken: the methods that ended without a result with some seed. They lose everything there: they neither
+            keep up nor win, whatever the other seeds say.
 
     Returns:
         For each method `difference` and `ci95`, those of this comparison by itself; `p`, the p-value of a loss of
@@ -104,22 +107,25 @@ def against(pairs: Mapping[str, Sequence[float]], margin: float) -> dict[str, di
         `non_inferior` (loses less than the margin), `behind` (loses more) and `beats` the other one; and
         `seeds_needed` to make the interval as narrow as the margin. None for fewer than two seeds.
     """
-    alone = {method: above(found, -margin) for method, found in pairs.items()}
+    gains = {method: [sign * difference for difference in found] for method, found in pairs.items()}
+    losses = {method: [-gain for gain in found] for method, found in gains.items()}
+    alone = {
+        method: None if margin is None or method in broken else above(found, -margin) for method, found in gains.items()
+    }
     kept = holm(alone)
-    behind = holm({method: above([-difference for difference in found], margin) for method, found in pairs.items()})
-    beats = holm({method: above(found, 0.0) for method, found in pairs.items()})
-    nothing = {"mean": None, "std": None, "ci95": None}
-    described = {method: estimate(found) if found else nothing for method, found in pairs.items()}
+    behind = holm({method: None if margin is None else above(found, margin) for method, found in losses.items()})
+    beats = holm({method: None if method in broken else above(found, 0.0) for method, found in gains.items()})
+    described = {method: estimate(found) for method, found in pairs.items()}
     return {
         method: {
             "difference": found["mean"],
             "ci95": found["ci95"],
             "p": alone[method],
             "p_holm": kept[method],
-            "non_inferior": _rejected(kept[method]),
-            "behind": _rejected(behind[method]),
-            "beats": _rejected(beats[method]),
-            "seeds_needed": None if found["std"] is None else seeds_needed(found["std"], margin),
+            "non_inferior": _rejected(kept[method], found),
+            "behind": _rejected(behind[method], found),
+            "beats": _rejected(beats[method], found),
+            "seeds_needed": None if found["std"] is None or margin is None else seeds_needed(found["std"], margin),
         }
         for method, found in described.items()
     }
@@ -129,8 +135,8 @@ def seeds_needed(spread: float, half_width: float) -> int | None:
     """Return how many seeds make the 95 % interval no wider than ±`half_width`; None for more than 100.
 
     Args:
-        spread: standard deviation of the differences, in percentage points, taken to stay what it is.
-        half_width: what is asked for, in percentage points.
+        spread: standard deviation of the differences, taken to stay what it is.
+        half_width: what is asked for, in the same unit.
 
     Returns:
         The least number of seeds, from 2 to 100, or None.
@@ -141,8 +147,9 @@ def seeds_needed(spread: float, half_width: float) -> int | None:
     return next((seeds for seeds in range(2, MOST_SEEDS + 1) if _half_width(spread, seeds) <= half_width), None)
 
 
-def _rejected(p: float | None) -> bool | None:
-    return None if p is None else p <= ALPHA
+def _rejected(p: float | None, described: Mapping[str, Any]) -> bool | None:
+    """Return whether a question was answered by yes; None with too few seeds to ask it."""
+    return None if described["ci95"] is None else p is not None and p <= ALPHA
 
 
 def _half_width(spread: float, seeds: int) -> float:

@@ -1,67 +1,85 @@
-"""What each method buys and what it costs: the statistics of a comparison."""
+"""What each method gains and what it costs: the statistics of a comparison."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, mean, median
 from typing import Any
 
 from sharpless.report.budgets import at_equal
+from sharpless.report.cautions import at_the_edge, diverged, too_few_seeds
+from sharpless.report.choice import described as described_choice
+from sharpless.report.margin import Margin, default_margin, read_margin
 from sharpless.report.runs import Run, by_method
-from sharpless.report.seeds import warnings
 from sharpless.report.statistics import against, differences, estimate, paired
 
-__all__ = ["estimate", "paired", "pareto_optimal", "summarize"]
+__all__ = ["BASE", "REFERENCE", "estimate", "paired", "pareto_optimal", "summarize"]
+
+BASE = "sgd"
+"""The base optimizer, whatever it is: what SAM has to beat."""
+
+REFERENCE = "sam"
+"""What the other methods are held against."""
 
 
-def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
+def summarize(runs: Sequence[Run], margin: str | float | None = None) -> dict[str, Any]:
     """Return the statistics of a comparison, ready for JSON.
 
-    Differences are paired by seed and intervals are 95 % t-intervals of a single comparison. A method is
-    non-inferior to SAM when a one-sided paired t-test rejects, at 2.5 % and corrected for all methods compared,
-    that it loses `margin` or more; it is behind when the test of the opposite rejects, and beats SAM when that of
-    a difference of 0 or less does, corrected in the same manner. Whether SAM beats SGD is the question that comes
-    first; it is one, and not corrected. What one seed cannot say is None.
+    Differences are method - SAM, paired by seed, in the unit of the metric; intervals are 95 % t-intervals of a single
+    comparison. A method is non-inferior to SAM when a one-sided paired t-test rejects, at 2.5 % and corrected for all
+    methods compared, that it is worse by `margin` or more; it is behind when the test of the opposite rejects, and
+    beats SAM when that of no gain does, corrected in the same manner. Whether SAM beats the base optimizer is the
+    question that comes first; it is one, and not corrected. What one seed cannot say is None.
 
     Args:
-        runs: the runs of one experiment, as `read_runs` returns them.
-        margin: the accuracy, in percentage points, whose loss would still count as keeping up with SAM.
+        runs: the runs of one comparison, as `read_runs` returns them.
+        margin: the loss that would still count as keeping up with SAM, in the unit of the metric, or, as in "25%", as
+            a share of what SAM gains over the base. By default one point of a percentage, and 25 % of SAM's gain
+            for any other metric. Where SAM does not beat the base there is no gain, and no share of it.
 
     Returns:
-        The task, the recipe, the margin, whether SAM beats SGD, one entry per method, what they had reached at equal
-        gradients and seconds, where there are too few seeds, and what ran where. A method is Pareto-optimal unless
-        another one is, by the means, as accurate for as little, and better in one.
+        The task, its options and metric, the margin, warnings, whether SAM beats the base, one entry per method, what
+        they had reached at equal gradients and seconds, and what ran where. A method is Pareto-optimal unless another
+        one is, by the means, as good for as few gradients and seconds, and better in one of them.
 
     Raises:
-        ValueError: `margin` is not a positive number, or there are no runs.
+        ValueError: `margin` is none, or there are no runs.
     """
-    if not 0.0 < margin < math.inf:
-        raise ValueError(f"margin = {margin} is no margin: give a positive number of percentage points")
+    asked = read_margin(margin)
     if not runs:
         raise ValueError("runs is empty: give the runs of a comparison, as read_runs returns them")
     methods, first = by_method(runs), runs[0]
-    accuracies = {method: {run.seed: run.accuracy for run in group} for method, group in methods.items()}
-    advantage = paired(accuracies.get("sam", {}), accuracies.get("sgd", {}))
-    pairs = {
-        method: differences(found, accuracies["sam"])
-        for method, found in accuracies.items()
-        if "sam" in accuracies and method != "sam"
+    metric, sign = first.metric, first.metric.sign
+    results = {
+        method: {run.seed: run.value for run in group if run.value is not None} for method, group in methods.items()
     }
-    versus_sam = against(pairs, margin)
-    described = [{**_describe(group), "versus_sam": versus_sam.get(method)} for method, group in methods.items()]
-    on_frontier = pareto_optimal([(entry["cost"], entry["accuracy"]["mean"]) for entry in described])
-    labels = {method: group[0].label for method, group in methods.items()}
+    advantage = paired(results.get(REFERENCE, {}), results.get(BASE, {}))
+    advantage["verdict"] = None if advantage["ci95"] is None else min(sign * end for end in advantage["ci95"]) > 0.0
+    allowed = _margin(asked or default_margin(metric.unit), advantage, sign)
+    pairs = {
+        method: differences(found, results[REFERENCE])
+        for method, found in results.items()
+        if REFERENCE in results and method != REFERENCE
+    }
+    broken = frozenset(method for method, group in methods.items() if len(results[method]) < len(group))
+    versus_sam = against(pairs, allowed.value, sign=sign, broken=broken)
+    entries = [_describe(group, methods.get(BASE, ()), versus_sam.get(method)) for method, group in methods.items()]
+    chosen = {entry["method"]: entry["choice"] for entry in entries if entry["choice"]}
+    labels = {entry["method"]: entry["label"] for entry in entries}
+    frontier = _frontier(entries, sign)
     return {
-        "task": first.recipe.get("data", first.recipe.get("task")),
-        "recipe": first.recipe,
+        "task": first.task,
+        "options": first.options,
         "data": first.data,
+        "metric": metric.model_dump(),
         "split": first.split,
-        "margin": margin,
-        "warnings": _diverged(methods) + warnings(pairs, versus_sam, labels, margin),
-        "sam_beats_sgd": {**advantage, "verdict": None if advantage["ci95"] is None else advantage["ci95"][0] > 0.0},
+        "margin": {"value": allowed.value, "share": allowed.share},
+        "warnings": diverged(methods)
+        + at_the_edge(methods, {method: choice["edge"] for method, choice in chosen.items()})
+        + too_few_seeds(pairs, versus_sam, labels, allowed.value, " points" if metric.unit == "%" else ""),
+        "sam_beats_base": advantage,
         "comparisons": sum(len(found) > 1 for found in pairs.values()),
-        "methods": [{**entry, "pareto_optimal": stands} for entry, stands in zip(described, on_frontier, strict=True)],
-        "equal_gradients": at_equal(methods, lambda run: run.epoch_passes),
-        "equal_seconds": at_equal(methods, lambda run: run.epoch_seconds),
+        "methods": [entry | {"pareto_optimal": entry["method"] in frontier} for entry in entries],
+        "equal_gradients": at_equal(methods, lambda run: run.curve.passes),
+        "equal_seconds": at_equal(methods, lambda run: run.curve.seconds),
         "waiting_for_data": _waiting(runs),
         "setups": distinct(run.setup for run in runs if run.setup),
         "versions": distinct(run.versions for run in runs),
@@ -69,15 +87,20 @@ def summarize(runs: Sequence[Run], margin: float = 1.0) -> dict[str, Any]:
     }
 
 
-def pareto_optimal(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Return for each point (cost, accuracy) whether no other one is as good in both and better in one of them.
+def pareto_optimal(points: Sequence[Sequence[float]]) -> list[bool]:
+    """Return for each point (cost, …, gain) whether no other one is as good in all and better in one of them.
 
     >>> pareto_optimal([(1.0, 84.0), (1.5, 97.0), (1.5, 91.0), (2.0, 97.0)])
     [True, True, False, False]
     """
     return [
-        not any(cost <= x and accuracy >= y and (cost, accuracy) != (x, y) for cost, accuracy in points)
-        for x, y in points
+        not any(
+            all(left <= right for left, right in zip(other[:-1], point[:-1], strict=True))
+            and other[-1] >= point[-1]
+            and tuple(other) != tuple(point)
+            for other in points
+        )
+        for point in points
     ]
 
 
@@ -94,45 +117,53 @@ def distinct(descriptions: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
     return found
 
 
-def _diverged(methods: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Return a sentence for each method whose training diverged with some seed."""
-    found = []
-    for runs in methods.values():
-        seeds: dict[int, list[int]] = {}
-        for run in runs:
-            if run.diverged is not None:
-                seeds.setdefault(run.diverged, []).append(run.seed)
-        if seeds:
-            when = ", ".join(
-                f"from epoch {epoch} on with seed{'s' * (len(group) > 1)} {', '.join(map(str, group))}"
-                for epoch, group in sorted(seeds.items())
-            )
-            found.append(
-                f"{runs[0].label} diverged: its loss was not finite {when}. Its accuracy is that of a broken network; "
-                "a smaller lr or rho may help."
-            )
-    return found
+def _margin(margin: Margin, advantage: Mapping[str, Any], sign: int) -> Margin:
+    """Return the margin with its amount in the unit of the metric, as far as there is one."""
+    if margin.share is None:
+        return margin
+    gain = sign * advantage["difference"] if advantage["verdict"] else None
+    return Margin(None if gain is None else margin.share * gain, margin.share)
 
 
-def _describe(runs: Sequence[Run]) -> dict[str, Any]:
+def _frontier(entries: Sequence[Mapping[str, Any]], sign: int) -> set[str]:
+    """Return the methods that are Pareto-optimal in gradients, seconds and the metric together."""
+    known = [entry for entry in entries if entry["value"]["mean"] is not None]
+    timed = all(entry["cost_seconds"] is not None for entry in known)
+    points = [
+        (entry["cost"], entry["cost_seconds"] if timed else 0.0, sign * entry["value"]["mean"]) for entry in known
+    ]
+    return {entry["method"] for entry, stands in zip(known, pareto_optimal(points), strict=True) if stands}
+
+
+def _describe(runs: Sequence[Run], base: Sequence[Run], versus_sam: Mapping[str, Any] | None) -> dict[str, Any]:
+    first = runs[0]
     seconds = estimate([run.seconds for run in runs])
+    plain = {run.seed: run.seconds for run in base if run.seconds > 0}
+    ratios = [run.seconds / plain[run.seed] for run in runs if run.seed in plain]
     return {
-        "method": runs[0].method,
-        "label": runs[0].label,
+        "method": first.method,
+        "label": first.label,
+        "look": first.look.model_dump(),
         "seeds": len(runs),
-        "accuracy": estimate([run.accuracy for run in runs]),
+        "diverged": [run.seed for run in runs if run.value is None],
+        "value": estimate([run.value for run in runs if run.value is not None]),
         "cost": fmean(run.passes for run in runs) / fmean(run.plain_passes for run in runs),
-        # The median is what is shown: on a busy machine one run may take a hundred times as long as the others.
+        # Medians are what is shown: on a busy machine one run may take a hundred times as long as the others.
+        "cost_seconds": median(ratios) if ratios else None,
         "seconds": {"mean": seconds["mean"], "std": seconds["std"], "median": median(run.seconds for run in runs)},
-        "epochs": mean(len(run.test_accuracy) for run in runs),
+        "rho": first.hyperparameters.get("rho"),
+        "hyperparameters": first.hyperparameters,
+        "choice": described_choice(first, base),
+        "points": mean(len(run.values) for run in runs),
         "steps": mean(run.steps for run in runs),
         "sharp_steps": mean(len(run.sharp_steps) for run in runs),
         "passes": fmean(run.passes for run in runs),
+        "versus_sam": versus_sam,
     }
 
 
 def _waiting(runs: Sequence[Run]) -> float | None:
-    """Return the share of the training time that was spent waiting for data, of the runs that tell it."""
+    """Return the share of the training time that was spent waiting for data, of the runs that know it."""
     known = [(run.data_seconds, run.seconds) for run in runs if run.data_seconds is not None and run.seconds > 0]
     if not known:
         return None

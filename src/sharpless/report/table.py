@@ -3,53 +3,72 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sharpless.report.verdict import outcome, word
+from sharpless.report.numbers import Digits
+from sharpless.report.verdict import metric_words, outcome, word
 
-__all__ = ["HEADINGS", "legend", "rows"]
+__all__ = ["headings", "legend", "rows"]
 
-HEADINGS = ("method", "accuracy %", "cost", "seconds", "minus SAM [95 %]", "non-inferior")
+
+def headings(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what stands above the columns of `rows`."""
+    rho = ("ρ",) if _chosen(summary) else ()
+    return ("method", metric_words(summary), "cost", "× seconds", *rho, "minus SAM [95 %]", "non-inferior")
 
 
 def rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the cells under `HEADINGS`, one row per method; empty where there is nothing to compare.
+    """Return the cells under `headings`, one row per method; empty where there is nothing to compare.
 
     Args:
         summary: what `summarize` returns, or its JSON.
 
     Returns:
-        The label (with • where no other method dominates), the accuracy ± its standard deviation over seeds, the
-        cost, the median of the seconds, the difference to SAM with its 95 % interval, and what the corrected tests
-        say of it.
+        The label (with • where it is Pareto-optimal), the metric ± its standard deviation over seeds, the cost in
+        gradients and that in seconds, ρ where it was chosen for some method, the difference to SAM with its 95 %
+        interval, and what the corrected tests say of it.
     """
-    return [_row(entry, summary) for entry in summary["methods"]]
+    return [_row(entry, summary, Digits.of(summary)) for entry in summary["methods"]]
 
 
 def legend(summary: Mapping[str, Any]) -> list[str]:
     """Return what has to be said below the table, a sentence or two a line."""
-    margin, count = summary["margin"], summary["comparisons"]
-    lines = ["• Pareto-optimal: none is as accurate for as little, and better in one"]
+    count, metric = summary["comparisons"], summary["metric"]
+    lines = ["• Pareto-optimal: none is as good for as few gradients and seconds"]
+    lines.append("cost: in gradients per step; × seconds: training time; plain training is 1")
+    if metric["goal"] == "min":
+        lines.append(f"{metric['name']}: lower is better")
     if summary["split"] != "test":
-        lines.append(f"accuracy on the {summary['split']} split, not on the test set")
+        lines.append(f"{metric['name']} on the {summary['split']} split, not on the test set")
+    if chosen := _chosen(summary):
+        costs = sorted({f"{entry['choice']['cost']:.3g}" for entry in chosen}, key=float)
+        span = costs[0] if len(costs) == 1 else f"{costs[0]} to {costs[-1]}"
+        lines.append(f"ρ: chosen on validation, which cost each method {span} plain trainings")
     if count > 1:
         every = "both" if count == 2 else f"all {count}"
         lines.append(f"intervals stand for one comparison by itself, the last column for {every} (Holm)")
-    if any(outcome(entry["versus_sam"], margin) == "alone" for entry in summary["methods"]):
+    outcomes = {outcome(entry, summary) for entry in summary["methods"]}
+    if "alone" in outcomes:
         lines.append(f"alone only: enough if it were the only comparison, not as one of {count} (Holm)")
+    if "no gain" in outcomes:
+        lines.append("no gain: SAM does not beat the base, so there is no share of a gain to keep")
     return lines
 
 
-def _row(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[str, ...]:
-    accuracy, versus = entry["accuracy"], entry["versus_sam"]
-    spread = "" if accuracy["std"] is None else f" ± {accuracy['std']:.1f}"
+def _chosen(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [entry for entry in summary["methods"] if entry["choice"] and entry["rho"] is not None]
+
+
+def _row(entry: Mapping[str, Any], summary: Mapping[str, Any], digits: Digits) -> tuple[str, ...]:
+    versus, rho = entry["versus_sam"], entry["rho"]
     difference = ""
     if versus is not None and versus["difference"] is not None:
-        interval = "" if versus["ci95"] is None else " [{:+.1f}, {:+.1f}]".format(*versus["ci95"])
-        difference = f"{versus['difference']:+.1f}{interval}"
+        ends = "" if versus["ci95"] is None else f" [{', '.join(map(digits.value, versus['ci95']))}]"
+        difference = f"{digits.signed(versus['difference'])}{ends}".replace("−", "-")
     return (
         entry["label"] + (" •" if entry["pareto_optimal"] else ""),
-        f"{accuracy['mean']:.1f}{spread}",
+        digits.spread(entry["value"]).replace("−", "-"),
         f"{entry['cost']:.2f}",
-        f"{entry['seconds']['median']:.1f}",
+        "" if entry["cost_seconds"] is None else f"{entry['cost_seconds']:.2f}",
+        *((("" if rho is None else f"{rho:.3g}"),) if _chosen(summary) else ()),
         difference,
-        word(versus, summary),
+        word(entry, summary),
     )

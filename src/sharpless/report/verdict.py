@@ -1,123 +1,155 @@
 """The outcome of a comparison in plain words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["interval", "outcome", "signed", "verdict", "word"]
+from sharpless.report.numbers import Digits
 
-MISSING = "—"
+__all__ = ["amount", "margin_words", "metric_words", "outcome", "verdict", "word"]
+
+ANSWERS = {
+    None: "",
+    "better": "yes, better",
+    "kept": "yes",
+    "behind": "no",
+    "alone": "alone only",
+    "open": "not shown",
+    "few": "too few seeds",
+    "diverged": "diverged",
+    "no gain": "no gain",
+}
 
 
-def signed(value: float | None) -> str:
-    """Return a difference with its sign.
+def metric_words(summary: Mapping[str, Any]) -> str:
+    """Return the metric with its unit.
 
-    >>> signed(-0.304), signed(-0.001), signed(None)
-    ('−0.30', '+0.00', '—')
+    >>> metric_words({"metric": {"name": "accuracy", "unit": "%"}})
+    'accuracy %'
     """
-    return MISSING if value is None else f"{value:+z.2f}".replace("-", "−")
+    return f"{summary['metric']['name']} {summary['metric']['unit']}".strip()
 
 
-def interval(ends: Sequence[float] | None) -> str:
-    """Return an interval as words that no line break divides.
+def amount(text: str, summary: Mapping[str, Any]) -> str:
+    """Return an amount, given as a text, with what it is counted in.
 
-    >>> interval([-0.5, 12.25]).split(), interval(None)
-    (['−0.50', 'to', '12.25'], '—')
+    >>> amount("1", {"metric": {"unit": "%"}}), amount("+0.1", {"metric": {"unit": "%"}})
+    ('1 point', '+0.1 points')
     """
-    return MISSING if ends is None else "\u00a0to\u00a0".join(f"{end:z.2f}".replace("-", "−") for end in ends)
+    unit = summary["metric"]["unit"]
+    if unit == "%":
+        return f"{text} point" + ("" if text == "1" else "s")
+    return f"{text} {unit}".strip()
 
 
-def outcome(versus: Mapping[str, Any] | None, margin: float) -> str | None:
+def margin_words(summary: Mapping[str, Any]) -> str:
+    """Return the margin in words, as `0.0012 (25 % of SAM's gain)`."""
+    value, share = summary["margin"]["value"], summary["margin"]["share"]
+    part = "" if share is None else f"{100 * share:g} % of SAM's gain"
+    if value is None:
+        return part
+    return amount(f"{value:.3g}", summary) + (f" ({part})" if part else "")
+
+
+def outcome(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str | None:
     """Return what a method's comparison with SAM came to, None where there is none.
 
     Args:
-        versus: the `versus_sam` of a method in the summary.
-        margin: that of the summary, in percentage points.
+        entry: what the summary says of the method.
+        summary: the summary.
 
     Returns:
-        "better", "kept" or "behind", corrected for all comparisons; "alone" where the interval lies above minus the
-        margin, but the corrected test does not reject; "open", or "few" where there are too few seeds.
+        "better", "kept" or "behind", corrected for all comparisons; "alone" where the interval lies within the margin,
+        but the corrected test does not reject; "open", or "few" where there are too few seeds; "diverged" where a
+        seed ended without a result; "no gain" where SAM has none that a share could be kept of.
     """
+    versus, margin = entry["versus_sam"], summary["margin"]["value"]
     if versus is None:
         return None
     if versus["ci95"] is None:
-        return "few"
-    if versus["non_inferior"]:
-        return "better" if versus["beats"] else "kept"
-    if versus["behind"]:
-        return "behind"
-    return "alone" if versus["ci95"][0] > -margin else "open"
-
-
-def word(versus: Mapping[str, Any] | None, summary: Mapping[str, Any]) -> str:
-    """Return the outcome as an answer to "non-inferior?", empty where nothing was asked."""
-    answers = {
-        None: "",
-        "better": "yes, better",
-        "kept": "yes",
-        "behind": "no",
-        "alone": "alone only",
-        "open": "not shown",
-        "few": "too few seeds",
+        return "diverged" if entry["diverged"] else "few"
+    sign = 1 if summary["metric"]["goal"] == "max" else -1
+    found = {
+        "better": versus["beats"] and (versus["non_inferior"] or margin is None),
+        "kept": versus["non_inferior"],
+        "behind": versus["behind"],
+        "diverged": bool(entry["diverged"]),
+        "no gain": margin is None,
+        "alone": margin is not None and min(sign * end for end in versus["ci95"]) > -margin,
     }
-    return answers[outcome(versus, summary["margin"])]
+    return next((name for name, holds in found.items() if holds), "open")
 
 
-def verdict(summary: Mapping[str, Any]) -> str:
-    """Return the outcome of a comparison in one paragraph: SAM against SGD, then the rest against SAM."""
+def word(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """Return the outcome as an answer to "non-inferior?", empty where nothing was asked."""
+    return ANSWERS[outcome(entry, summary)]
+
+
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """Return the outcome of a comparison as a few sentences: SAM against the base, then the rest against SAM."""
     methods = {entry["method"]: entry for entry in summary["methods"]}
-    sentences = [_sam_against_sgd(summary, methods)]
+    sentences = [*_choice(methods), _sam_against_base(summary, methods)]
     if "sam" in methods:
-        sentences += _against_sam(summary, methods["sam"]["cost"])
-    return " ".join(sentences)
+        sentences += _against_sam(summary, methods["sam"])
+    return sentences
 
 
-def _sam_against_sgd(summary: Mapping[str, Any], methods: Mapping[str, Any]) -> str:
-    absent = [name.upper() for name in ("sgd", "sam") if name not in methods]
+def _choice(methods: Mapping[str, Any]) -> list[str]:
+    """Return a sentence where hyperparameters were chosen, and none beat the base on validation."""
+    chosen = [entry["choice"] for entry in methods.values() if entry["choice"] and entry["rho"] is not None]
+    if "sgd" not in methods or not chosen or any(choice["beats_base"] is not False for choice in chosen):
+        return []
+    return [f"No radius ρ that was tried beats {methods['sgd']['label']} on validation, with any method."]
+
+
+def _sam_against_base(summary: Mapping[str, Any], methods: Mapping[str, Any]) -> str:
+    absent = [name for name in ("sgd", "sam") if name not in methods]
     if absent:
-        rest = ", nor whether another method keeps up with SAM" if "SAM" in absent else ""
+        words = {"sgd": "the base optimizer (sgd)", "sam": "SAM (sam)"}
+        rest = ", nor whether another method keeps up with SAM" if "sam" in absent else ""
         return (
-            f"There are no runs of {' and '.join(absent)} here, so it cannot be said whether "
-            f"sharpness-awareness buys anything on this task{rest}."
+            f"There are no runs of {' and '.join(words[name] for name in absent)} here, so it cannot be said whether "
+            f"sharpness-awareness helps on this task{rest}."
         )
-    advantage, base = summary["sam_beats_sgd"], methods["sgd"]["label"]
+    advantage, base, digits = summary["sam_beats_base"], methods["sgd"]["label"], Digits.of(summary)
     difference, ends = advantage["difference"], advantage["ci95"]
+    name = summary["metric"]["name"]
     if ends is None:
-        seen = "" if difference is None else f" SAM minus {base} is {signed(difference)} points on the one they share."
-        return (
-            f"There are too few seeds to say anything: SAM and {base} need at least two in common, better five.{seen}"
+        seen = amount(digits.signed(difference), summary)
+        return f"There are too few seeds to say anything: SAM and {base} need at least two in common, better five." + (
+            "" if difference is None else f" SAM minus {base} is {seen} on the one they share."
         )
-    evidence = f"{signed(difference)} points, 95 % interval {interval(ends)}"
+    better = "" if summary["metric"]["goal"] == "max" else "; lower is better"
+    evidence = f"{name} {amount(digits.signed(difference), summary)}, 95 % interval {digits.interval(ends)}{better}"
     if advantage["verdict"]:
-        return (
-            f"On this task SAM beats {base} ({evidence}), for {methods['sam']['cost']:.2f} times the gradients "
-            "of plain training."
-        )
-    finding = f"SAM is worse than {base}" if ends[1] < 0 else f"SAM does not beat {base}"
-    return (
-        f"On this task {finding} ({evidence}): there is no gain for a cheaper method to keep, and being "
-        "non-inferior to SAM recommends nothing here."
+        return f"SAM beats {base} ({evidence}), at cost {methods['sam']['cost']:.2f}."
+    worse = max(ends) < 0 if summary["metric"]["goal"] == "max" else min(ends) > 0
+    finding = f"SAM is worse than {base}" if worse else f"SAM does not beat {base}"
+    rest = (
+        "no method is called non-inferior"
+        if summary["margin"]["value"] is None
+        else "being non-inferior to SAM recommends nothing here"
     )
+    return f"{finding} ({evidence}): there is no gain for a cheaper method to keep, and {rest}."
 
 
-def _against_sam(summary: Mapping[str, Any], sam_cost: float) -> list[str]:
-    """Return one sentence per outcome."""
-    margin, count = summary["margin"], summary["comparisons"]
-    within = f"{margin:g} point" + ("" if margin == 1 else "s")
-    lead = {
-        "better": f"Better than SAM, whose cost is {sam_cost:.2f}",
-        "kept": f"Non-inferior to SAM, whose cost is {sam_cost:.2f}, within {within}",
+def _against_sam(summary: Mapping[str, Any], sam: Mapping[str, Any]) -> list[str]:
+    """Return one sentence per outcome, the cheapest methods first."""
+    within, count = margin_words(summary), summary["comparisons"]
+    leads = {
+        "better": f"Better than SAM, whose cost is {sam['cost']:.2f}",
+        "kept": f"Non-inferior to SAM, whose cost is {sam['cost']:.2f}, within {within}",
         "behind": f"Behind SAM by more than {within}",
         "alone": f"Within {within} of SAM by the interval alone, but not shown as one of {count} comparisons",
         "open": f"Neither shown to keep up with SAM within {within} nor to fall behind",
+        "diverged": "Not to be trusted, because training diverged with some seed",
     }
     sentences = []
-    for told, opening in lead.items():
+    for name, lead in leads.items():
         found = [
-            f"{entry['label']} ({signed(entry['versus_sam']['difference'])} points, "
-            f"{interval(entry['versus_sam']['ci95'])}) at cost {entry['cost']:.2f}"
-            for entry in summary["methods"]
-            if entry["method"] != "sgd" and outcome(entry["versus_sam"], margin) == told
+            f"{entry['label']} at cost {entry['cost']:.2f}"
+            for entry in sorted(summary["methods"], key=lambda entry: entry["cost"])
+            if entry["method"] != "sgd" and outcome(entry, summary) == name
         ]
         if found:
-            sentences.append(f"{opening}: {'; '.join(found)}.")
+            sentences.append(f"{lead}: {'; '.join(found)}.")
     return sentences

@@ -6,14 +6,14 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sharpless.lab.task import task
+from sharpless.lab.definition import task
 from sharpless.lab.trial import Trial
 
 __all__ = ["train"]
 
 
 @task(metric="accuracy", unit="%", goal="max")
-def train(trial: Trial, noise: float = 0.3, epochs: int = 30, batch_size: int = 64, lr: float = 0.05) -> None:
+def train(trial: Trial, noise: float = 0.3, epochs: int = 30, batch_size: int = 64) -> None:
     """Train a small convolutional network on the digits of scikit-learn, and test it on 500 clean ones.
 
     Args:
@@ -21,7 +21,6 @@ def train(trial: Trial, noise: float = 0.3, epochs: int = 30, batch_size: int = 
         noise: the share of the training labels that is replaced at random.
         epochs: epochs of plain training.
         batch_size: examples in a batch.
-        lr: the learning rate, at the start of a cosine to 0.
     """
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)
@@ -40,7 +39,7 @@ def train(trial: Trial, noise: float = 0.3, epochs: int = 30, batch_size: int = 
         *block(1, 16), *block(16, 32), nn.MaxPool2d(2), *block(32, 32),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
     )  # fmt: skip
-    base = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+    base = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     epochs, per_epoch = trial.epochs(epochs), len(y) // batch_size
     opt = trial.optimizer(base, model=model, total_steps=epochs * per_epoch, batch_size=batch_size, rho=0.3)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(base, epochs * per_epoch)

@@ -1,21 +1,17 @@
 """Compare methods on a task, from Python: the same study, files and report as on the command line."""
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sharpless.lab import store
-from sharpless.lab.choice import Grid
+from sharpless.lab.conclude import conclude
 from sharpless.lab.methods import DEFAULTS
 from sharpless.lab.study import Study
-from sharpless.lab.task import Task
-from sharpless.report.html import render
-from sharpless.report.runs import read_runs
-from sharpless.report.summary import summarize
+from sharpless.lab.definition import Task
 
-__all__ = ["compare", "conclude"]
+__all__ = ["compare"]
 
 
 def compare(
@@ -91,13 +87,4 @@ def compare(
                 warnings.warn(str(found), stacklevel=2)
         if not study.finished:
             raise ValueError("no run came to its end: " + "; ".join(map(str, study.failures[:3])))
-        return conclude(study.folder, margin)
-
-
-def conclude(folder: Path, margin: float | str | None) -> dict[str, Any]:
-    """Write the summary and the page of the runs in a folder, and return the summary."""
-    runs = read_runs(folder)
-    summary = summarize(runs, margin)
-    store.write(folder / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False))
-    store.write(folder / "report.html", render(runs, summary))
-    return summary
+        return conclude([study.folder], study.folder, margin)

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from sharpless.lab.faults import culprit, reason
 
 __all__ = ["BUILT_IN", "Measure", "Task", "task"]
 
-BUILT_IN = {"digits": "sharpless.lab.tasks.digits:train"}
+BUILT_IN = {"digits": "sharpless.lab.tasks.digits:train", "images": "sharpless.lab.tasks.images:train"}
 """The tasks that can be named without their module."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -71,6 +72,8 @@ class Task:
     options: Mapping[str, Any] = field(default_factory=dict)
     measure: Measure = Measure()
     pickled: bytes | None = None
+    folder: str = field(default_factory=os.getcwd)
+    """Where the file or module is looked for."""
 
     @classmethod
     def of(
@@ -90,10 +93,9 @@ class Task:
         if isinstance(source, str):
             found = cls(source)
         else:
-            _check(source, repr(source))
+            _check(source, repr(source)[:60])
             found = cls(_name(source), pickled=_pickled(source))
         function = found.function
-        _check(function, found.name)
         known = dict(parameters(function))
         for name in options or {}:
             if name not in known:
@@ -102,9 +104,11 @@ class Task:
                     "of the function"
                 )
         told = getattr(function, "measure", Measure())
-        given = {"name": metric, "unit": unit, "goal": goal}
-        measure = replace(told, **{name: value for name, value in given.items() if value is not None})
-        complete = {name: one.default for name, one in known.items()} | dict(options or {})
+        said = {"name": metric, "unit": unit, "goal": goal}
+        measure = replace(told, **{name: value for name, value in said.items() if value is not None})
+        resolve = getattr(function, "resolve", None)  # for defaults that follow from other options
+        given = dict(options or {})
+        complete = resolve(given) if resolve else {name: one.default for name, one in known.items()} | given
         for name, value in complete.items():
             if value is inspect.Parameter.empty:
                 raise ValueError(f"{name} is missing: {found.name} wants it, give --{name.replace('_', '-')}")
@@ -121,7 +125,11 @@ class Task:
             import cloudpickle  # noqa: PLC0415
 
             return cloudpickle.loads(self.pickled)  # type: ignore[no-any-return]
-        return _imported(self.name)
+        if self.folder not in sys.path:
+            sys.path.append(self.folder)
+        function = _imported(self.name, Path(self.folder))
+        _check(function, self.name)
+        return function
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -136,7 +144,7 @@ class Task:
         return False if shared is None else bool(shared(self.options))
 
     def __call__(self, trial: Any) -> Any:
-        """Train."""
+        """Return what the function returns after it has trained."""
         return self.function(trial, **self.options)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -151,7 +159,9 @@ def parameters(function: Callable[..., Any]) -> list[tuple[str, inspect.Paramete
 
 def _check(function: Any, name: str) -> None:
     if not callable(function) or isinstance(function, type):
-        raise ValueError(f"task = {name} is no function: give a function of a trial, `def train(trial): …`")
+        raise ValueError(  # noqa: TRY004 - for a command line, it is a value
+            f"task = {name} is no function: give a function of a trial, `def train(trial): …`"
+        )
     try:
         first = next(iter(inspect.signature(function).parameters.values()), None)
     except (TypeError, ValueError):
@@ -160,20 +170,22 @@ def _check(function: Any, name: str) -> None:
         raise ValueError(f"task = {name} takes no trial: give a function of a trial, `def train(trial): …`")
 
 
-def _imported(name: str) -> Callable[..., Any]:
+def _imported(name: str, folder: Path) -> Callable[..., Any]:
     place, colon, attribute = BUILT_IN.get(name, name).rpartition(":")
     if not colon:
         raise ValueError(
             f"task = {name} is unknown: give FILE.py:function, module:function or one of {', '.join(BUILT_IN)}"
         )
-    path = Path(place)
+    path = folder / place
     if place.endswith(".py") and not path.is_file():
         raise ValueError(f"task = {name}: there is no file {place}, give the path of one")
     try:
         module = _module_of(path) if place.endswith(".py") else importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name == place.partition(".")[0] or error.name == place:
-            raise ValueError(f"task = {name}: there is no module {place}, give FILE.py:function or install it") from None
+            raise ValueError(
+                f"task = {name}: there is no module {place}, give FILE.py:function or install it"
+            ) from None
         raise
     except Exception as error:
         where = culprit(error, place)
@@ -195,7 +207,8 @@ def _module_of(path: Path) -> Any:
     if known is not None and getattr(known, "__file__", None) == str(path):
         return known
     spec = spec_from_file_location(path.stem if known is None else f"{path.stem}_{abs(hash(path))}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = module_from_spec(spec)
     sys.modules[spec.name] = module
     try:

@@ -1,0 +1,102 @@
+"""The options of a task, made from its signature."""
+
+import argparse
+import inspect
+import re
+import types
+from collections.abc import Callable, Container, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from sharpless.cli.recipe import place, whole
+
+__all__ = ["add", "named", "parsed", "read"]
+
+
+def named(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the task that follows the name of the command, and the arguments without it.
+
+    >>> named(["compare", "my_task.py:train", "--seeds", "3"])
+    ('my_task.py:train', ['compare', '--seeds', '3'])
+    """
+    if arguments[:1] == ["compare"] and len(arguments) > 1 and not arguments[1].startswith("-"):
+        return arguments[1], [arguments[0], *arguments[2:]]
+    return None, list(arguments)
+
+
+def add(group: Any, function: Callable[..., Any], taken: Container[str]) -> None:
+    """Add an option for every keyword parameter of a task that is not `taken`, with what its docstring says of it."""
+    hints = get_type_hints(function, include_extras=True) if inspect.isroutine(function) else {}
+    told = _described(function)
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
+            continue
+        hint = hints.get(parameter.name, parameter.annotation)
+        help_text = told.get(parameter.name, "")
+        if get_origin(hint) is Annotated:
+            hint, help_text = get_args(hint)
+        name = "--" + parameter.name.replace("_", "-")
+        if name in taken:
+            continue
+        if parameter.default not in {inspect.Parameter.empty, None, ""}:
+            help_text += f" (default: {parameter.default})"
+        common = {"dest": parameter.name, "default": argparse.SUPPRESS, "help": help_text.replace("%", "%%")}
+        kind = _kind(hint, parameter.default)
+        if kind is bool:
+            group.add_argument(name, action=argparse.BooleanOptionalAction, **common)
+        else:
+            group.add_argument(
+                name, type=kind, metavar={str: "TEXT", whole: "N", float: "X"}.get(kind, "VALUE"), **common
+            )
+
+
+def parsed(
+    rest: Sequence[str], name: str, function: Callable[..., Any], parser: argparse.ArgumentParser
+) -> dict[str, Any]:
+    """Return the options of a task that are among the arguments that the command does not know.
+
+    Args:
+        rest: these arguments.
+        name: the task.
+        function: its function.
+        parser: the parser of the command, whose errors are this one's.
+    """
+    own = type(parser)(prog=f"{parser.prog} {name}", allow_abbrev=False, add_help=False)
+    add(own, function, parser._option_string_actions)
+    found, unknown = own.parse_known_args(rest)
+    if unknown:
+        known = ", ".join(action.option_strings[0] for action in own._actions) or "none"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}; options of {name}: {known}")
+    return vars(found)
+
+
+def read(text: str) -> float | str:
+    """Return a number, or the word auto.
+
+    Raises:
+        ArgumentTypeError: it is neither.
+    """
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:24]!r} is no number") from None
+
+
+def _kind(hint: Any, default: Any) -> Any:
+    """Return what reads the text of an option."""
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    if hint is inspect.Parameter.empty:
+        hint = str if default is inspect.Parameter.empty or default is None else type(default)
+    return {int: whole, bool: bool, float: float, Path: place}.get(hint, str)
+
+
+def _described(function: Callable[..., Any]) -> dict[str, str]:
+    """Return what the section Args of a Google docstring says of each parameter."""
+    text = inspect.getdoc(function) or ""
+    section = text.partition("Args:\n")[2].partition("\n\n")[0]
+    entries = re.split(r"\n(?= {0,4}\w+(?: \([^)]*\))?: )", "\n" + section)
+    pairs = (entry.strip().partition(":") for entry in entries if ":" in entry)
+    return {name.split(" ")[0]: " ".join(told.split()).rstrip(".") for name, _, told in pairs}

@@ -1,0 +1,147 @@
+"""What a reader has to be warned of: runs that diverged, grids that end at their optimum, and too few seeds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sharpless.report.numbers import enough
+from sharpless.report.record import Run
+
+__all__ = ["at_the_edge", "diverged", "names", "too_few_seeds"]
+
+
+def names(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels without parameters, and with them in brackets where others have the same name.
+
+    >>> names({"sgd": "SGD", "sgd-long": "SGD, 45 epochs", "rst": "RST, p = 0.5"})
+    {'sgd': 'SGD', 'sgd-long': 'SGD (45 epochs)', 'rst': 'RST'}
+    """
+    parts = {method: label.partition(", ") for method, label in labels.items()}
+    heads = [head for head, _, _ in parts.values()]
+    return {
+        method: f"{head} ({rest})" if rest and heads.count(head) > 1 else head
+        for method, (head, _, rest) in parts.items()
+    }
+
+
+def diverged(methods: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return a sentence for each method whose training diverged with some seed."""
+    found = []
+    for runs in methods.values():
+        seeds: dict[tuple[int, int], list[int]] = {}
+        for run in runs:
+            if run.diverged is not None:
+                seeds.setdefault((run.diverged, run.curve.step[run.diverged - 1]), []).append(run.seed)
+        if not seeds:
+            continue
+        when = ", ".join(
+            f"from point {point} of the curve (step {step:,}) on with {_seeds(group)}"
+            for (point, step), group in sorted(seeds.items())
+        )
+        lost = [run.seed for run in runs if run.value is None]
+        rest = (
+            f"{_seeds(lost).capitalize()} ended without a result: the means leave {'them' if len(lost) > 1 else 'it'} "
+            "out, and a method with such a seed is not called non-inferior."
+            if lost
+            else "Its result there is that of a broken network."
+        )
+        found.append(
+            f"{runs[0].label} diverged: its loss or {runs[0].metric.name} was not finite {when}. {rest} "
+            "A smaller lr or rho may help."
+        )
+    return found
+
+
+def at_the_edge(methods: Mapping[str, Sequence[Run]], edges: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return a sentence for each hyperparameter that was chosen at the end of its grid, with all its methods.
+
+    Args:
+        methods: the runs of each method.
+        edges: for each method, which end of its grid, "lower" or "upper", a hyperparameter was chosen at.
+    """
+    ends: dict[tuple[str, str, float], list[str]] = {}
+    for method, edge in edges.items():
+        first = methods[method][0]
+        for name, end in edge.items():
+            ends.setdefault((name, end, first.hyperparameters[name]), []).append(first.label)
+    return [
+        f"The {name} chosen for {_listed(labels)}, {value:g}, is the {'largest' if end == 'upper' else 'smallest'} of "
+        f"its grid: a {'larger' if end == 'upper' else 'smaller'} one may be better. Give a wider grid, with values "
+        f"{'above' if end == 'upper' else 'below'} {value:g} in --{name.replace('_', '-')}."
+        for (name, end, value), labels in ends.items()
+    ]
+
+
+def too_few_seeds(
+    pairs: Mapping[str, Sequence[float]],
+    versus_sam: Mapping[str, Mapping[str, Any]],
+    labels: Mapping[str, str],
+    margin: float | None,
+    unit: str,
+) -> list[str]:
+    """Return what the seeds cannot decide against SAM, one sentence for all methods with the same number of seeds.
+
+    A comparison whose interval is wider than the margin, but which is decided all the same, needs no warning.
+
+    Args:
+        pairs: the differences of each method to SAM, one per seed.
+        versus_sam: what the tests say of them.
+        labels: the methods' names, for people.
+        margin: in the unit of the metric.
+        unit: what a difference is counted in, in words, with a space before it where there is one.
+
+    Returns:
+        The sentences, in the order of the methods.
+    """
+    found = []
+    if single := [labels[method] for method, values in pairs.items() if len(values) < 2]:
+        who = "any method" if len(single) == len(pairs) else "; ".join(single)
+        found.append(
+            f"Nothing can be said about {who} against SAM, with fewer than two seeds in common: "
+            "train two at least, better five."
+        )
+    known, undecided = names(labels), dict[int, list[str]]()
+    for method, values in pairs.items():
+        versus = versus_sam[method]
+        half = _half(versus)  # of fewer than two seeds, not a number
+        if half == 0:
+            found.append(
+                f"{labels[method]} minus SAM is the same with all {len(values)} seeds: an interval without width, and "
+                "a verdict that no spread supports."
+            )
+        elif margin is not None and half > margin and not versus["non_inferior"] and not versus["behind"]:
+            undecided.setdefault(len(values), []).append(method)
+    return found + [
+        _too_few(seeds, {known[method]: versus_sam[method] for method in methods}, f"{margin:.3g}", unit)
+        for seeds, methods in undecided.items()
+    ]
+
+
+def _too_few(seeds: int, wide: Mapping[str, Mapping[str, Any]], margin: str, unit: str) -> str:
+    """Return the sentence about methods, by name, whose intervals are too wide, from the narrowest to the widest."""
+    ordered = sorted(wide, key=lambda name: _half(wide[name]))
+    reach = _range([f"± {_half(wide[name]):.3g}" for name in ordered])
+    needed = [enough(wide[name]["seeds_needed"]) for name in ordered]
+    take = needed[0] if len(set(needed)) == 1 else f"{needed[0]} ({ordered[0]}) to {needed[-1]} ({ordered[-1]})"
+    reaches = "their intervals reach" if len(wide) > 1 else "its interval reaches"
+    return (
+        f"{seeds} seeds are too few to decide on {_listed(list(wide))}: {reaches} {reach}{unit}, "
+        f"the margin is {margin}; it would take {take}."
+    )
+
+
+def _listed(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _range(ordered: Sequence[str]) -> str:
+    return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]} to {ordered[-1]}"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def _half(versus: Mapping[str, Any]) -> float:
+    return math.nan if versus["ci95"] is None else float(versus["ci95"][1] - versus["ci95"][0]) / 2

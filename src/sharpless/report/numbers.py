@@ -1,0 +1,108 @@
+"""Numbers as a reader wants them: as many digits as their spread supports."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+__all__ = ["MISSING", "Digits", "enough", "number", "probability"]
+
+MISSING = "—"
+MOST_DECIMALS = 6
+LARGE = 1e7
+
+
+class Digits:
+    """How the values of a metric are written: all of a summary with the same number of decimals.
+
+    The median of the spreads over seeds is given two digits, or one where it begins with 4 to 9.
+
+    Args:
+        spreads: the standard deviations over seeds, as far as they are known.
+        values: the means; where no spread is known, the largest is given four digits.
+
+    >>> Digits([0.0008, 0.0009], [0.3795]).spread({"mean": 0.37951, "std": 0.00081})
+    '0.3795 ± 0.0008'
+    >>> Digits([1.7, 0.6, 0.6], [98.3]).spread({"mean": 98.26, "std": 0.62})
+    '98.3 ± 0.6'
+    """
+
+    def __init__(self, spreads: Sequence[float | None], values: Sequence[float | None]) -> None:
+        known = [spread for spread in spreads if spread]
+        largest = max((abs(value) for value in values if value), default=1.0)
+        if known:
+            typical = median(known)
+            power = math.floor(math.log10(typical))
+            wanted = -power + (typical / 10**power < 3.55)
+        else:
+            wanted = 3 - math.floor(math.log10(largest))
+        self.decimals = max(0, wanted)
+        self._as_power = self.decimals > MOST_DECIMALS or largest >= LARGE
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Any]) -> "Digits":
+        """Return those of a summary."""
+        found = [entry["value"] for entry in summary["methods"]]
+        return cls([value["std"] for value in found], [value["mean"] for value in found])
+
+    def value(self, value: float | None) -> str:
+        """Return a value, or a difference without a plus."""
+        return MISSING if value is None else self._format(value, "")
+
+    def signed(self, value: float | None) -> str:
+        """Return a difference with its sign.
+
+        >>> Digits([0.2], [1.0]).signed(-0.304), Digits([0.2], [1.0]).signed(-0.001)
+        ('−0.30', '+0.00')
+        """
+        return MISSING if value is None else self._format(value, "+")
+
+    def interval(self, ends: Sequence[float] | None) -> str:
+        """Return an interval as words that no line break divides.
+
+        >>> Digits([0.2], [1.0]).interval([-0.5, 12.25]).split()
+        ['−0.50', 'to', '12.25']
+        """
+        return MISSING if ends is None else "\u00a0to\u00a0".join(map(self.value, ends))
+
+    def spread(self, found: Mapping[str, Any] | None) -> str:
+        """Return mean ± standard deviation over seeds.
+
+        >>> Digits([0.2], [1.0]).spread({"mean": 97.0, "std": None}), Digits([0.2], [1.0]).spread(None)
+        ('97.00', '—')
+        """
+        if found is None or found["std"] is None:
+            return self.value(None if found is None else found["mean"])
+        return f"{self.value(found['mean'])} ± {self.value(found['std'])}"
+
+    def _format(self, value: float, sign: str) -> str:
+        if self._as_power or abs(value) >= LARGE:
+            return f"{value:{sign}z.3g}".replace("-", "−")
+        return f"{value:{sign}z.{self.decimals}f}".replace("-", "−")
+
+
+def number(value: float | None, digits: int) -> str:
+    """Return a number with so many decimals.
+
+    >>> number(1234.5, 1), number(None, 1)
+    ('1,234.5', '—')
+    """
+    return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def probability(p: float | None) -> str:
+    """Return a p-value as reports print it.
+
+    >>> probability(0.0004), probability(0.0249), probability(None)
+    ('<0.001', '0.025', '—')
+    """
+    return MISSING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def enough(needed: int | None, most: int = 100) -> str:
+    """Return a number of seeds in words.
+
+    >>> enough(40), enough(None)
+    ('40', 'more than 100')
+    """
+    return f"more than {most}" if needed is None else str(needed)

@@ -1,0 +1,192 @@
+"""Studies: choosing hyperparameters, folders that continue, and runs that fail."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sharpless.lab.choice import best, check_grid, more, points
+from sharpless.lab.comparison import compare
+from sharpless.lab.methods import Method
+from sharpless.lab.study import CHOICE_SEEDS, Failure, Study
+from sharpless.lab.definition import Task
+
+TASKS = '''
+import math, os, pathlib, torch
+from sharpless.lab import task
+
+@task(metric="error", goal="min")
+def valley(trial, best: float = 0.1, broken: str = ""):
+    """Whose error is smallest at one radius, and at a tenth of it for thrifty."""
+    model = torch.nn.Linear(2, 1)
+    opt = trial.optimizer(torch.optim.SGD(model.parameters(), lr=0.01), model=model, batch_size=16, rho=0.3)
+    for _ in range(trial.epochs(2)):
+        for x in opt.passes(torch.randn(16, 2)):
+            model(x).square().mean().backward()
+        opt.step()
+        opt.zero_grad()
+    if broken == f"{trial.method.name}-{trial.seed}":
+        raise ValueError("as was asked for")
+    wanted = best / 10 if trial.method.head == "thrifty" else best
+    rho = trial.hyperparameters.get("rho", 10.0)
+    error = abs(math.log10(rho / wanted)) + 0.001 * (trial.seed % 7) + 5.0 * (not trial.choosing)
+    with open("told.txt", "a") as file:
+        file.write(f"{trial.method.name} {trial.seed} {rho:g} {trial.choosing}\\n")
+    trial.report(validation=error, test=error + 1)
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tasks.py").write_text(TASKS)
+    return tmp_path
+
+
+def executed(folder, methods=("sgd", "sam"), seeds=range(2), **options):
+    """The records of a study in this process, and the study."""
+    task = Task.of("tasks.py:valley", options.pop("options", {}))
+    study = Study(task, methods, seeds, folder / "out", **options)
+    study.open_folder()
+    return list(study.execute(jobs=1)), study
+
+
+def test_each_method_gets_its_own_radius(folder, monkeypatch):
+    """Sees radii chosen on the seeds that are compared, on test data, for all methods alike, or against the goal."""
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    results, _ = executed(folder, ("sgd", "sam", "thrifty"), grid={"rho": [0.01, 0.1, 1.0]}, choice_seeds=2)
+    final = [(run.method.name, run.seed, found["hyperparameters"]) for run, found in results if not run.choosing]
+    chosen = {"sgd": {}, "sam": {"rho": 0.1}, "thrifty": {"rho": 0.01}}
+    assert final == [(method, seed, chosen[method]) for seed in (0, 1) for method in chosen]
+    choosing = [run for run, _ in results if run.choosing]
+    assert len(choosing) == 2 * 3 * 2
+    assert {run.seed for run in choosing} == {CHOICE_SEEDS, CHOICE_SEEDS + 1}
+    (record,) = (found for run, found in results if (run.method.name, run.seed, run.choosing) == ("sam", 1, False))
+    assert record["choice"]["cost"] == 12.0  # 3 radii × 2 seeds × 2 gradients
+    assert [one["rho"] for one in record["choice"]["tried"]] == [0.01, 0.1, 1.0]
+    assert all(value < 3 for one in record["choice"]["tried"] for value in one["values"])
+    (base, *_) = (found for run, found in results if run.method.name == "sgd")
+    assert base["choice"] is None
+
+
+def in_this_process(runs, jobs=None, on="local", watch=None):
+    """Execute runs one after another, as quickly as can be."""
+    yield from ((run, run.train(run.trial(None))) for run in runs)
+
+
+def test_a_study_continues(folder, monkeypatch):
+    """Sees a finished run repeated, or a method or seed that was added left out."""
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    grid = {"rho": [0.1, 1.0]}
+    results, study = executed(folder, grid=grid, choice_seeds=1)
+    assert len(results) == 2 + 4
+    assert len(study.finished) == 4
+    (folder / "out/runs/sam-seed1.json").unlink()
+    again, _ = executed(folder, grid=grid, choice_seeds=1)
+    assert [run.name for run, _ in again] == ["sam-seed1"]
+    more_seeds, _ = executed(folder, seeds=range(3), methods=("sgd", "sam", "g-rst"), grid=grid, choice_seeds=1)
+    assert [run.name for run, _ in more_seeds if not run.choosing] == [
+        "g-rst-seed0", "g-rst-seed1", "sgd-seed2", "sam-seed2", "g-rst-seed2",
+    ]  # fmt: skip
+
+
+def test_one_run_fails(folder, monkeypatch):
+    """Sees a failure that ends the others, that is kept as a run, or whose place is not named."""
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    results, study = executed(folder, options={"broken": "sam-1"})
+    failures = [found for _, found in results if isinstance(found, Failure)]
+    line = next(n for n, text in enumerate(TASKS.splitlines(), 1) if "as was asked for" in text)
+    place = folder / "tasks.py"
+    assert [str(failure) for failure in failures] == [
+        f"sam-seed1 failed: ValueError: as was asked for ({place}, line {line})"
+    ]
+    assert study.failures == failures
+    assert len(study.finished) == 3
+
+
+def test_a_radius_that_fails(folder, monkeypatch):
+    """Sees a radius chosen with which a run failed, or a method trained for which none is left."""
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    options = {"broken": f"sam-{CHOICE_SEEDS}"}
+    results, study = executed(folder, options=options, grid={"rho": [0.1, 1.0]}, choice_seeds=2)
+    assert {run.method.name for run, _ in results if not run.choosing} == {"sgd"}
+    assert str(study.failures[-1]) == "sam failed: no point of the grid came to its end with every seed"
+
+
+def test_another_study(folder, monkeypatch):
+    """Sees runs of two studies mixed in one folder."""
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    executed(folder)
+    for changes, difference in (
+        ({"options": {"best": 0.2}}, r"best is 0\.1 there and 0\.2 here"),
+        ({"grid": {"rho": [0.1]}}, r"rho is None there and \[0\.1\] here"),
+        ({"threads": 2}, "runs with 1 threads each, on which their rounding depends, and threads = 2 here"),
+    ):
+        with pytest.raises(ValueError, match=difference):
+            executed(folder, **changes)
+
+
+def test_a_grid_that_is_found(folder, monkeypatch):
+    """Sees an automatic grid that stops at its edge, or goes on for ever."""
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    results, _ = executed(folder, options={"best": 2.0}, grid={"rho": "auto"}, choice_seeds=1)
+    tried = [run.point["rho"] for run, _ in results if run.choosing]
+    assert tried == [0.02, 0.1, 0.5, 2.5, 12.5, 1.12, 5.59]
+    (final, *_) = (found for run, found in results if not run.choosing and run.method.name == "sam")
+    assert final["hyperparameters"] == {"rho": 2.5}
+
+
+def test_a_grid_is_a_product():
+    """Sees axes varied one at a time, or a base that is given radii."""
+    grid = {"rho": [0.1, 0.3], "lr": [1.0, 2.0]}
+    assert len(points(Method("sam"), grid)) == 4
+    assert points(Method("sgd"), grid) == [{"lr": 1.0}, {"lr": 2.0}]
+    assert points(Method("sgd"), {}) == [{}]
+
+
+def test_the_best_point():
+    """Sees the goal ignored, or a point preferred that failed with a seed."""
+    tried = [
+        {"rho": 0.1, "values": [1.0, 2.0]},
+        {"rho": 0.2, "values": [3.0, 3.0]},
+        {"rho": 0.3, "values": [9.0, None]},
+    ]
+    assert best(tried, "max") == {"rho": 0.2}
+    assert best(tried, "min") == {"rho": 0.1}
+    assert best(tried[2:], "min") is None
+    assert more([{"rho": 0.02, "values": [None]}], "min") == []
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"rho": [-0.1]}, r"rho = -0\.1 is out of range"),
+        ({"lr": [0.0]}, r"lr = 0\.0 is out of range"),
+        ({"rho": []}, "rho = nothing is out of range"),
+        ({"lr": "auto"}, "lr = auto is not known: only rho has an automatic grid"),
+        ({"rho": [float("nan")]}, "rho = nan is out of range"),
+        ({"momentum": [0.9]}, "momentum cannot be varied: choose from rho, lr, weight_decay"),
+    ],
+)
+def test_bad_grids(grid, message):
+    """Sees a grid accepted that cannot be tried."""
+    with pytest.raises(ValueError, match=message):
+        check_grid(grid)
+
+
+def test_compare_in_python(folder):
+    """Sees the whole way from a function of a notebook to the summary, in other processes, disagree with itself."""
+    namespace = {"__name__": "__main__"}
+    exec(compile(TASKS, "notebook", "exec"), namespace)  # noqa: S102 - as a notebook does
+    seen = []
+    summary = compare(
+        namespace["valley"], methods=["sgd", "sam"], rho=[0.1, 1.0], seeds=3, choice_seeds=1, folder="out",
+        margin=0.5, watch=lambda done, total: seen.append((done, total)), jobs=1,
+    )  # fmt: skip
+    sam = next(entry for entry in summary["methods"] if entry["method"] == "sam")
+    assert (summary["metric"]["name"], summary["metric"]["goal"], summary["split"]) == ("error", "min", "test")
+    assert (sam["rho"], sam["cost"], sam["seeds"]) == (0.1, 2.0, 3)
+    assert sam["value"]["mean"] == pytest.approx(6.001)
+    assert seen[-1] == (8, 8)
+    assert json.loads(Path("out/summary.json").read_text()) == summary
+    assert Path("out/report.html").exists()

@@ -1,0 +1,73 @@
+"""Tasks: where they come from, what they measure, and their options."""
+
+import pytest
+import torch
+
+from sharpless.lab.definition import Measure, Task, task
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beside.py").write_text("NUMBER = 3\n")
+    (tmp_path / "mine.py").write_text(
+        "import beside\n"
+        "def train(trial, size: int = beside.NUMBER, *, name='a'):\n    return size, name\n"
+        "def wants(trial, data): ...\n"
+        "def none(): ...\n"
+        "three = 3\n"
+        "class Kind: ...\n"
+    )
+    (tmp_path / "broken.py").write_text("x = 1\nraise KeyError('lost')\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["mine.py:train", "mine:train"])
+def test_a_task_of_a_file(folder, name):
+    """Sees a file that cannot import what lies beside it, or options that do not reach the function."""
+    assert Task.of(name)(None) == (3, "a")
+    assert Task.of(name, {"size": 5})(None) == (5, "a")
+    assert Task.of(name, {"size": 5}).options == {"size": 5, "name": "a"}
+
+
+def test_what_a_task_measures():
+    """Sees a measure of the task that a comparison cannot replace, or that is lost."""
+
+    @task(metric="MSE", goal="min")
+    def train(trial): ...
+
+    assert Task.of(train).measure == Measure("MSE", "", "min")
+    assert Task.of(train, metric="error", goal="max", unit="%").measure == Measure("error", "%", "max")
+    assert Task.of("digits").measure == Measure("accuracy", "%", "max")
+    with pytest.raises(ValueError, match="goal = up is unknown: give min or max"):
+        Task.of(train, goal="up")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mine.py:three", {}, "task = mine.py:three is no function: give a function of a trial"),
+        ("mine.py:Kind", {}, "task = mine.py:Kind is no function"),
+        ("mine.py:none", {}, "task = mine.py:none takes no trial"),
+        ("mine.py:trian", {}, "task = mine.py:trian: mine.py has no 'trian'"),
+        ("other.py:train", {}, "task = other.py:train: there is no file other.py"),
+        ("other:train", {}, "task = other:train: there is no module other"),
+        ("broken.py:train", {}, r"task = broken.py:train raised KeyError: 'lost' when it was imported \(.*broken.py, line 2\)"),
+        ("digit", {}, "task = digit is unknown: give FILE.py:function, module:function or one of digits"),
+        ("mine.py:train", {"width": 1}, "width is no option of mine.py:train: it has size, name"),
+        ("mine.py:wants", {}, "data is missing: mine.py:wants wants it, give --data"),
+    ],
+)  # fmt: skip
+def test_bad_tasks(folder, name, options, message):
+    """Sees a task accepted that no trial can be given, or a sentence that does not name what is wrong."""
+    with pytest.raises(ValueError, match=message):
+        Task.of(name, options)
+
+
+def test_a_task_that_cannot_travel():
+    """Sees a traceback of pickle where a task holds what no process can be handed."""
+    generator = (x for x in range(3))
+    with pytest.raises(ValueError, match="cannot be handed to another process .*make data and models inside"):
+        Task.of(lambda trial: next(generator))
+    model = torch.nn.Linear(1, 1)
+    assert Task.of(lambda trial: model.in_features)(None) == 1
