@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sharpless.lab.task import task
+from sharpless.lab import task
 
 
 @task(metric="accuracy", unit="%", goal="max")

@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sharpless.lab.task import task
+from sharpless.lab import task
 
 
 @task(metric="accuracy", unit="%", goal="max")
@@ -38,7 +38,7 @@ def train(trial, name: str = "ArrowHead", width: int = 64, epochs: int = 100, ba
 
     torch.manual_seed(trial.seed)
     model = nn.Sequential(
-        *block(x.shape[1], width, 8), *block(width, width, 5), *block(width, width, 3),
+        *block(x.shape[1], width, 7), *block(width, width, 5), *block(width, width, 3),
         nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(width, int(y.max()) + 1),
     )  # fmt: skip
     base = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
@@ -60,7 +60,7 @@ def train(trial, name: str = "ArrowHead", width: int = 64, epochs: int = 100, ba
 
 def block(inputs: int, outputs: int, taps: int) -> list[nn.Module]:
     """Return a convolution with BatchNorm."""
-    return [nn.Conv1d(inputs, outputs, taps, padding="same", bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
+    return [nn.Conv1d(inputs, outputs, taps, padding=taps // 2, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
 
 
 def series(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:

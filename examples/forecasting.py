@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, scaled_dot_product_attention
 
-from sharpless.lab.task import task
+from sharpless.lab import task
 
 MONTH = 30 * 24  # hours
 

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from sharpless.lab.task import task
+from sharpless.lab import task
 
 TABLES = {"breast_cancer": True, "wine": True, "iris": True, "diabetes": False}  # whether there are classes
 
