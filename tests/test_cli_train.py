@@ -10,10 +10,10 @@ import time
 
 import pytest
 import torch
+from sharpless.lab.compare import Comparison
 
 from sharpless.cli import main
 from sharpless.cli.recipe import add, recipe, setup
-from sharpless.lab.compare import Comparison
 from sharpless.lab.tasks.images.networks import build
 from sharpless.lab.tasks.images.papers import PAPERS
 from sharpless.lab.tasks.images.recipe import Recipe

@@ -565,5 +565,6 @@ def test_check_builds_nothing(here, monkeypatch):
 
 def test_timm_is_imported_when_it_is_needed():
     """Sees seconds of importing timm before any network is asked for."""
-    code = "import sys; from sharpless.lab.tasks.images.networks import check; check('wrn-28-10'); assert 'timm' not in sys.modules"
+    code = "from sharpless.lab.tasks.images.networks import check; check('wrn-28-10'); import sys; "
+    code += "assert 'timm' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

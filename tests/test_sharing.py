@@ -9,15 +9,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sharpless.lab.compare import Comparison
+from sharpless.lab.train import Training, train
 from torch import nn
 from torch._dynamo import register_backend
 
 from sharpless.cli import main
 from sharpless.lab import pools
-from sharpless.lab.compare import Comparison
 from sharpless.lab.tasks.images.recipe import Recipe
 from sharpless.lab.tasks.images.setup import Setup
-from sharpless.lab.train import Training, train
 
 SHORT = Recipe(epochs=1, width=4)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from sharpless.lab.task import task
+from sharpless.lab.definition import task
 from sharpless.lab.tasks.images.papers import PAPERS, usual
 from sharpless.lab.tasks.images.recipe import Recipe
 from sharpless.lab.tasks.images.setup import Setup
