@@ -601,6 +601,23 @@ def test_name_of_a_line_goes_where_it_is_free():
     assert not any(box.overlaps(bar) for bar in bars)
 
 
+def test_training_that_stays_on_its_plateau(tmp_path):
+    """Sees a method that never began to learn compared without a word, or one that did said to be stuck."""
+    losses = {
+        ("sgd", 0): [2.3, 1.0, 0.4], ("sgd", 1): [2.3, 1.2, 0.6],
+        ("sam", 0): [2.31, 2.3, 2.3], ("sam", 1): [2.3, 1.5, 0.9],
+        ("rst", 0): [2.3, 2.2, 2.0], ("rst", 1): [2.3, 2.2, 1.9],
+    }  # fmt: skip
+    records = [make_record(*run, values=[50.0, 60.0, 70.0], loss=loss) for run, loss in losses.items()]
+    (warning,) = (
+        text for text in summarize(read_runs(write_records(tmp_path, records)))["warnings"] if "plateau" in text
+    )
+    assert warning.startswith(
+        "SAM stayed on the plateau it began on with seed 0: its training loss ended at 2.3, and that of SGD fell from 2.3 "
+        "to 0.5."
+    )
+
+
 def test_diverged_training_is_drawn(tmp_path):
     """Sees: a figure that fails on a loss that is not finite, written as NaN, Infinity or null."""
     losses: list[Any] = [2.0, 1.9, math.nan, math.inf, None]
