@@ -18,7 +18,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Returns how many processes share the tests; 0 where files are named, which are run sooner than many start."""
+    """Say how many processes share the tests; 0 is this one alone, which has run a named file before others start."""
     if any(Path(name.partition("::")[0]).is_file() for name in config.option.file_or_dir):
         return 0
     return min(os.cpu_count() or 1, 8)

@@ -19,6 +19,8 @@ from problems import batches, distance, identical, network, snapshot, train
 from sharpless import GRST, RST, SAM, ascent
 from sharpless.coin import uniform
 
+pytestmark = pytest.mark.quick
+
 RHO = 0.1
 
 

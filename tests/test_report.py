@@ -602,7 +602,7 @@ def test_name_of_a_line_goes_where_it_is_free():
 
 
 def test_training_that_stays_on_its_plateau(tmp_path):
-    """Sees a method that never began to learn compared without a word, or one that did said to be stuck."""
+    """Sees a method that never began to learn compared without a word, or one that did called stuck."""
     losses = {
         ("sgd", 0): [2.3, 1.0, 0.4], ("sgd", 1): [2.3, 1.2, 0.6],
         ("sam", 0): [2.31, 2.3, 2.3], ("sam", 1): [2.3, 1.5, 0.9],
@@ -613,8 +613,8 @@ def test_training_that_stays_on_its_plateau(tmp_path):
         text for text in summarize(read_runs(write_records(tmp_path, records)))["warnings"] if "plateau" in text
     )
     assert warning.startswith(
-        "SAM stayed on the plateau it began on with seed 0: its training loss ended at 2.3, and that of SGD fell from 2.3 "
-        "to 0.5."
+        "SAM stayed on the plateau it began on with seed 0: its training loss ended at 2.3, and that of SGD fell from "
+        "2.3 to 0.5."
     )
 
 
