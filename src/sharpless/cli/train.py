@@ -64,9 +64,9 @@ def _train(options: argparse.Namespace) -> int:
     # What follows takes seconds to be imported.
     print(f"{label} on {shown(resolved['data'])}, in {shown(str(options.out))}", flush=True)
 
+    from sharpless.lab.definition import Task  # noqa: PLC0415
     from sharpless.lab.stopping import Stopped  # noqa: PLC0415
     from sharpless.lab.study import Run, Study  # noqa: PLC0415
-    from sharpless.lab.task import Task  # noqa: PLC0415
 
     # As compare has it, so that both can share a folder: a single value is taken as it is.
     point = {name: float(given.pop(name)) for name in AXES if name in given}
