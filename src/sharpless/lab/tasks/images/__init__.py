@@ -60,8 +60,11 @@ def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**asdict(recipe), **asdict(setup)}
 
 
-def check(options: Mapping[str, Any], methods: "Sequence[Method]") -> None:
+def check(options: Mapping[str, Any], methods: "Sequence[Method]") -> dict[str, str]:
     """Find what does not go together, before any work.
+
+    Returns:
+        What says which data there are.
 
     Raises:
         ValueError: options and methods do not, or the data cannot be read.
@@ -69,7 +72,7 @@ def check(options: Mapping[str, Any], methods: "Sequence[Method]") -> None:
     """
     from sharpless.lab.tasks.images import checks  # noqa: PLC0415
 
-    checks.check(*parts(options), methods)
+    return {"fingerprint": checks.check(*parts(options), methods).fingerprint}
 
 
 def _signature() -> inspect.Signature:

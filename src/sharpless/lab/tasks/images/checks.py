@@ -30,8 +30,11 @@ def examples(recipe: Recipe, setup: Setup, seed: int, held_out: float) -> Data:
     )
 
 
-def check(recipe: Recipe, setup: Setup, methods: Sequence[Method]) -> None:
+def check(recipe: Recipe, setup: Setup, methods: Sequence[Method]) -> Data:
     """Find what does not go together, as far as it can be known before the runs.
+
+    Returns:
+        The data of a run.
 
     Raises:
         ValueError: recipe, setup and methods do not, or the data cannot be read.
@@ -43,6 +46,7 @@ def check(recipe: Recipe, setup: Setup, methods: Sequence[Method]) -> None:
     data = examples(recipe, setup, 0, recipe.validation)
     check_batches(recipe, setup, data)
     _check_network(recipe, methods, data)
+    return data
 
 
 def check_batches(recipe: Recipe, setup: Setup, data: Data) -> None:
