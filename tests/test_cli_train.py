@@ -10,14 +10,9 @@ import time
 
 import pytest
 import torch
-from sharpless.lab.compare import Comparison
 
 from sharpless.cli import main
-<<<<<<< HEAD
-from sharpless.cli.recipe import add, recipe, setup
-=======
 from sharpless.lab.tasks.images.data import load
->>>>>>> images
 from sharpless.lab.tasks.images.networks import build
 from sharpless.lab.tasks.images.setup import Setup
 from test_cli import PATIENCE, SHARPLESS, run_files, sharpless

@@ -8,23 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sharpless.lab.compare import Comparison
-from sharpless.lab.train import Training, train
 from torch import nn
 from torch._dynamo import register_backend
 
 from sharpless.cli import main
-<<<<<<< HEAD
-from sharpless.lab import pools
-from sharpless.lab.tasks.images.recipe import Recipe
-from sharpless.lab.tasks.images.setup import Setup
-=======
 from sharpless.lab import execute
 from sharpless.lab.definition import Task
 from sharpless.lab.methods import Method
 from sharpless.lab.study import Run
 from sharpless.lab.threads import settled
->>>>>>> images
 
 SHORT = {"epochs": 1, "width": 4}
 
