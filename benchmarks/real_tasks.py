@@ -1,7 +1,7 @@
 """What the methods buy on real tasks, those of `examples/`: forecasts, few images, few series, tables, text.
 
     python benchmarks/real_tasks.py etth1-96 --data ETTh1.csv --dry-run
-    python benchmarks/real_tasks.py series-ArrowHead series-GunPoint table-wine
+    python benchmarks/real_tasks.py series-ArrowHead series-GunPoint table-diabetes
     python benchmarks/real_tasks.py --table
 
 From the root of the repository. First the base optimizer chooses its learning rate, then every method its ρ, from three
@@ -57,7 +57,7 @@ CASES = {
         for horizon in (96, 192, 336, 720)
     },
     **named("few_series", (0.03, 0.1, 0.3, 1.0), *SERIES),
-    **named("table", (0.03, 0.1, 0.3, 1.0), "breast_cancer", "wine", "diabetes"),
+    **named("table", (0.03, 0.1, 0.3, 1.0), "breast_cancer", "diabetes"),
     "images": Case("few_images", (0.02, 0.05, 0.1, 0.2), (0.01, 0.02, 0.05)),
     "text": Case("text", (0.005, 0.01, 0.02, 0.05), (3e-4, 1e-3, 3e-3)),
 }  # fmt: skip

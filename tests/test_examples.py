@@ -122,5 +122,5 @@ def test_text(tmp_path, method):
     ]
     (tmp_path / "reviews.csv").write_text("text,label\n" + "\n".join(rows))
     size = {"data": str(tmp_path / "reviews.csv"), "width": 16, "length": 12, "batch_size": 20}
-    assert trained("text", method, epochs=6, **size)["test"] > 90
+    assert trained("text", method, epochs=8, **size)["test"] > 90
     assert 0 <= trained("text", method, choosing=True, epochs=1, **size)["validation"] <= 100
