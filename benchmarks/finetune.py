@@ -27,7 +27,7 @@ import images
 import lite0
 from sharpless import GRST, RST, SAM
 from sharpless.lab import store
-from sharpless.report.summary import estimate, paired
+from sharpless.report.statistics import estimate, paired
 
 SETTING = {"train": 1000, "test": 2000, "pixels": 64, "batch": 50, "epochs": 8, "lr": 0.02, "momentum": 0.9}
 BATCH = SETTING["batch"]

@@ -238,7 +238,7 @@ def test_the_average_of_the_weights():
     history = []
 
     def keep(trial):
-        history.append({name: value.clone() for name, value in trial._averaged.state_dict().items()})
+        history.append({name: value.clone() for name, value in trial.average.model.state_dict().items()})
 
     trial = trained(SHORT, "sgd:average=0.8", watch=keep)
     average = history[0]["0.weight"]

@@ -105,7 +105,7 @@ def _as_typed(sentence: str, options: argparse.Namespace, arguments: Sequence[st
     words = {argument.partition("=")[0] for argument in arguments}
 
     def spelled(found: re.Match[str]) -> str:
-        choices = spellings[found[0]]
+        choices: list[str] = spellings[found[0]]
         return next((choice for choice in choices if choice in words), choices[0])
 
     pattern = rf"(?:^|(?<=[ (]))(?:{'|'.join(spellings)})(?= = | is \S+ there and )"

@@ -13,20 +13,17 @@ import numpy
 import torch
 
 from sharpless.lab import store
-from sharpless.lab.choice import AUTO, Grid, Point, best, check_grid, more, points
+from sharpless.lab.choice import AUTO, CHOICE_SEEDS, Grid, Point, best, check_grid, more, points
+from sharpless.lab.definition import Task
 from sharpless.lab.execute import execute
 from sharpless.lab.faults import culprit, is_out_of_memory, reason
 from sharpless.lab.methods import Method
 from sharpless.lab.record import record
 from sharpless.lab.stopping import Stopped
-from sharpless.lab.definition import Task
 from sharpless.lab.threads import MOST_THREADS, computing_with, settled
 from sharpless.lab.trial import Trial
 
-__all__ = ["CHOICE_SEEDS", "Failure", "Run", "Study"]
-
-CHOICE_SEEDS = 1_000_000
-"""The first seed of the runs by which hyperparameters are chosen; no final run has it or one after it."""
+__all__ = ["Failure", "Run", "Study"]
 
 
 @dataclass(frozen=True)
