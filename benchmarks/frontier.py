@@ -1,6 +1,6 @@
 """What each share of SAM's extra cost buys: accuracy against cost over p and q, ρ chosen for every method.
 
-    python benchmarks/frontier.py STUDY [--jobs 2] [--data-dir CIFAR-10] [--runs runs/frontier] [--out benchmarks/results]
+    python benchmarks/frontier.py STUDY [--jobs 2] [--data-dir CIFAR-10] [--runs runs/frontier] [--out …]
 
 Every method gets its ρ from one grid, by accuracy on a fifth of the training examples that is held out, labels as noisy
 as the others; it is then trained on all of them and tested on the test set. Stopped and started again, it continues.

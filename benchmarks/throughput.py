@@ -193,7 +193,8 @@ def main() -> None:
         lines.append(f"| {name} | {speed[0]} | {speed[1]} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |")
     if chosen:
         told = ", ".join(f"{name} {seconds:.0f}" for name, seconds in chosen.items())
-        lines += ["", f"Seconds of `sharpless compare`, {len(DEFAULTS)} methods with {SEEDS} seeds, started once each: {told}."]
+        size = f"{len(DEFAULTS)} methods with {SEEDS} seeds"
+        lines += ["", f"Seconds of `sharpless compare`, {size}, started once each: {told}."]
     store.write(options.out / f"throughput-{options.device}.md", "\n".join([*lines, ""]))
 
 

@@ -11,7 +11,7 @@ import torch
 
 from sharpless.lab import train as train_module
 from sharpless.lab.tasks.images.data import load
-from sharpless.lab.tasks.images.recipe import METHODS, Recipe
+from sharpless.lab.tasks.images.recipe import METHODS
 from sharpless.report.runs import read_runs
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -49,32 +49,36 @@ def scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
-def test_frontier(scripts, tmp_path):
-    """Sees a study that repeats what is there, chooses ρ by the test set, or pairs the wrong seeds."""
+def test_frontier(scripts, tmp_path, monkeypatch):
+    """Sees a study that cannot be run, a method that climbs with another part, or a task that is left out."""
     import frontier
 
-    entries = (frontier.Entry("sgd"), frontier.Entry("sam"), *frontier.grid((1, 1 / 4)))
-    study = frontier.Study({"tiny": Recipe(epochs=1, noise=0.0)}, entries, (0.1, 0.2))
-    runs = frontier.Runs("tiny", study, tmp_path, 1, None)
-    names = [entry.name for entry in entries]
-    cells = [frontier.Cell("tiny", name, 0.1, False, seed) for name in names for seed in (0, 1)]
-    runs.execute(cells)
-    for validation, accuracies in ((True, (50.0, 60.0)), (False, (99.0, 1.0))):
-        for rho, accuracy in zip(study.rho, accuracies, strict=True):
-            for name in names[1:]:
-                cell = frontier.Cell("tiny", name, rho, validation, 100)
-                runs.done[cell] = {"accuracy": accuracy, "cost": 2.0, "seconds": 1.0}
-    assert runs.choose("tiny", entries[1]) == 0.2
-    runs.save()
-    again = frontier.Runs("tiny", study, tmp_path, 1, None)
-    assert again.done == runs.done
-    real = {cell: again.done.pop(cell) for cell in cells}
-    assert {round(result["cost"], 3) for cell, result in real.items() if cell.entry == names[2]} == {1.25}
-    again.done = {cell: {**result, "accuracy": 80.0 + cell.seed + cell.rho} for cell, result in real.items()}
-    again.study = frontier.Study(study.tasks, entries, (0.1,))
-    row = next(line for line in frontier.table(again, "tiny") if names[2] in line)
-    assert "| 80.60 ± 0.71 | 1.250 |" in row
-    assert "+0.00 [+0.00, +0.00] | yes" in row
+    tasks = {"clean": {"noise": 0.0, "epochs": 1, "width": 4}, "noisy": {"epochs": 1, "width": 4}}
+    study = frontier.Study(tasks, ("sgd", "sam", *frontier.grid((1, 1 / 4))), (0.1, 0.2), seeds=2, choice_seeds=1)
+    monkeypatch.setitem(frontier.STUDIES, "when", study)
+    frontier.main(["when", "--jobs", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "frontier-when.json").read_text(encoding="utf-8"))
+    assert found["tasks"].keys() == tasks.keys()
+    assert found["tasks"]["clean"]["options"]["noise"] == 0.0
+    for summary in found["tasks"].values():
+        costs = {row["method"]: round(row["cost"], 3) for row in summary["methods"]}
+        assert costs == {"sgd": 1.0, "sam": 2.0, "g-rst:p=1,batch_fraction=0.25": 1.25}
+        assert summary["margin"]["value"] == frontier.MARGIN
+    page = (tmp_path / "frontier-when.md").read_text(encoding="utf-8")
+    assert page.count("| G-RST, p=1, q=0.25, γ=1") + page.count("| **G-RST, p=1, q=0.25, γ=1") == 2
+
+
+@pytest.mark.parametrize(
+    "study", ["digits", "digits-noise", "when", "where", "images", "groupnorm", "vit", "batchnorm"]
+)
+def test_studies_of_frontier(scripts, study):
+    """Sees a method or an option of a study that there is not."""
+    import frontier
+
+    for method in frontier.STUDIES[study].methods:
+        Method(method)
+    for options in frontier.STUDIES[study].tasks.values():
+        parts(options)
 
 
 def test_variance(scripts):
