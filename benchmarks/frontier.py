@@ -102,7 +102,7 @@ def table(summary: dict[str, Any]) -> list[str]:
 def page(name: str, command: str, study: Study, found: dict[str, dict[str, Any]]) -> list[str]:
     first = next(iter(found.values()))
     (versions, *_), (machine, *_) = first["versions"], first["machines"]
-    lines = [
+    head = [
         f"# Accuracy against cost: {name}",
         "",
         f"`{command}`, {study.seeds} seeds, torch {versions['torch']}, {machine['cores']} cores. ρ from "
@@ -111,7 +111,7 @@ def page(name: str, command: str, study: Study, found: dict[str, dict[str, Any]]
         "points behind SAM, paired by seed. In bold: none is as accurate for as little, and better in one.",
         "",
     ]
-    return lines + [line for task, summary in found.items() for line in (f"## {task}", "", *table(summary), "")]
+    return head + [line for task, summary in found.items() for line in (f"## {task}", "", *table(summary), "")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -62,10 +62,8 @@ def drawn(runs: Sequence[Run], seeds: Sequence[int], size: int) -> float:
     agreed = 0
     for _ in range(DRAWS):
         chosen = enumerate(generator.choices(seeds, k=size))
-        agreed += (
-            verdicts([run.model_copy(update={"seed": number}) for number, seed in chosen for run in by_seed[seed]])
-            == README
-        )
+        seen = [run.model_copy(update={"seed": number}) for number, seed in chosen for run in by_seed[seed]]
+        agreed += verdicts(seen) == README
     return agreed / DRAWS
 
 
