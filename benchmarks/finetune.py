@@ -26,8 +26,8 @@ from torch.nn.functional import cross_entropy, interpolate
 import images
 import lite0
 from sharpless import GRST, RST, SAM
-from sharpless.lab import files
-from sharpless.report.summary import estimate, paired
+from sharpless.lab import store
+from sharpless.report.statistics import estimate, paired
 
 SETTING = {"train": 1000, "test": 2000, "pixels": 64, "batch": 50, "epochs": 8, "lr": 0.02, "momentum": 0.9}
 BATCH = SETTING["batch"]
@@ -116,7 +116,7 @@ def execute(folder: Path, known: dict[str, Any], seeds: int, run: Callable[[Meth
         for method in METHODS:
             path = folder / f"{method.name}-rho={method.rho:g}-seed={seed}.json".replace(" ", "-")
             if not path.exists():
-                files.write(path, json.dumps({"facts": known, "result": run(method, seed)}, indent=1) + "\n")
+                store.write(path, json.dumps({"facts": known, "result": run(method, seed)}, indent=1) + "\n")
                 print(path.stem, flush=True)
             found[method][seed] = json.loads(path.read_text(encoding="utf-8"))["result"]
     return found
@@ -149,7 +149,7 @@ def report(found: Results, known: dict[str, Any], folder: Path) -> None:
         for seed, result in results.items()
     ]
     described = json.dumps({**known, "runs": rows}, ensure_ascii=False, indent=1)
-    files.write(folder / "finetune-batchnorm.json", described + "\n")
+    store.write(folder / "finetune-batchnorm.json", described + "\n")
     setting = ", ".join(f"{name} {value}" for name, value in SETTING.items())
     page = [
         "# Small parts and BatchNorm",
@@ -162,7 +162,7 @@ def report(found: Results, known: dict[str, Any], folder: Path) -> None:
         "",
         *table(found),
     ]
-    files.write(folder / "finetune-batchnorm.md", "\n".join([*page, ""]))
+    store.write(folder / "finetune-batchnorm.md", "\n".join([*page, ""]))
     print("\n".join(page))
 
 

@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, load_dataset
-from sharpless.lab.data import Data
-from sharpless.lab.examples import Resident
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
+
+from sharpless.lab import Trial, task
+from sharpless.lab.tasks.images import training
+from sharpless.lab.tasks.images.data import Data
+from sharpless.lab.tasks.images.examples import Resident
+from sharpless.lab.tasks.images.recipe import Recipe
 
 EXAMPLES, TEST = 4000, 4000
 
@@ -59,3 +63,16 @@ def images(folder: Path, noise: float, seed: int, validation: float) -> Data:
     test = resident(x[:held], y[:held]) if held else resident(*tested(folder))
     split = "validation" if held else "test"
     return Data(resident(x[held:], y[held:]), test, classes=10, channels=3, fingerprint="", split=split)
+
+
+@task(metric="accuracy", unit="%", goal="max")
+def train(trial: Trial, folder: str) -> None:
+    """Train on CIFAR-10 at 16 by 16 pixels, with 40 % of the labels replaced.
+
+    Args:
+        trial: one run of a comparison.
+        folder: the folder of the Parquet files.
+    """
+    recipe = Recipe(noise=0.4, network="convnet-strided", width=24, epochs=20, lr_warmup=0.05)
+    data = images(Path(folder), recipe.noise, trial.seed, 0.2 if trial.choosing else 0.0)
+    training.train(trial, recipe, data=data)

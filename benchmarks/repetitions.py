@@ -11,15 +11,14 @@ import argparse
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sharpless.lab.compare import Comparison
-from sharpless.lab.recipes import METHODS, Recipe
-
 from sharpless.cli.compare import SEEDS
-from sharpless.lab import files
+from sharpless.lab import store
+from sharpless.lab.definition import Task
+from sharpless.lab.methods import DEFAULTS
+from sharpless.lab.study import Study
 from sharpless.report.runs import Run, read_runs
 from sharpless.report.statistics import estimate
 from sharpless.report.summary import summarize
@@ -46,10 +45,10 @@ DRAWS, SIZES = 400, (5, 6, 8, 10, 12)
 def verdicts(runs: Sequence[Run]) -> dict[str, str]:
     """Return what a comparison says of SAM against SGD, and of the other methods against SAM."""
     summary = summarize(runs)
-    told = {"sam": "better than SGD" if summary["sam_beats_sgd"]["verdict"] else "not better than SGD"}
+    told = {"sam": "better than SGD" if summary["sam_beats_base"]["verdict"] else "not better than SGD"}
     for entry in summary["methods"]:
         if entry["versus_sam"] is not None:
-            told[entry["method"]] = WORDS[outcome(entry["versus_sam"], summary["margin"]) or "open"]
+            told[entry["method"]] = WORDS.get(outcome(entry, summary) or "open", "not shown")
     return {method: told[method] for method in README}
 
 
@@ -63,14 +62,15 @@ def drawn(runs: Sequence[Run], seeds: Sequence[int], size: int) -> float:
     agreed = 0
     for _ in range(DRAWS):
         chosen = enumerate(generator.choices(seeds, k=size))
-        agreed += verdicts([replace(run, seed=number) for number, seed in chosen for run in by_seed[seed]]) == README
+        seen = [run.model_copy(update={"seed": number}) for number, seed in chosen for run in by_seed[seed]]
+        agreed += verdicts(seen) == README
     return agreed / DRAWS
 
 
 def study(runs: Sequence[Run], repetitions: int, seeds: int) -> dict[str, Any]:
     """Return the verdicts of each repetition, and how often they are all those of the README."""
     everything = range(repetitions * seeds)
-    accuracy = {method: {run.seed: run.accuracy for run in runs if run.method == method} for method in METHODS}
+    accuracy = {method: {run.seed: run.value for run in runs if run.method == method} for method in DEFAULTS}
     rows = []
     for first in everything[::seeds]:
         told = verdicts(of(runs, range(first, first + seeds)))
@@ -82,7 +82,7 @@ def study(runs: Sequence[Run], repetitions: int, seeds: int) -> dict[str, Any]:
         "share": sum(row["as in the README"] for row in rows) / repetitions,
         "minus SAM, all seeds": {
             method: estimate([accuracy[method][seed] - accuracy["sam"][seed] for seed in everything])
-            for method in METHODS
+            for method in DEFAULTS
             if method != "sam"
         },
         "share by seeds, drawn": {size: drawn(runs, everything, size) for size in SIZES},
@@ -136,25 +136,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of each repetition")
-    parser.add_argument("--epochs", type=int, default=Recipe().epochs, help="fewer than the default's are for tests")
+    parser.add_argument("--epochs", type=int, help="fewer than the default's are for tests")
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--runs", type=Path, default=Path("runs/repetitions"), help="folder of the runs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
-    recipe = replace(Recipe(), epochs=options.epochs)
-    comparison = Comparison(recipe, METHODS, range(options.repetitions * options.seeds), options.runs)
-    with files.locked(options.runs):
+    seeds = range(options.repetitions * options.seeds)
+    task = Task.of("digits", {"epochs": options.epochs} if options.epochs else {})
+    comparison = Study(task, DEFAULTS, seeds, options.runs)
+    with store.locked(options.runs):
         comparison.open_folder()
         for _ in comparison.execute(options.jobs):
             if len(comparison.finished) % 20 == 0:
-                print(f"{len(comparison.finished)} of {len(comparison.runs)} runs", flush=True)
-    names = {run.path.name for run in comparison.runs}
-    runs = read_runs(*(path for path in sorted((options.runs / "runs").glob("*.json")) if path.name in names))
-    shortened = f" --epochs {options.epochs}" if recipe != Recipe() else ""
+                print(f"{len(comparison.finished)} runs", flush=True)
+    runs = [run for run in read_runs(options.runs) if run.seed in seeds and run.method in DEFAULTS]
+    shortened = f" --epochs {options.epochs}" if options.epochs else ""
     command = f"python benchmarks/repetitions.py --repetitions {options.repetitions} --seeds {options.seeds}{shortened}"
-    found = {"command": command, "threads": comparison.setup.threads, **study(runs, options.repetitions, options.seeds)}
-    files.write(options.out / "repetitions.json", json.dumps(found, ensure_ascii=False, indent=1) + "\n")
-    files.write(options.out / "repetitions.md", "\n".join(page(found)))
+    found = {"command": command, "threads": comparison.threads, **study(runs, options.repetitions, options.seeds)}
+    store.write(options.out / "repetitions.json", json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+    store.write(options.out / "repetitions.md", "\n".join(page(found)))
     print("\n".join(page(found)))
 
 

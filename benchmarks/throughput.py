@@ -12,24 +12,29 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import torch
-from sharpless.lab.data import Data, load
-from sharpless.lab.examples import Resident
-from sharpless.lab.networks import build
-from sharpless.lab.recipes import Recipe
-from sharpless.lab.setup import Setup
-from sharpless.lab.train import Training
 from torch.nn.functional import cross_entropy
 
 from sharpless.cli.compare import SEEDS
-from sharpless.lab import files
+from sharpless.lab import Trial, store
+from sharpless.lab.methods import DEFAULTS, Method
+from sharpless.lab.tasks.images.data import Data, load
+from sharpless.lab.tasks.images.examples import Resident
+from sharpless.lab.tasks.images.networks import build
+from sharpless.lab.tasks.images.ranks import Team
+from sharpless.lab.tasks.images.recipe import Recipe
+from sharpless.lab.tasks.images.setup import Setup
+from sharpless.lab.tasks.images.step import Stepper
+from sharpless.lab.tasks.images.training import run_epoch
 
 
 @dataclass(frozen=True)
@@ -99,13 +104,25 @@ class Bare:
         float(total)
 
 
+def ours(case: Case, data: Data, device: torch.device) -> Callable[[], None]:
+    """Return what trains for an epoch as the laboratory does."""
+    recipe, train_set = case.recipe, data.train.to(device)
+    model = build(recipe.network, classes=data.classes, channels=data.channels, width=recipe.width)
+    stepper = Stepper(Trial(Method("sgd")), recipe, case.setup, Team(0, 1, device), model, steps=10**9)
+    epochs, per_epoch = count(), len(train_set) // recipe.batch_size
+
+    def epoch() -> None:
+        number = next(epochs)
+        run_epoch(stepper, train_set, number, number * per_epoch, lambda _: None)
+        float(stepper.loss)
+        stepper.loss.zero_()
+
+    return epoch
+
+
 def measure(case: Case, rounds: int) -> dict[str, object]:
-    data = case.data()
-    ours = Training(case.recipe, "sgd", 0, setup=case.setup, data=data)
-    ours.epochs, ours.steps = 10**6, 10**6 * ours.steps_per_epoch
-    bare = Bare(case, data, ours.device)
-    epochs = iter(range(10**6))
-    loops = {"sharpless": lambda: ours._train(next(epochs), ()), "bare": bare.epoch}
+    data, device = case.data(), torch.device(case.setup.device)
+    loops = {"sharpless": ours(case, data, device), "bare": Bare(case, data, device).epoch}
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     for number in range(rounds + 2):
         for name in sorted(loops, reverse=bool(number % 2)):
@@ -113,7 +130,7 @@ def measure(case: Case, rounds: int) -> dict[str, object]:
             loops[name]()
             if number >= 2:
                 seconds[name].append(perf_counter() - start)
-    images = ours.steps_per_epoch * case.recipe.batch_size
+    images = len(data.train) // case.recipe.batch_size * case.recipe.batch_size
     ratios = sorted(b / s for b, s in zip(seconds["bare"], seconds["sharpless"], strict=True))
     return {
         "images per second": {name: images / median(times) for name, times in seconds.items()},
@@ -158,7 +175,7 @@ def main() -> None:
         "cases": found,
         "seconds of the default comparison": chosen,
     }
-    files.write(options.out / f"throughput-{options.device}.json", json.dumps(facts, ensure_ascii=False, indent=1))
+    store.write(options.out / f"throughput-{options.device}.json", json.dumps(facts, ensure_ascii=False, indent=1))
     gpu_name = f", {gpu['gpu']}" if gpu else ""
     lines = [
         f"# Throughput of the laboratory's loop, {options.device}",
@@ -176,8 +193,9 @@ def main() -> None:
         lines.append(f"| {name} | {speed[0]} | {speed[1]} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |")
     if chosen:
         told = ", ".join(f"{name} {seconds:.0f}" for name, seconds in chosen.items())
-        lines += ["", f"Seconds of `sharpless compare`, 6 methods with {SEEDS} seeds, started once each: {told}."]
-    files.write(options.out / f"throughput-{options.device}.md", "\n".join([*lines, ""]))
+        size = f"{len(DEFAULTS)} methods with {SEEDS} seeds"
+        lines += ["", f"Seconds of `sharpless compare`, {size}, started once each: {told}."]
+    store.write(options.out / f"throughput-{options.device}.md", "\n".join([*lines, ""]))
 
 
 if __name__ == "__main__":

@@ -14,20 +14,21 @@ import platform
 from pathlib import Path
 
 import torch
-from sharpless.lab.data import load
-from sharpless.lab.networks import build
-from sharpless.lab.optimizers import base_optimizer, wrap
-from sharpless.lab.recipes import Recipe
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sharpless.lab import files
+from sharpless import RST
+from sharpless.lab import store
+from sharpless.lab.tasks.images.data import load
+from sharpless.lab.tasks.images.networks import build
+from sharpless.lab.tasks.images.recipe import Recipe
+from sharpless.lab.tasks.images.step import base_optimizer
 
 BATCH, SIZES, EPOCHS = 64, (64, 32, 16, 8, 4), (2, 10, 20, 28)
 RECIPES = {
-    "convnet (BatchNorm), SGD": (Recipe(rho=0.4), "sgd"),
-    "convnet (BatchNorm), SAM": (Recipe(rho=0.4), "sam"),
-    "convnet (GroupNorm), SAM": (Recipe(network="convnet-groupnorm", lr=0.1, rho=0.1), "sam"),
+    "convnet (BatchNorm), SGD": (Recipe(rho=0.4), 0.0),
+    "convnet (BatchNorm), SAM": (Recipe(rho=0.4), 1.0),
+    "convnet (GroupNorm), SAM": (Recipe(network="convnet-groupnorm", lr=0.1, rho=0.1), 1.0),
 }
 
 
@@ -59,14 +60,14 @@ def moments(model: nn.Module, images: Tensor, labels: Tensor, rho: float, size: 
     return {"length": sum(lengths) / draws, "mean": mean, "second": squares / draws}
 
 
-def measure(recipe: Recipe, method: str, draws: int) -> list[dict[str, float]]:
+def measure(recipe: Recipe, p: float, draws: int) -> list[dict[str, float]]:
     """Return the moments at EPOCHS of one training."""
     data = load("digits", noise=recipe.noise).train
     images, labels = next(data.batches([torch.arange(len(data))]))
     torch.manual_seed(0)
     model = build(recipe.network, classes=10, channels=1, width=recipe.width)
     steps = len(images) // BATCH
-    opt = wrap(recipe, method, base_optimizer(recipe, model), model, recipe.epochs * steps, 0)
+    opt = RST(base_optimizer(recipe, model), p, recipe.rho, model=model)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(opt, recipe.epochs * steps)
     order = torch.Generator().manual_seed(0)
     rows = []
@@ -115,9 +116,9 @@ def main() -> None:
         "command": f"python benchmarks/variance.py --draws {options.draws}",
         "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        "rows": {name: measure(recipe, method, options.draws) for name, (recipe, method) in RECIPES.items()},
+        "rows": {name: measure(recipe, p, options.draws) for name, (recipe, p) in RECIPES.items()},
     }
-    files.write(options.out / "variance.json", json.dumps(results, ensure_ascii=False, indent=1) + "\n")
+    store.write(options.out / "variance.json", json.dumps(results, ensure_ascii=False, indent=1) + "\n")
     page = [
         "# The noise of the correction",
         "",
@@ -128,7 +129,7 @@ def main() -> None:
     ]
     for name, rows in results["rows"].items():
         page += [f"## {name}", "", *table(rows), ""]
-    files.write(options.out / "variance.md", "\n".join(page))
+    store.write(options.out / "variance.md", "\n".join(page))
     print("\n".join(page))
 
 

@@ -3,15 +3,14 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from sharpless.lab import train as train_module
+from sharpless.lab.methods import DEFAULTS, Method
+from sharpless.lab.tasks.images import parts, step
 from sharpless.lab.tasks.images.data import load
-from sharpless.lab.tasks.images.recipe import METHODS, Recipe
 from sharpless.report.runs import read_runs
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -49,32 +48,32 @@ def scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
-def test_frontier(scripts, tmp_path):
-    """Sees a study that repeats what is there, chooses ρ by the test set, or pairs the wrong seeds."""
+def test_frontier(scripts, tmp_path, monkeypatch):
+    """Sees a study that cannot be run, a method that climbs with another part, or a task that is left out."""
     import frontier
 
-    entries = (frontier.Entry("sgd"), frontier.Entry("sam"), *frontier.grid((1, 1 / 4)))
-    study = frontier.Study({"tiny": Recipe(epochs=1, noise=0.0)}, entries, (0.1, 0.2))
-    runs = frontier.Runs("tiny", study, tmp_path, 1, None)
-    names = [entry.name for entry in entries]
-    cells = [frontier.Cell("tiny", name, 0.1, False, seed) for name in names for seed in (0, 1)]
-    runs.execute(cells)
-    for validation, accuracies in ((True, (50.0, 60.0)), (False, (99.0, 1.0))):
-        for rho, accuracy in zip(study.rho, accuracies, strict=True):
-            for name in names[1:]:
-                cell = frontier.Cell("tiny", name, rho, validation, 100)
-                runs.done[cell] = {"accuracy": accuracy, "cost": 2.0, "seconds": 1.0}
-    assert runs.choose("tiny", entries[1]) == 0.2
-    runs.save()
-    again = frontier.Runs("tiny", study, tmp_path, 1, None)
-    assert again.done == runs.done
-    real = {cell: again.done.pop(cell) for cell in cells}
-    assert {round(result["cost"], 3) for cell, result in real.items() if cell.entry == names[2]} == {1.25}
-    again.done = {cell: {**result, "accuracy": 80.0 + cell.seed + cell.rho} for cell, result in real.items()}
-    again.study = frontier.Study(study.tasks, entries, (0.1,))
-    row = next(line for line in frontier.table(again, "tiny") if names[2] in line)
-    assert "| 80.60 ± 0.71 | 1.250 |" in row
-    assert "+0.00 [+0.00, +0.00] | yes" in row
+    tasks = {"clean": {"noise": 0.0, "epochs": 1, "width": 4}, "noisy": {"epochs": 1, "width": 4}}
+    study = frontier.Study(tasks, ("sgd", "sam", *frontier.grid((1, 1 / 4))), (0.1, 0.2), seeds=2, choice_seeds=1)
+    monkeypatch.setitem(frontier.STUDIES, "when", study)
+    frontier.main(["when", "--jobs", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "frontier-when.json").read_text(encoding="utf-8"))
+    assert found["tasks"].keys() == tasks.keys()
+    assert found["tasks"]["clean"]["options"]["noise"] == 0.0
+    for summary in found["tasks"].values():
+        costs = {row["method"]: round(row["cost"], 3) for row in summary["methods"]}
+        assert costs == {"sgd": 1.0, "sam": 2.0, "g-rst:p=1,batch_fraction=0.25": 1.25}
+        assert summary["margin"]["value"] == frontier.MARGIN
+    page = (tmp_path / "frontier-when.md").read_text(encoding="utf-8")
+    assert page.count("| G-RST, p=1, q=0.25, γ=1") + page.count("| **G-RST, p=1, q=0.25, γ=1") == 2
+
+
+def test_studies_of_frontier(scripts):
+    """Sees a method or an option of a study that there is not."""
+    import frontier
+
+    for study in frontier.STUDIES.values():
+        assert all(Method(method) for method in study.methods)
+        assert all(parts(options) for options in study.tasks.values())
 
 
 def test_variance(scripts):
@@ -160,21 +159,22 @@ def test_repetitions(scripts, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["repetitions.py", *map(str, arguments), "--out", str(tmp_path / "out")])
     repetitions.main()
     found = json.loads((tmp_path / "out/repetitions.json").read_text(encoding="utf-8"))
-    assert found["runs"] == 24
+    assert found["runs"] == 32
     assert found["command"].endswith("repetitions.py --repetitions 2 --seeds 2 --epochs 1")
     assert [row["first seed"] for row in found["repetitions"]] == [0, 2]
-    assert {*found["repetitions"][0]["verdicts"]} == {*METHODS}
+    assert found["repetitions"][0]["verdicts"].keys() == repetitions.README.keys()
     assert found["threads"] >= 1
     runs = read_runs(tmp_path / "runs")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs/runs").glob("*.json")}
-    means = dict.fromkeys(METHODS, 80.0) | {"sam": 98.0, "rst": 95.0, "g-rst": 98.2, "thrifty": 98.0}
+    means = dict.fromkeys(DEFAULTS, 80.0) | {"sam": 98.0, "rst": 95.0, "g-rst": 98.2, "thrifty": 98.0}
 
     def told(**changes):
         """The runs, with other accuracies: each method's mean, and a bit more or less by the seed."""
-        return [
-            replace(run, test_accuracy=[changes.get(f"{run.method}_{run.seed}", means[run.method]) + run.seed % 2 / 10])
-            for run in runs
-        ]
+        found = []
+        for run in runs:
+            value = changes.get(f"{run.method}_{run.seed}", means[run.method]) + run.seed % 2 / 10
+            found.append(run.model_copy(update={"curve": run.curve.model_copy(update={"test": [value]})}))
+        return found
 
     assert repetitions.verdicts(repetitions.of(told(), (0, 1))) == repetitions.README
     study = repetitions.study(told(**{"thrifty_2": 90.0}), 2, 2)
@@ -196,7 +196,7 @@ def test_throughput(scripts, monkeypatch):
         seen[0] += len(y)
         return torch.nn.functional.cross_entropy(logits, y, **options)
 
-    for module in (throughput, train_module):
+    for module in (throughput, step):
         monkeypatch.setattr(module, "cross_entropy", counting)
     monkeypatch.setattr(throughput, "perf_counter", lambda: seen[0] / 1000)  # a thousand examples a second, by both
     found = throughput.measure(case, rounds=2)

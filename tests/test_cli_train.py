@@ -76,8 +76,7 @@ SHARED = {
 def test_two_processes_are_one(how, tmp_path):
     """Sees ranks that toss other coins, take other examples, or do not come to the weights of one process."""
     command = ["train", "--method", "g-rst", "--epochs", "1", "--climb-together", *SMALL, "--clip", "1"]
-    alone = sharpless(*command, "--out", tmp_path / "one")
-    assert alone.returncode == 0, alone.stderr
+    assert main([*command, "--out", str(tmp_path / "one")]) == 0
     started = []
     for begin in SHARED[how]():
         place = begin.index("sharpless") + 1  # the options of the setup stand before the command's name
@@ -100,8 +99,7 @@ def test_stopped_and_continued(devices, blow, tmp_path):
     """Sees a run that begins anew, that does not say where it stopped, or that comes to other weights."""
     # With 40 steps an epoch, two processes stop in the middle of one.
     command = ["train", "--method", "sam", "--epochs", "12", *SMALL, "--devices", str(devices), "--batch-size", "32"]
-    whole = sharpless(*command, "--out", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
     command += ["--out", str(tmp_path / "cut"), "--checkpoint-every"]
     process = subprocess.Popen(
         [*SHARPLESS, *command, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -117,8 +115,7 @@ def test_stopped_and_continued(devices, blow, tmp_path):
         assert "Traceback" not in errors
     assert not run_files(tmp_path / "cut")
     assert list(tmp_path.glob("cut/work/*/step-*"))
-    ended = sharpless(*command, "1")
-    assert ended.returncode == 0, ended.stderr
+    assert main([*command, "1"]) == 0
     name = "sam-seed0"
     assert all(map(torch.equal, weights(tmp_path / "whole", name).values(), weights(tmp_path / "cut", name).values()))
     records = [json.loads((tmp_path / folder / f"runs/{name}.json").read_text()) for folder in ("whole", "cut")]

@@ -34,7 +34,7 @@ def test_a_record(method, tmp_path):
     expected = {"sgd": 0, "sgd-long": 0, "sam": 40, "peer-sam": 40, "peer-looksam:budget=1.5": 20}.get(method)
     assert expected in {None, len(record["sharp_steps"])}
     assert json.dumps(record, allow_nan=False)
-    assert 0 < record["data_seconds"] < record["seconds"] == record["curve"]["seconds"][-1]
+    assert 0 < record["data_seconds"] < record["curve"]["seconds"][-1] <= record["seconds"]
     assert record["curve"]["passes"][-1] == record["passes"]
     assert record["curve"].keys() == {"step", "passes", "seconds", "test", "loss"}
     assert record["metric"] == {"name": "accuracy", "unit": "%", "goal": "max"}

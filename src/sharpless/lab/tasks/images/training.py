@@ -6,7 +6,7 @@ from a checkpoint is the one that was never stopped, and processes that share a 
 
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from time import perf_counter
@@ -21,6 +21,7 @@ from sharpless.lab.methods import Method
 from sharpless.lab.stopping import told_to_stop
 from sharpless.lab.tasks.images.checks import check_batches, examples
 from sharpless.lab.tasks.images.data import Data
+from sharpless.lab.tasks.images.examples import Examples
 from sharpless.lab.tasks.images.networks import build
 from sharpless.lab.tasks.images.ranks import Team, gathered
 from sharpless.lab.tasks.images.recipe import Recipe
@@ -30,7 +31,7 @@ from sharpless.lab.tasks.images.step import Stepper
 from sharpless.lab.threads import computing_with
 from sharpless.lab.trial import Trial
 
-__all__ = ["batches", "train", "work"]
+__all__ = ["batches", "run_epoch", "train", "work"]
 
 CHOSEN_ON = 0.2
 """The share of the training examples by which hyperparameters are chosen, where the recipe names none."""
@@ -82,16 +83,7 @@ def _train(trial: Trial, recipe: Recipe, setup: Setup, team: Team, data: Data | 
     with blamed(recipe.network), told_to_stop() as told, _nothing_said_of_skipped_steps():
         step = saver.resume(per_epoch)
         for epoch in range(len(trial.curve["step"]), epochs):
-            first = step - epoch * per_epoch
-            coming = batches(train_set, recipe, team, trial.seed, epoch, first)
-            for _ in range(first, per_epoch):
-                before = perf_counter()
-                parts = [next(coming) for _ in range(recipe.accumulate)]
-                trial.data_seconds += perf_counter() - before
-                _sow(_mixed(trial.seed, step, 1 + team.rank), team.device)
-                stepper.take(parts)
-                step += 1
-                saver.consider(step, told)
+            step = run_epoch(stepper, train_set, epoch, step, lambda step: saver.consider(step, told))
             _sow(_mixed(trial.seed, step, 1 + team.rank), team.device)
             loss = float(team.total(stepper.loss)) / (team.size * per_epoch)
             with trial.evaluating(stepper.module):
@@ -101,8 +93,35 @@ def _train(trial: Trial, recipe: Recipe, setup: Setup, team: Team, data: Data | 
         trial.weights = saver.weights()
 
 
+def run_epoch(stepper: Stepper, train_set: Examples, epoch: int, step: int, after: Callable[[int], None]) -> int:
+    """Train for what is missing of an epoch.
+
+    Args:
+        stepper: what takes the steps.
+        train_set: the examples.
+        epoch: which epoch.
+        step: the steps that are done.
+        after: is called after every step with the steps that are done by then.
+
+    Returns:
+        The steps that are done.
+    """
+    trial, recipe, team = stepper.trial, stepper.recipe, stepper.team
+    per_epoch = len(train_set) // recipe.batch_size
+    coming = batches(train_set, recipe, team, trial.seed, epoch, step - epoch * per_epoch)
+    while step < (epoch + 1) * per_epoch:
+        before = perf_counter()
+        parts = [next(coming) for _ in range(recipe.accumulate)]
+        trial.data_seconds += perf_counter() - before
+        _sow(_mixed(trial.seed, step, 1 + team.rank), team.device)
+        stepper.take(parts)
+        step += 1
+        after(step)
+    return step
+
+
 def batches(
-    train_set: Any, recipe: Recipe, team: Team, seed: int, epoch: int, first: int
+    train_set: Examples, recipe: Recipe, team: Team, seed: int, epoch: int, first: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Return this rank's parts of the batches of an epoch, from the step `first` on."""
     generator = torch.Generator().manual_seed(_mixed(seed, epoch))
@@ -110,8 +129,7 @@ def batches(
     size, per_epoch = recipe.batch_size, len(train_set) // recipe.batch_size
     rows = order[: per_epoch * size].view(-1, size)[first:, team.rank :: team.size]
     parts = rows.reshape(-1, rows.shape[1] // recipe.accumulate)
-    found: Iterator[tuple[Tensor, Tensor]] = train_set.batches(list(parts), seed, epoch, recipe.augmentations)
-    return found
+    return train_set.batches(list(parts), seed, epoch, recipe.augmentations)
 
 
 def _mixed(*numbers: int) -> int:
