@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from sharpless.lab import files
 from sharpless.lab.recipes import Recipe
 from sharpless.lab.train import train
+
+from sharpless.lab import files
 from sharpless.report.summary import estimate, paired, pareto_optimal
 
 MARGIN = 0.3

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, load_dataset
-from torch import Tensor
-from torch.nn.functional import avg_pool2d
-
 from sharpless.lab.data import Data
 from sharpless.lab.examples import Resident
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 EXAMPLES, TEST = 4000, 4000
 

@@ -15,10 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sharpless.cli.compare import SEEDS
-from sharpless.lab import files
 from sharpless.lab.compare import Comparison
 from sharpless.lab.recipes import METHODS, Recipe
+
+from sharpless.cli.compare import SEEDS
+from sharpless.lab import files
 from sharpless.report.runs import Run, read_runs
 from sharpless.report.statistics import estimate
 from sharpless.report.summary import summarize

@@ -20,16 +20,16 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import torch
-from torch.nn.functional import cross_entropy
-
-from sharpless.cli.compare import SEEDS
-from sharpless.lab import files
 from sharpless.lab.data import Data, load
 from sharpless.lab.examples import Resident
 from sharpless.lab.networks import build
 from sharpless.lab.recipes import Recipe
 from sharpless.lab.setup import Setup
 from sharpless.lab.train import Training
+from torch.nn.functional import cross_entropy
+
+from sharpless.cli.compare import SEEDS
+from sharpless.lab import files
 
 
 @dataclass(frozen=True)

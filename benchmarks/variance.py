@@ -14,14 +14,14 @@ import platform
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-
-from sharpless.lab import files
 from sharpless.lab.data import load
 from sharpless.lab.networks import build
 from sharpless.lab.optimizers import base_optimizer, wrap
 from sharpless.lab.recipes import Recipe
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sharpless.lab import files
 
 BATCH, SIZES, EPOCHS = 64, (64, 32, 16, 8, 4), (2, 10, 20, 28)
 RECIPES = {

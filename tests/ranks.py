@@ -2,6 +2,7 @@
 
 import copy
 import json
+import multiprocessing
 import os
 import tempfile
 import traceback
@@ -28,25 +29,31 @@ from problems import batches, distance, network, train
 from sharpless import RST, ascent, schedules
 from sharpless.coin import uniform
 
+# All ranks are forked from one process that has imported torch, which takes longer than most cases do.
+multiprocessing.set_forkserver_preload(
+    ["torch._dynamo", "torch.distributed.checkpoint", "torch.distributed.fsdp", "torch.distributed.tensor.parallel"]
+)
+
 STEPS, RHO, P, SEED = 6, 0.1, 0.6, 18
 COINS = [uniform(SEED, step) < P for step in range(STEPS)]
 assert COINS[:3] == [True, True, False]  # the first backward, and that on new buckets, are climbed along
 
 
 def run(folder, world, cases):
-    """Run cases, name → (function, options), one after the other on `world` gloo ranks of this machine.
+    """Run cases, name → (function, options), one after the other on `world` gloo ranks of this machine, in `folder`.
 
     Returns:
         name → the traceback of the first rank that failed, "" where none did.
     """
     store = Path(tempfile.mkdtemp(dir=folder))
-    torch.multiprocessing.spawn(_rank, (world, store, cases), nprocs=world)
+    torch.multiprocessing.start_processes(_rank, (world, store, cases), nprocs=world, start_method="forkserver")
     outcomes = [json.loads((store / f"{rank}.json").read_text()) for rank in range(world)]
     return {name: next((of[name] for of in outcomes if of[name]), "") for name in cases}
 
 
 def _rank(rank, world, store, cases):
     torch.set_num_threads(1)
+    os.chdir(store.parent)
     method, patience = f"file://{store / 'rendezvous'}", timedelta(minutes=10)
     dist.init_process_group("gloo", init_method=method, rank=rank, world_size=world, timeout=patience)
     outcomes = {}
@@ -448,23 +455,23 @@ def tensor_parallel(gamma, sequence=False):
 SCHEDULE = {"p": schedules.Linear(0.3, 0.9), "total_steps": STEPS, "rho": RHO, "gamma": 2.0}
 
 
-def checkpoint_first_half(folder):
+def checkpoint_first_half():
     """Train half of a run under FSDP2 and save a distributed checkpoint."""
     rank, world = dist.get_rank(), dist.get_world_size()
     model = sharded()
     opt = RST(sgd(model), **SCHEDULE, seed=SEED, model=model, ascent=ascent.Friendly())
     train(model, opt, share(batches(STEPS, size=8)[: STEPS // 2], rank, world))
     weights, state = get_state_dict(model, opt)
-    save({"model": weights, "optimizer": state}, checkpoint_id=folder)
+    save({"model": weights, "optimizer": state}, checkpoint_id="checkpoint")
 
 
-def checkpoint_second_half(folder):
+def checkpoint_second_half():
     """Load it on another number of ranks and go on: the run in one process that never stopped."""
     rank, world = dist.get_rank(), dist.get_world_size()
     model = sharded()
     opt = RST(sgd(model), **SCHEDULE, seed=99, model=model, ascent=ascent.Friendly())
     weights, state = get_state_dict(model, opt)
-    load({"model": weights, "optimizer": state}, checkpoint_id=folder)
+    load({"model": weights, "optimizer": state}, checkpoint_id="checkpoint")
     set_state_dict(model, opt, model_state_dict=weights, optim_state_dict=state)
     assert opt.cost.steps == STEPS // 2
     train(model, opt, share(batches(STEPS, size=8)[STEPS // 2 :], rank, world))

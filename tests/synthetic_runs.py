@@ -130,7 +130,7 @@ def write_records(folder: Path, records: list[dict[str, Any]]) -> Path:
     return folder
 
 
-def make_folder(folder: Path, methods: tuple[str, ...] = tuple(METHODS), seeds: int = 5, /, **changes: Any) -> Path:
+def make_folder(folder: Path, methods: tuple[str, ...] = tuple(METHODS), seeds: int = 5, **changes: Any) -> Path:
     """Write a whole comparison into `folder` and return it."""
     records = [make_record(method, seed, **changes) for method in methods for seed in range(seeds)]
     return write_records(folder, records)

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sharpless.lab.data import load
-from sharpless.lab.examples import Resident, Streamed
-from sharpless.lab.recipes import AUGMENTATIONS, check_augmentations
+from sharpless.lab.tasks.images.data import load
+from sharpless.lab.tasks.images.examples import Resident, Streamed
+from sharpless.lab.tasks.images.recipe import AUGMENTATIONS, check_augmentations
 
 MEAN, STD = torch.tensor([100.0, 120.0, 140.0])[:, None, None], torch.tensor([50.0, 60.0, 70.0])[:, None, None]
 EVERYTHING = AUGMENTATIONS
@@ -229,7 +229,7 @@ def test_names():
         ):
             names = ["flip", "mixup"]
             check_augmentations(names) if examples is None else augmented(examples, names)
-    code = "import sys; sys.modules['torchvision'] = None; from sharpless.lab.augment import policy\n"
+    code = "import sys; sys.modules['torchvision'] = None; from sharpless.lab.tasks.images.augment import policy\n"
     code += "try:\n    policy()\nexcept ModuleNotFoundError as error:\n    print(error)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed == "autoaugment needs torchvision: pip install 'sharpless[data]'\n"

@@ -12,6 +12,8 @@ from torch import optim
 from problems import batches, distance, identical, network, snapshot, train, train_plainly
 from sharpless import RST, SAM, schedules
 
+pytestmark = pytest.mark.quick
+
 BASES = {
     "SGD": (optim.SGD, {"lr": 0.05}),
     "SGD momentum": (optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}),

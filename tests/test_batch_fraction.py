@@ -14,7 +14,9 @@ from problems import batches, distance, identical, network, noisy_network, snaps
 from sharpless import GRST, RST, SAM
 from sharpless.coin import uniform
 
-STEPS, RHO, SEED = 20, 0.1, 3
+pytestmark = pytest.mark.quick
+
+STEPS, RHO, SEED = 10, 0.1, 3
 COINS = [uniform(SEED, step) < 0.6 for step in range(STEPS)]
 BASES = {
     "momentum": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.01),
@@ -161,7 +163,7 @@ def test_the_ledger_of_a_run():
     """Sees plain steps that pay for a part, or a ledger off the mark by what the coins decide."""
     model = network()
     opt = RST(sgd(model), p=0.6, rho=RHO, seed=SEED, batch_fraction=0.25)
-    sizes = [8, 8, 8, 4, 1] * 4
+    sizes = [8, 8, 4, 8, 1] * 2
     train(model, opt, [[(x[:n], y[:n])] for ((x, y),), n in zip(batches(STEPS), sizes, strict=True)])
     shares = [{8: 0.25, 4: 0.25, 1: 1.0}[n] for n, sharp in zip(sizes, COINS, strict=True) if sharp]
     assert (opt.cost.steps, opt.cost.sharp_steps, opt.cost.plain_passes) == (STEPS, sum(COINS), STEPS)

@@ -12,6 +12,8 @@ from problems import batches, distance, identical, network, noisy_network, scale
 from sharpless import RST, SAM
 from sharpless.coin import uniform
 
+pytestmark = pytest.mark.quick
+
 ((X, Y),) = batches(1, dtype=torch.float32)[0]
 RHO = 0.1
 

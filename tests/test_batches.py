@@ -8,6 +8,8 @@ import torch
 
 from sharpless.batches import length, part
 
+pytestmark = pytest.mark.quick
+
 X, Y = torch.arange(12.0).reshape(6, 2), torch.arange(6)
 NAMES = list("abcdef")
 Pair = namedtuple("Pair", ["x", "y"])

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sharpless.lab import train as train_module
-from sharpless.lab.data import load
-from sharpless.lab.recipes import METHODS, Recipe
+from sharpless.lab.tasks.images.data import load
+from sharpless.lab.tasks.images.recipe import METHODS, Recipe
 from sharpless.report.runs import read_runs
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -151,12 +151,15 @@ def test_lite0(scripts):
     assert quick.classifier.out_features == 10
 
 
-def test_repetitions(scripts, tmp_path):
+def test_repetitions(scripts, tmp_path, monkeypatch):
     """Sees a repetition with the seeds of another one, a verdict that is not the report's, or runs repeated."""
     import repetitions
 
     arguments = ["--repetitions", "2", "--seeds", "2", "--epochs", "1", "--jobs", "1", "--runs", tmp_path / "runs"]
-    found = results_of("repetitions.py", tmp_path / "one", *arguments)
+    monkeypatch.setattr(repetitions, "DRAWS", 2)
+    monkeypatch.setattr(sys, "argv", ["repetitions.py", *map(str, arguments), "--out", str(tmp_path / "out")])
+    repetitions.main()
+    found = json.loads((tmp_path / "out/repetitions.json").read_text(encoding="utf-8"))
     assert found["runs"] == 24
     assert found["command"].endswith("repetitions.py --repetitions 2 --seeds 2 --epochs 1")
     assert [row["first seed"] for row in found["repetitions"]] == [0, 2]
@@ -179,7 +182,7 @@ def test_repetitions(scripts, tmp_path):
     assert study["repetitions"][1]["verdicts"]["thrifty"] == "not shown"
     assert study["share"] == 0.5
     assert study["minus SAM, all seeds"]["g-rst"]["mean"] == pytest.approx(0.2)
-    results_of("repetitions.py", tmp_path / "two", *arguments)
+    repetitions.main()
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

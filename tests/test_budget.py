@@ -12,6 +12,8 @@ from sharpless import GRST, SAM
 from sharpless.coin import uniform
 from sharpless.cost import SMALLEST_PART, plan
 
+pytestmark = pytest.mark.quick
+
 
 @given(st.floats(1.0, 2.0, exclude_min=True), st.integers(1, 5000), st.floats(0.0, 3.0))
 def test_a_plan_spends_its_budget(budget, batch_size, degree):

@@ -12,24 +12,12 @@ import pytest
 import torch
 
 from sharpless.cli import main
-from sharpless.cli.recipe import add, recipe, setup
-from sharpless.lab.compare import Comparison
-from sharpless.lab.networks import build
-from sharpless.lab.papers import PAPERS
-from sharpless.lab.recipes import Recipe
-from sharpless.lab.setup import Setup
+from sharpless.lab.tasks.images.data import load
+from sharpless.lab.tasks.images.networks import build
+from sharpless.lab.tasks.images.setup import Setup
 from test_cli import PATIENCE, SHARPLESS, run_files, sharpless
 
 SMALL = ["--width", "4", "--network", "convnet-groupnorm", "--lr", "0.1"]
-
-
-def parsed(*arguments):
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    add(parser)
-    options = parser.parse_args(arguments)
-    return recipe(options), setup(options)
 
 
 def weights(folder, name):
@@ -48,12 +36,6 @@ def blind(_):
     return wide(3)
 
 
-def test_a_folder_of_a_run_that_failed(tmp_path):
-    """Sees a folder that is taken although no run has left anything in it."""
-    (tmp_path / "experiment.json").write_text("{}")
-    assert Comparison(Recipe(), ["sgd"], [0], tmp_path).finished == []
-
-
 def test_train(tmp_path):
     """Sees weights that a plain load_state_dict does not take, or others than those that were tested."""
     command = ["train", "--method", "g-rst", "--seed", "3", "--epochs", "2", *SMALL, "--out", tmp_path]
@@ -63,12 +45,10 @@ def test_train(tmp_path):
     model = build("convnet-groupnorm", classes=10, channels=1, width=4)
     model.load_state_dict(weights(tmp_path, "g-rst-seed3"))
     record = json.loads((tmp_path / "runs/g-rst-seed3.json").read_text())
-    from sharpless.lab.data import load
-
     x, y = next(load("digits").test.batches([torch.arange(500)]))
-    assert record["test_accuracy"][-1] == pytest.approx(100 * float((model(x).argmax(1) == y).float().mean()))
-    assert f"accuracy {record['test_accuracy'][-1]:.2f} %" in ended.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "experiment.json", "runs", "weights"]
+    assert record["curve"]["test"][-1] == pytest.approx(100 * float((model(x).argmax(1) == y).float().mean()))
+    assert f"accuracy {record['curve']['test'][-1]:.2f} %" in ended.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "runs", "study.json", "weights", "work"]
     again = sharpless(*command)
     assert again.returncode == 0
     assert "nothing is left to train" in again.stdout
@@ -109,8 +89,8 @@ def test_two_processes_are_one(how, tmp_path):
     one, two = (json.loads((tmp_path / name / "runs/g-rst-seed0.json").read_text()) for name in ("one", "two"))
     assert one["sharp_steps"] == two["sharp_steps"]
     assert (one["setup"]["processes"], two["setup"]["processes"]) == (1, 2)
-    assert one["threads"] == two["threads"]
-    assert two["train_loss"] == pytest.approx(one["train_loss"], abs=1e-4)
+    assert one["setup"]["threads"] == two["setup"]["threads"]
+    assert two["curve"]["loss"] == pytest.approx(one["curve"]["loss"], abs=1e-4)
     one, two = (weights(tmp_path / name, "g-rst-seed0") for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
 
@@ -127,7 +107,7 @@ def test_stopped_and_continued(devices, blow, tmp_path):
         [*SHARPLESS, *command, "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     patience = time.monotonic() + PATIENCE
-    while not list(tmp_path.glob("cut/checkpoints/*/step-*")) and time.monotonic() < patience:
+    while not list(tmp_path.glob("cut/work/*/step-*")) and time.monotonic() < patience:
         time.sleep(0.01)
     os.killpg(process.pid, blow)
     _, errors = process.communicate(timeout=PATIENCE)
@@ -136,15 +116,16 @@ def test_stopped_and_continued(devices, blow, tmp_path):
         assert errors.count("told to stop, after step ") == 1
         assert "Traceback" not in errors
     assert not run_files(tmp_path / "cut")
-    assert list(tmp_path.glob("cut/checkpoints/*/step-*"))
+    assert list(tmp_path.glob("cut/work/*/step-*"))
     ended = sharpless(*command, "1")
     assert ended.returncode == 0, ended.stderr
     name = "sam-seed0"
     assert all(map(torch.equal, weights(tmp_path / "whole", name).values(), weights(tmp_path / "cut", name).values()))
     records = [json.loads((tmp_path / folder / f"runs/{name}.json").read_text()) for folder in ("whole", "cut")]
-    for key in ("train_loss", "test_accuracy", "sharp_steps", "epoch_passes"):
-        assert records[0][key] == records[1][key]
-    assert not (tmp_path / "cut/checkpoints" / name).exists()
+    assert records[0]["sharp_steps"] == records[1]["sharp_steps"]
+    for key in ("loss", "test", "step", "passes"):
+        assert records[0]["curve"][key] == records[1]["curve"][key]
+    assert not (tmp_path / "cut/work" / name).exists()
 
 
 def test_two_in_a_folder(tmp_path, capsys):
@@ -152,42 +133,30 @@ def test_two_in_a_folder(tmp_path, capsys):
     command = ["train", "--epochs", "300", *SMALL, "--out", str(tmp_path), "--checkpoint-every", "0.1"]
     process = subprocess.Popen([*SHARPLESS, *command], stdout=subprocess.DEVNULL)
     patience = time.monotonic() + PATIENCE
-    while not list(tmp_path.glob("checkpoints/*/step-*")) and time.monotonic() < patience:
+    while not list(tmp_path.glob("work/*/step-*")) and time.monotonic() < patience:
         time.sleep(0.01)
     assert main(command) == 2
     assert f"another process is at work in {tmp_path}" in capsys.readouterr().err
     process.kill()
     process.wait()
     assert main([*command[:2], "299", *command[3:]]) == 2
-    assert "holds another experiment (--epochs is 300 there and 299 here)" in capsys.readouterr().err
+    assert "holds another study (--epochs is 300 there and 299 here)" in capsys.readouterr().err
 
 
 def test_on_ray(tmp_path):
     """Sees runs that differ by where they are executed, or by how many at a time, or files that are missing."""
-    command = ["compare", "--epochs", "2", "--seeds", "2", "--methods", "sgd,sam", *SMALL]
+    command = ["compare", "images", "--epochs", "1", "--seeds", "2", "--methods", "sgd", "sam", *SMALL]
     found = []
-    for way in (["--jobs", "1"], ["--jobs", "2"], ["--on", "ray"]):
+    for way in (["--jobs", "2"], ["--on", "ray"]):
         ended = sharpless(*command, *way, "--out", tmp_path / way[-1])
         assert ended.returncode == 0, ended.stderr
         found.append({name: json.loads(text) for name, text in run_files(tmp_path / way[-1]).items()})
-    one, two, on_ray = found
-    assert len(one) == 4
-    assert one.keys() == two.keys() == on_ray.keys()
-    for name in one:
-        for key in ("test_accuracy", "train_loss", "epoch_passes", "sharp_steps", "threads"):
-            assert one[name][key] == two[name][key] == on_ray[name][key], (name, key)
-
-
-def test_report(tmp_path):
-    """Sees a report that needs more than run files, or is not that of the comparison."""
-    options = ["compare", "--epochs", "1", "--methods", "sgd,sam", *SMALL]
-    assert sharpless(*options, "--seeds", "2", "--out", tmp_path / "a").returncode == 0
-    moved = [path.rename(tmp_path / path.name) for path in (tmp_path / "a/runs").glob("*.json")]
-    ended = sharpless("report", *moved, "--out", tmp_path / "new")
-    assert ended.returncode == 0, ended.stderr
-    again = json.loads((tmp_path / "new/summary.json").read_text())
-    assert again == json.loads((tmp_path / "a/summary.json").read_text())
-    assert (tmp_path / "new/report.html").read_text() == (tmp_path / "a/report.html").read_text()
+    here, on_ray = found
+    assert len(here) == 4
+    assert here.keys() == on_ray.keys()
+    for name, one in here.items():
+        for key in ("loss", "test", "passes"):
+            assert one["curve"][key] == on_ray[name]["curve"][key], (name, key)
 
 
 def test_logs(tmp_path):
@@ -200,33 +169,11 @@ def test_logs(tmp_path):
 
     board = EventAccumulator(str(tmp_path / "logs/thrifty-seed0")).Reload()
     points = [(point.step, point.value) for point in board.Scalars("test_accuracy")]
-    assert points == [(20 * (i + 1), pytest.approx(value)) for i, value in enumerate(record["test_accuracy"])]
+    assert points == [(20 * (i + 1), pytest.approx(value)) for i, value in enumerate(record["curve"]["test"])]
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
 # Options
-
-
-def test_a_recipe_of_a_paper_and_its_fields():
-    """Sees a named recipe that an option's default overrides, or an option that it overrides."""
-    found, machine = parsed("--recipe", "vit-s", "--epochs", "7", "--no-systematic", "--devices", "1")
-    assert (found.network, found.optimizer, found.epochs) == (PAPERS["vit-s"]().network, "adamw", 7)
-    assert (found.weight_decay, found.rho, found.lr) == (0.3, 0.1, 1e-3)
-    assert machine == Setup()
-    found, _ = parsed("--data", "folder:flowers", "--epochs", "3")
-    assert (found.network, found.noise, found.epochs, found.data) == ("resnet18", 0.0, 3, "folder:flowers")
-    assert parsed()[0] == Recipe()
-    found, _ = parsed("--recipe", "wrn-28-10", "--no-nesterov", "--schedule", "linear:0,1", "--degree", "0.5")
-    assert (found.nesterov, found.p, found.degree) == (False, "linear:0,1", 0.5)
-
-
-@pytest.mark.parametrize("name", PAPERS)
-def test_recipes_of_papers_can_be_built(name):
-    """Sees a recipe that names a network, an augmentation or a schedule that is not there."""
-    from sharpless.lab import networks
-
-    networks.check(PAPERS[name]().network)
-    assert PAPERS[name]().describe("g-rst").startswith("G-RST")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +184,8 @@ def test_recipes_of_papers_can_be_built(name):
         (["--network", "resnet19"], "resnet19"),
         (["--network", "test_cli_train:narrow"], "does not take images of 1 channels and 8 × 8 pixels ("),
         (["--network", "test_cli_train:blind"], "gives (1, 3) for one image: give one number a class"),
-        (["--ascent", "norms", "--network", "test_cli_train:wide"], "no normalization layer"),
+        (["--accelerator", "tpu"], "--accelerator = tpu is unknown"),
+        (["--recipe", "wrn"], "--recipe = wrn is unknown: give digits"),
         (["--batch-size", "2000"], "--batch-size = 2000 is out of range: give 2 to 1297"),
         (["--devices", "3"], "--batch-size = 64 cannot be shared out evenly: give a multiple of 3"),
         (["--examples", "5000"], "examples = 5000 is out of range"),
@@ -246,7 +194,8 @@ def test_recipes_of_papers_can_be_built(name):
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_bad_input(command, arguments, message, tmp_path, capsys):
     """Sees bad input found late, explained in more than a sentence, or after files were written."""
-    assert main([command, *arguments, "--out", str(tmp_path / "new")]) == 2
+    task = ["images"] * (command == "compare")
+    assert main([command, *task, *arguments, "--out", str(tmp_path / "new")]) == 2
     printed = capsys.readouterr()
     assert message in printed.err
     assert printed.err.count("\n") == 1
@@ -256,4 +205,6 @@ def test_bad_input(command, arguments, message, tmp_path, capsys):
 def test_help_names_every_field():
     """Sees a field that the command line does not offer."""
     text = sharpless("train", "--help").stdout
-    assert all(f"--{name.replace('_', '-')}" in text for name in (*Setup.__dataclass_fields__, "rho", "data", "l2"))
+    assert all(
+        f"--{name.replace('_', '-')}" in text for name in (*Setup.__dataclass_fields__, "rho", "data", "l2", "recipe")
+    )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ from scipy import stats
 from problems import batches, noisy_network, train
 from sharpless import RST
 from sharpless.coin import uniform
+
+pytestmark = pytest.mark.quick
 
 
 def test_uniform():

@@ -19,6 +19,8 @@ from problems import batches, distance, identical, network, snapshot, train
 from sharpless import GRST, RST, SAM, ascent
 from sharpless.coin import uniform
 
+pytestmark = pytest.mark.quick
+
 RHO = 0.1
 
 
@@ -32,7 +34,7 @@ MAXIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("climb", [ascent.sam, ascent.asam, "friendly"], ids=str)
+@pytest.mark.parametrize("climb", [ascent.sam, ascent.asam, "friendly"], ids=["sam", "asam", "friendly"])
 @pytest.mark.parametrize("fraction", [1.0, 0.25])
 @pytest.mark.parametrize("base", MAXIMIZERS)
 def test_maximizing_is_minimizing_the_negative(base, fraction, climb):

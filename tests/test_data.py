@@ -16,9 +16,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from sharpless.lab.data import load
-from sharpless.lab.examples import Resident, Streamed
-from sharpless.lab.sources import read
+from sharpless.lab.tasks.images.data import load
+from sharpless.lab.tasks.images.examples import Resident, Streamed
+from sharpless.lab.tasks.images.sources import read
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_the_digits_need_no_datasets():
     """Sees the digits ask for the packages of other sources, or another source fail with a traceback."""
     code = (
         "import sys; sys.modules['datasets'] = sys.modules['torchvision'] = None\n"
-        "from sharpless.lab.data import load\n"
+        "from sharpless.lab.tasks.images.data import load\n"
         "print(len(load('digits').train))\n"
         "try:\n    load('cifar10')\nexcept ModuleNotFoundError as error:\n    print(error)"
     )

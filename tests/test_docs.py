@@ -18,6 +18,16 @@ def test_rows_of_results():
     assert all(row in RESULTS for row in rows), [row for row in rows if row not in RESULTS]
 
 
+def test_the_task_of_the_documentation(tmp_path, monkeypatch):
+    """Sees a task in the documentation that cannot be compared, or a summary without what it prints."""
+    monkeypatch.chdir(tmp_path)
+    train, compare = re.findall(r"^```python\n(.*?)```", (ROOT / "docs/tasks.md").read_text("utf-8"), re.DOTALL | re.M)
+    names = {"__name__": "__main__"}
+    exec(compile(train + compare.replace("seeds=4", "seeds=2, choice_seeds=1"), "tasks.md", "exec"), names)
+    assert [row["label"].split(",")[0] for row in names["summary"]["methods"]] == ["AdamW", "SAM", "thrifty"]
+    assert names["summary"]["metric"]["goal"] == "min"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links(page):
     """Sees a link to a file that is not there."""

@@ -6,6 +6,8 @@ import torch
 from problems import batches, identical, noisy_network, snapshot, train, train_plainly
 from sharpless import GRST, RST, SAM, schedules
 
+pytestmark = pytest.mark.quick
+
 STEPS = batches(12, micro=2, dtype=torch.float32)
 
 

@@ -11,6 +11,8 @@ from problems import batches, distance, identical, network, snapshot, train
 from sharpless import GRST, RST, SAM, schedules
 from sharpless.coin import uniform
 
+pytestmark = pytest.mark.quick
+
 
 def sgd(model, **options):
     return torch.optim.SGD(model.parameters(), lr=0.05, **options)

@@ -2,17 +2,16 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
-import timm
 import torch
-import torchvision
 from torch import nn
 from torch.nn.functional import avg_pool2d, batch_norm, conv2d, cross_entropy, relu
 
 from sharpless import SAM
-from sharpless.lab.networks import build, check
-from sharpless.lab.networks.pyramidnet import ShakeDrop
+from sharpless.lab.tasks.images.networks import build, check
+from sharpless.lab.tasks.images.networks.pyramidnet import ShakeDrop
 
 SMALL = ["convnet", "convnet-groupnorm", "convnet-strided", "vit"]
 # One of each kind of block, narrow or shallow enough for a forward and a backward pass here.
@@ -212,6 +211,8 @@ def disturb(model):
 @pytest.mark.parametrize("spec", ["resnet18", "resnet50", "vgg16-bn"])
 def test_torchvision_computes_the_same(spec):
     """Sees an order of layers, a stride or a shortcut that differs from torchvision's, with the stem of CIFAR."""
+    import torchvision
+
     torch.manual_seed(0)
     ours = disturb(network(spec))
     if spec == "vgg16-bn":
@@ -416,6 +417,8 @@ def test_shakedrop_is_the_same_in_both_passes_of_sam():
 
 def test_timm():
     """Sees arguments lost or read as texts, and classes or channels that timm does not learn of."""
+    import timm
+
     small = "img_size=32,patch_size=4,embed_dim=48,num_heads=3,depth=2"
     model = network(f"timm:vit_small_patch16_224,{small}", classes=7, channels=1)
     assert model(torch.randn(2, 1, 32, 32)).shape == (2, 7)
@@ -478,7 +481,7 @@ def test_a_console_script_finds_the_module(here):
     """Sees the current folder missing where Python is started with that of the script in its place."""
     script = here / "bin" / "script.py"
     script.parent.mkdir()
-    script.write_text("from sharpless.lab.networks import check\ncheck('my_factories:linear')\n")
+    script.write_text("from sharpless.lab.tasks.images.networks import check\ncheck('my_factories:linear')\n")
     subprocess.run([sys.executable, script], check=True, cwd=here)
 
 
@@ -515,7 +518,7 @@ ERRORS = {
     "pyramidnet-110,alpha=": "network = pyramidnet-110,alpha= cannot be read at 'alpha=': write",
     "pyramidnet-110,alpha=1,alpha=2": "network = pyramidnet-110,alpha=1,alpha=2 cannot be read at 'alpha=2': write",
     "pyramidnet-110,a-b=1": "network = pyramidnet-110,a-b=1 cannot be read at 'a-b=1': write",
-    "timm:no_such_net": f"network = timm:no_such_net is unknown to timm {timm.__version__}: see timm.list_models()",
+    "timm:no_such_net": f"network = timm:no_such_net is unknown to timm {version('timm')}: see timm.list_models()",
     "timm:resnet18,num_classes=3": "network = timm:resnet18,num_classes=3 gives num_classes, which the data decide: "
     "leave it out",
     "timm:resnet18,in_chans=3": "network = timm:resnet18,in_chans=3 gives in_chans, which the data decide: leave it",
@@ -565,5 +568,6 @@ def test_check_builds_nothing(here, monkeypatch):
 
 def test_timm_is_imported_when_it_is_needed():
     """Sees seconds of importing timm before any network is asked for."""
-    code = "import sys; from sharpless.lab.networks import check; check('wrn-28-10'); assert 'timm' not in sys.modules"
+    code = "from sharpless.lab.tasks.images.networks import check; check('wrn-28-10'); import sys; "
+    code += "assert 'timm' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

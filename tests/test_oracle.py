@@ -10,6 +10,8 @@ from problems import batches, distance, network, train
 from sharpless import GRST, RST, SAM
 from sharpless.coin import uniform
 
+pytestmark = pytest.mark.quick
+
 STEPS = 20
 BASES = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05),

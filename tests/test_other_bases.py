@@ -2,7 +2,6 @@
 
 import copy
 
-import bitsandbytes
 import pytest
 import schedulefree
 import torch
@@ -45,6 +44,8 @@ def test_eight_bits():
     """Sees a base with quantized state, and a state dict of its own making, fail to train or to resume."""
 
     def make(model):
+        import bitsandbytes
+
         return bitsandbytes.optim.AdamW8bit(model.parameters(), lr=0.01, min_8bit_size=1)
 
     ours, theirs = network(dtype=torch.float32), network(dtype=torch.float32)

@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sharpless import RST
 
+pytestmark = pytest.mark.quick
+
 
 class Operations(TorchDispatchMode):
     """Counts what reaches the dispatcher."""

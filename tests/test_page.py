@@ -14,7 +14,7 @@ import pytest
 from sharpless.report.html import render
 from sharpless.report.runs import read_runs
 from sharpless.report.summary import summarize
-from synthetic_runs import METHODS, make_record, write_records
+from synthetic_runs import METHODS, MSE, make_record, write_records
 
 pytestmark = pytest.mark.page
 
@@ -33,8 +33,18 @@ addEventListener("load", () => {
       size: parseFloat(getComputedStyle(text).fontSize) * svg.getScreenCTM().a,
     })),
   }));
+  const sticky = [...document.querySelectorAll("section > .scroll")].map((region) => {
+    region.scrollLeft = 200;
+    const name = region.querySelector("tbody th").getBoundingClientRect().x - region.getBoundingClientRect().x;
+    region.scrollLeft = 0;
+    return name;
+  });
+  const colors = [...document.querySelectorAll("p, li, h1, h2, td, th, figcaption, summary, footer, svg text")]
+    .map((element) => element instanceof SVGElement ? getComputedStyle(element).fill : getComputedStyle(element).color);
+  const contrast = { paper: getComputedStyle(document.body).backgroundColor, inks: [...new Set(colors)] };
   const scrolling = [...document.querySelectorAll(".scroll")].filter((it) => it.scrollWidth > it.clientWidth).length;
-  const layout = { scrolling, width: document.documentElement.scrollWidth, view: innerWidth, figures };
+  const width = document.documentElement.scrollWidth;
+  const layout = { sticky, contrast, scrolling, width, view: innerWidth, figures };
   parent.postMessage(JSON.stringify(layout), "*");
 });
 </script>
@@ -65,6 +75,7 @@ SIX = ("sgd", "sgd-long", "sam", "rst", "g-rst", "thrifty")
 STUDIES: dict[str, tuple[tuple[str, ...], int, dict[str, Any]]] = {
     "six methods": (SIX, 5, {}),
     "one seed": (SIX, 1, {}),
+    "an error, ρ chosen": (tuple(METHODS), 5, {"metric": MSE, "chosen": True, "task": "my_task.py:train"}),
     "validation": (tuple(METHODS), 3, {"split": "validation", "data": {"fingerprint": "0123456789abcdef" * 4}}),
 }
 
@@ -83,11 +94,11 @@ def folder(request, tmp_path_factory):
     return folder
 
 
-def measure(folder: Path, page: str, width: int) -> dict[str, Any]:
+def measure(folder: Path, page: str, width: int, *switches: str) -> dict[str, Any]:
     """Return what the browser makes of a page in a view of this width."""
     frame = folder / f"frame-{width}.html"
     frame.write_text(FRAME.format(page=page, width=width), encoding="utf-8")
-    answer = chromium("--dump-dom", "--window-size=1300,6000", frame.as_uri(), profile=folder / "profile")
+    answer = chromium("--dump-dom", "--window-size=1300,6000", *switches, frame.as_uri(), profile=folder / "profile")
     measured: dict[str, Any] = json.loads(unescape(re.search(r"<pre[^>]*>(.*?)</pre>", answer.stdout)[1]))
     assert measured["view"] == width
     return measured
@@ -114,9 +125,32 @@ def test_tables_are_whole_on_a_desk(layout):
     assert (layout["scrolling"] == 0) == (layout["view"] == 1200)
 
 
+def test_names_stay_in_sight(layout):
+    """Sees: the names of the methods scrolled away where the table is wider than the screen."""
+    assert all(abs(name) <= 1 for name in layout["sticky"])
+
+
+def test_letters_stand_out(folder):
+    """Sees: text too faint to read on its paper, in light or in dark, in figures as well."""
+    for switches in ((), ("--blink-settings=preferredColorScheme=0",)):
+        contrast = measure(folder, "measured.html", 1200, *switches)["contrast"]
+        paper = luminance(contrast["paper"])
+        assert (paper < 0.5) == bool(switches)
+        for ink in contrast["inks"]:
+            low, high = sorted((luminance(ink), paper))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, ink
+
+
+def luminance(color: str) -> float:
+    """Return the relative luminance of a color as the browser names it, by WCAG 2."""
+    channels = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
 def test_figures_are_laid_out(layout):
     """Sees: a figure of no height, one that is cut at the edge, and letters too small to read on a phone."""
-    assert len(layout["figures"]) == 5
+    assert len(layout["figures"]) == 6 + any(figure["name"].startswith("Validation") for figure in layout["figures"])
     for figure in layout["figures"]:
         assert figure["width"] >= 300
         assert figure["height"] >= 100

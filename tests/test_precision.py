@@ -13,6 +13,8 @@ from problems import batches, distance, identical, network, noisy_network, scale
 from sharpless import RST, SAM
 from sharpless.coin import uniform
 
+pytestmark = pytest.mark.quick
+
 
 def sgd(model, **options):
     return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, **options)

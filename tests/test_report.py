@@ -11,28 +11,66 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from sharpless.report import figures
+from sharpless.cli import main
+from sharpless.report import curves, figures
+from sharpless.report.drawing import looks
 from sharpless.report.html import render
 from sharpless.report.labels import place_labels, place_name
+from sharpless.report.numbers import Digits
 from sharpless.report.runs import read_runs
 from sharpless.report.summary import summarize
-from sharpless.report.table import HEADINGS, legend, rows
-from synthetic_runs import METHODS, RECIPE, entry, make_folder, make_record, runs_with, write_records
+from sharpless.report.table import headings, legend, rows
+from synthetic_runs import (
+    METHODS,
+    MSE,
+    OPTIONS,
+    entry,
+    make_choice,
+    make_folder,
+    make_record,
+    runs_with,
+    write_records,
+)
 
 # Files
 
 
 def test_what_is_read(tmp_path):
     """Sees: seeds or numbers lost on the way from the file, and temporary files taken for runs."""
-    folder = make_folder(tmp_path, ("sam", "rst"), seeds=2)
+    folder = make_folder(tmp_path, ("sam", "rst"), seeds=2, chosen=True)
     for name in (".sam-seed7.json", "sam-seed7.json.tmp", "sam-seed7.json~"):
         (folder / "runs" / name).write_text('{"method": "s')
     (folder / "summary.json").write_text("{}")
     runs = read_runs(folder)
     assert [(run.method, run.seed) for run in runs] == [("sam", 0), ("sam", 1), ("rst", 0), ("rst", 1)]
-    record = make_record("rst", 1)
-    assert {name: getattr(runs[3], name) for name in record if hasattr(runs[3], name)}.items() <= record.items()
-    assert runs[3].accuracy == record["test_accuracy"][-1]
+    record = make_record("rst", 1, chosen=True)
+    assert runs[3].model_dump(exclude_none=True) == record
+    assert (runs[3].split, runs[3].value) == ("test", record["curve"]["test"][-1])
+
+
+def test_the_result_is_the_test_set_or_else_validation(tmp_path):
+    """Sees: validation told as a result beside a test set, or nothing read where there is no test set."""
+    both = make_record("sam", 0, values=[1.0, 2.0], validation=[3.0, 4.0])
+    only = make_record("sam", 0, values=[1.0, 2.0], split="validation")
+    runs = [read_runs(write_records(tmp_path / str(i), [record]))[0] for i, record in enumerate((both, only))]
+    assert [(run.split, run.value) for run in runs] == [("test", 2.0), ("validation", 2.0)]
+
+
+def changed(*path: str, to: Any) -> str:
+    """Return a record with one value replaced, as JSON."""
+    record = json.loads(json.dumps(make_record("rst", 5, values=[50.0, 60.0], chosen=True)))
+    inner = record
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = to
+    return json.dumps(record)
+
+
+def without(name: str) -> str:
+    return json.dumps({key: value for key, value in make_record("rst", 5).items() if key != name})
+
+
+LOOK = METHODS["rst"]["look"]
 
 
 @pytest.mark.parametrize(
@@ -41,21 +79,54 @@ def test_what_is_read(tmp_path):
         (json.dumps(make_record("rst", 5))[:-40], "is not complete JSON .* train this run again"),
         ("", "is not complete JSON"),
         (b"\xff\xfe\x00", "is not complete JSON"),
-        ("[1, 2]", "is not the record of a run"),
-        ('{"task": "digits", "methods": []}', r"is not the record of a run \(method, seed, .* move the file"),
-        (json.dumps(make_record("rst", 5, seed="5")), r"\(seed missing or of the wrong type\)"),
-        (json.dumps(make_record("rst", 5, passes=True)), r"\(passes missing or of the wrong type\)"),
-        (json.dumps(make_record("rst", 5, data_seconds="2")), r"\(data_seconds missing or of the wrong type\)"),
-        (json.dumps(make_record("rst", 5, epoch_passes=[1.0, "2"])), r"\(epoch_passes missing or of the wrong type\)"),
-        (json.dumps(make_record("rst", 5, epoch_passes=[1.0, 2.0])), "is not a finished run .*of unequal length"),
+        ("[" * 100_000, "is not complete JSON"),
+        ("[1, 2]", r"is not the record of a finished run \(input should be"),
+        ('{"task": "digits", "methods": []}', r"is not the record of a finished run \(.*; \d+ more\): move the file"),
+        (changed("seed", to="5"), r"\(seed: input should be a valid integer\)"),
+        (changed("passes", to=True), r"\(passes: input should be a valid number\)"),
+        (changed("data_seconds", to="2"), r"\(data_seconds: "),
+        (changed("curve", "passes", to=[1.0, "2"]), r"\(curve\.passes\.1: "),
+        (changed("curve", "passes", to=[1.0, 2.0, 3.0]), r"\(curve: lists of unequal length\)"),
+        (changed("curve", "step", to=[9, 8]), r"\(curve: steps, passes or seconds that decrease\)"),
+        (changed("curve", "test", to=[]), r"\(curve: lists of unequal length\)"),
+        (changed("curve", "test", to=None), r"\(curve: neither validation nor test\)"),
+        (changed("curve", "test", to=[50.0, 100.5]), r"\(an accuracy that is not from 0 to 100 %\)"),
+        (changed("curve", "validation", to=[-1.0, 2.0]), r"\(an accuracy that is not from 0 to 100 %\)"),
+        (changed("curve", "test", to=[50.0, 1e300]), r"\(curve\.test\.1: "),
+        (changed("curve", "loss", to=[1.0, 1e300]), r"\(curve\.loss\.1: "),
+        (changed("curve", to={}), r"\(curve\.step: field required; \d more\)"),
+        (changed("curve", "seconds", to=[1.0, math.inf]), r"\(curve\.seconds\.1: "),
+        (changed("curve", "seconds", to=[-1.0, 1.0]), r"\(curve\.seconds\.0: "),
+        (changed("plain_passes", to=0), r"\(plain_passes: "),
+        (changed("passes", to=1e200), r"\(passes: "),
+        (changed("passes", to=10**400), r"\(passes: "),
+        (changed("seed", to=10**30), r"\(seed: "),
+        (changed("steps", to=10**12), r"\(steps: "),
+        (changed("batch_fraction", to="all"), r"\(batch_fraction: "),
+        (changed("batch_fraction", to=0), r"\(batch_fraction: "),
+        (changed("sharp_steps", to=[3, 3]), r"\(sharp_steps that are none of the steps\)"),
+        (changed("sharp_steps", to=[600]), r"\(sharp_steps that are none of the steps\)"),
+        (changed("schedule", to="often"), r"\(schedule 'often' cannot be read"),
+        (changed("schedule", to="warmup:0/" * 5000 + "1"), r"\(schedule …\): move the file"),
+        (changed("metric", "goal", to="up"), r"\(metric\.goal: "),
+        (changed("look", to=LOOK | {"color": 'red" onload="'}), r"\(look\.color: "),
+        (changed("look", to=LOOK | {"marker": "$x$"}), r"\(look\.marker: "),
+        (changed("look", to=LOOK | {"dashes": [1, 0]}), r"\(look\.dashes\.1: "),
+        (changed("look", to=LOOK | {"dashes": [1]}), r"\(look: dashes without a gap after each\)"),
+        (changed("choice", "tried", to=[{"rho": "0.1", "values": [1.0]}]), r"\(choice\.tried\.0\.rho: "),
+        (changed("choice", "tried", to=[]), r"\(choice\.tried: "),
+        (changed("hyperparameters", to={"rho": math.nan}), r"\(hyperparameters\.rho: "),
+        (changed("options", to={"lr": math.inf}), r"\(options: a number that is not finite"),
+        (changed("machine", to=[[[[[[[[1]]]]]]]]), r"\(machine: "),
+        (changed("data", to={"a": [[[[[[[1]]]]]]]}), r"\(data: facts that are nested too deeply\)"),
+        (changed("format", to=1), r"\(format: "),
+        (without("format"), r"\(format: field required\)"),
+        (without("choice"), r"\(choice: field required\)"),
         (json.dumps(make_record("rst", 5, split="validation")), "another split than .*split = 'validation' instead"),
-        (json.dumps(make_record("rst", 5, test_accuracy=[])), "is not a finished run"),
-        (json.dumps(make_record("rst", 5, test_accuracy=[50.0, math.nan])), "is not a finished run"),
-        (json.dumps(make_record("rst", 5, plain_passes=0)), "is not a finished run"),
         (json.dumps(make_record("rst", 1)), r"are the same run \(rst, seed 1\): delete one"),
         (
-            json.dumps(make_record("rst", 5, recipe=RECIPE | {"noise": 0.4})),
-            r"another recipe than .*rst-seed0.json \(noise = 0.4 instead of 0.3\)",
+            json.dumps(make_record("rst", 5, options=OPTIONS | {"noise": 0.4})),
+            r"other options than .*rst-seed0.json \(noise = 0.4 instead of 0.3\)",
         ),
     ],
 )
@@ -68,6 +139,7 @@ def test_a_file_that_is_no_run(tmp_path, content, complaint):
         read_runs(folder)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_folder_without_runs(tmp_path):
@@ -75,7 +147,7 @@ def test_a_folder_without_runs(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere holds no finished run: give a folder that .* has ended"):
         read_runs(tmp_path / "nowhere")
     (tmp_path / "runs").mkdir()
-    for name in ("experiment.json", "summary.json"):
+    for name in ("study.json", "summary.json"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(ValueError, match="holds no finished run"):
         read_runs(tmp_path)
@@ -84,7 +156,7 @@ def test_a_folder_without_runs(tmp_path):
 def test_the_folder_of_the_runs_itself(tmp_path):
     """Sees: `there/runs` refused, and what stands beside the runs taken for one."""
     folder = make_folder(tmp_path, ("sam", "rst"), seeds=2) / "runs"
-    for name in ("experiment.json", "summary.json", ".rst-seed9.json"):
+    for name in ("study.json", "summary.json", ".rst-seed9.json"):
         (folder / name).write_text("{}")
     assert [(run.method, run.seed) for run in read_runs(folder)] == [("sam", 0), ("sam", 1), ("rst", 0), ("rst", 1)]
 
@@ -118,7 +190,10 @@ def test_several_folders(tmp_path):
         ({"data": {"fingerprint": "b5"}}, r"was trained on other data than .* \(fingerprint = 'b5' instead of '6f1d"),
         ({"data": {}}, r"was trained on other data than .* \(fingerprint = None"),
         ({"split": "validation"}, r"was measured on another split than .* \(split = 'validation' instead of 'test'\)"),
-        ({"recipe": RECIPE | {"lr": 0.1}}, r"was trained by another recipe than .* \(lr = 0.1 instead of 0.05\)"),
+        ({"options": OPTIONS | {"lr": 0.1}}, r"was trained with other options than .* \(lr = 0.1 instead of 0.05\)"),
+        ({"task": "other"}, r"is of another task than .* \(task = 'other' instead of 'digits'\)"),
+        ({"metric": MSE}, r"was measured by another metric than .* \(goal = 'min' instead of 'max'\)"),
+        ({"hyperparameters": {"rho": 1.0}}, r"with other hyperparameters than .* \(rho = 1.0 instead of 0.3\)"),
     ],
 )
 def test_folders_that_do_not_belong_together(tmp_path, changes, complaint):
@@ -150,11 +225,12 @@ def test_rows(tmp_path):
     runs = runs_with(tmp_path, sgd=low, sgd_long=wide, sam=sam, rst=[97.0], g_rst=close, thrifty=better)
     summary = summarize(runs)
     found = {row[0]: row[1:] for row in rows(summary)}
-    assert all(len(cells) == len(HEADINGS) - 1 for cells in found.values())
+    assert headings(summary) == ("method", "accuracy %", "cost", "× seconds", "minus SAM [95 %]", "non-inferior")
+    assert all(len(cells) == 5 for cells in found.values())
     low_end, high_end = entry(summary, "sgd")["versus_sam"]["ci95"]
-    assert found["SGD •"][:2] == ("84.0 ± 1.6", "1.00")
-    assert found["SGD •"][3:] == (f"-13.3 [{low_end:+.1f}, {high_end:+.1f}]", "no")
-    assert found["SGD, 45 epochs"][-1] == "not shown"
+    assert found["SGD •"][:3] == ("84.0 ± 1.6", "1.00", "1.00")
+    assert found["SGD •"][3:] == (f"-13.3 [{low_end:.1f}, {high_end:.1f}]", "no")
+    assert found["SGD, cost 1.5"][-1] == "not shown"
     assert found["SAM"][3:] == ("", "")
     assert found["RST, p = 0.5"][0] == "97.0"
     assert found["RST, p = 0.5"][3:] == ("+0.0", "too few seeds")
@@ -165,14 +241,56 @@ def test_rows(tmp_path):
         assert f"<td>{answer}</td>" in page
 
 
+def test_rows_of_a_choice(tmp_path):
+    """Sees: a ρ that was chosen not told, one told of a method without, its cost hushed up, a column where none was."""
+    summary = summarize(read_runs(make_folder(tmp_path, ("sgd", "sam", "rst"), seeds=3, metric=MSE, chosen=True)))
+    assert headings(summary) == ("method", "MSE", "cost", "× seconds", "ρ", "minus SAM [95 %]", "non-inferior")
+    assert {row[0]: row[4] for row in rows(summary)} == {"SGD •": "", "SAM •": "0.3", "RST, p = 0.5 •": "0.3"}
+    lines = legend(summary)
+    assert "ρ: chosen on validation, which cost each method 9 plain trainings" in lines
+    assert "MSE: lower is better" in lines
+
+
+@pytest.mark.parametrize(
+    ("spreads", "values", "expected"),
+    [
+        ([0.0008], [0.3795], "0.3795 ± 0.0008"),
+        ([0.0012], [0.3795], "0.3795 ± 0.0012"),
+        ([1.7, 0.6, 0.6], [98.3], "98.3 ± 1.7"),
+        ([12.0], [345.6], "346 ± 12"),
+        ([0.0], [0.25], "0.2500 ± 0.0000"),
+        ([3e-9], [1e-7], "1e−07 ± 3e−09"),
+        ([1e9], [4e12], "4e+12 ± 1e+09"),
+    ],
+)
+def test_digits(spreads, values, expected):
+    """Sees: digits that no spread supports, digits of the difference lost, a number of thirty figures."""
+    assert Digits(spreads, values).spread({"mean": values[0], "std": spreads[0]}) == expected
+
+
+def test_the_table_fits_a_terminal(tmp_path, capsys, monkeypatch):
+    """Sees: a table cut or wrapped in 80 columns, spaces at the ends of lines, the page's place left out."""
+    monkeypatch.setenv("COLUMNS", "80")
+    folder = make_folder(tmp_path / "in", ("sgd", "sam", "rst", "thrifty"), seeds=5, metric=MSE, chosen=True)
+    assert main(["report", str(folder), "--out", str(tmp_path / "out"), "--margin", "50%"]) == 0
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    assert all(len(line) <= 80 for line in lines if "The page: " not in line)
+    assert re.search(r"^SAM(?: •)? +0\.\d+ ± 0\.\d+ +2\.00 +\d\.\d\d +0\.3 *$", printed, re.MULTILINE)
+    assert "(50 % of SAM's gain)" in " ".join(printed.split())
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["margin"]["share"] == 0.5
+    assert f"from {folder}" in (tmp_path / "out" / "report.html").read_text()
+    assert main(["report", str(folder), "--out", str(tmp_path), "--margin", "much"]) == 2
+    assert "--margin = much is no margin: give a positive number" in capsys.readouterr().err
+
+
 def test_seconds_are_the_median(tmp_path):
-    """Sees: the mean of the seconds, which one run on a busy machine decides, in table, page or figure."""
+    """Sees: the mean of the seconds, which one run on a busy machine decides, in page or figure."""
     records = [make_record("sam", seed, seconds=seconds) for seed, seconds in enumerate((0.2, 23.0, 0.4))]
     runs = read_runs(write_records(tmp_path, records))
     summary = summarize(runs)
-    assert rows(summary)[0][3] == "0.4"
-    assert re.search(r"Seconds, median</th></tr>(.|\n)*?<td>0\.4</td></tr>", render(runs, summary))
-    assert "median training time (seconds)" in figures.accuracy_against_seconds(summary)
+    assert entry(summary, "sam")["seconds"]["median"] == 0.4
+    assert "median training time, in seconds" in figures.against_seconds(summary)
 
 
 def test_legend(runs, tmp_path):
@@ -183,10 +301,17 @@ def test_legend(runs, tmp_path):
     assert any(row[-1] == "alone only" for row in rows(summary))
     lines = legend(summary)
     assert all(len(line) <= 80 for line in lines)
-    for start in ("•", "accuracy on the validation split, not on the test set", "intervals", "alone only:"):
+    starts = (
+        "•",
+        "cost: in gradients",
+        "accuracy on the validation split, not on the test set",
+        "intervals",
+        "alone only:",
+    )
+    for start in starts:
         assert any(line.startswith(start) for line in lines), start
     single = summarize([run for run in few if run.method in {"sam", "rst"}])
-    assert [line[0] for line in legend(single)] == ["•", "a"]
+    assert [line[0] for line in legend(single)] == ["•", "c", "a"]
 
 
 # Page and figures
@@ -218,10 +343,9 @@ def test_page_tells_every_method(page, runs):
     """Sees: a method lost between runs, tables and figures, and a figure without name or caption."""
     found = re.findall(r'<th scope="row">(.*?)(?:\xa0•)?</th>', page)
     for told in METHODS.values():
-        answers = told["label"] != "SAM"
-        assert found.count(told["label"]) == 3 + answers  # results, against SAM, equal gradients, ledger
-    drawings = re.findall(r"<figure>.*?</figure>", page, flags=re.DOTALL)
-    assert len(drawings) == 5
+        assert found.count(told["label"]) == 4  # results, all the statistics, equal gradients, ledger
+    drawings = re.findall(r"<figure.*?</figure>", page, flags=re.DOTALL)
+    assert len(drawings) == 6
     for drawing in drawings:
         assert re.search(r'<svg role="img" aria-label="[^"]{20,}"', drawing)
         assert re.search(r"<figcaption>\S", drawing)
@@ -231,11 +355,15 @@ def test_page_tells_every_method(page, runs):
 
 def test_page_tells_the_data_and_the_machine(page):
     """Sees: a page that does not say on which data, on what split, and with what setup its numbers were found."""
-    text = re.sub(r"<[^>]*>", "", page[page.index("Data, machine and versions") :])
+    text = re.sub(r"<[^>]*>", "", page[page.index("Options, hyperparameters and data") :])
     assert "fingerprint 6f1d0c1a94bd3c5e0e6a7f28b1c9d2f4" in text
-    assert "Accuracies are on the test set" in text
     assert "devices 1, strategy one process" in text
     assert "4.0 % of the training time" in text
+    assert "Trained on system Linux, processor x86_64, cores 2, threads 1 with sharpless 0.1.0" in " ".join(
+        text.split()
+    )
+    assert "Left out or zero: clip, augment." in text
+    assert "is measured on the test set" in page
 
 
 def test_page_of_a_validation_split(tmp_path):
@@ -246,21 +374,75 @@ def test_page_of_a_validation_split(tmp_path):
     assert "the test set was not used" in page
     rest = page.replace("the test set was not used", "")
     assert not re.search(r"test (accuracy|set)", rest, re.IGNORECASE)
-    assert len(re.findall("validation accuracy", page, re.IGNORECASE)) >= 8
+    assert len(re.findall("validation accuracy", page, re.IGNORECASE)) >= 5
 
 
-def test_page_of_runs_without_curves(tmp_path):
-    """Sees: a page that fails on older run files, or shows a table of nothing."""
-    told = ("epoch_passes", "epoch_seconds", "data_seconds", "split", "data", "setup")
-    records = [make_record(method, seed) for method in ("sgd", "sam") for seed in (0, 1)]
-    old = [{name: value for name, value in record.items() if name not in told} for record in records]
-    runs = read_runs(write_records(tmp_path, old))
-    summary = summarize(runs)
-    assert summary["equal_gradients"] == {"cheapest": None, "budget": None, "reached": {"sgd": None, "sam": None}}
-    page = render(runs, summary)
-    assert "Equal epochs" not in page
+def test_page_of_runs_without_loss_and_options(tmp_path):
+    """Sees: a page that fails where a task reports no loss, or has neither options nor data nor a choice."""
+    bare: dict[str, Any] = {"options": {}, "data": {}, "setup": {}, "machine": {}, "versions": {}, "loss": None}
+    records = [make_record(method, seed, data_seconds=None, **bare) for method in ("sgd", "sam") for seed in (0, 1)]
+    for record in records:
+        del record["curve"]["loss"]
+    runs = read_runs(write_records(tmp_path, records))
+    page = render(runs, summarize(runs))
+    assert "Training loss" not in page
     assert "waiting for data" not in page
     assert "fingerprint" not in page
+    assert "Choosing" not in page
+
+
+def test_the_first_figure_is_the_differences(page):
+    """Sees: the figure that answers the question below others, or without the margin."""
+    first = page[page.index("<svg") : page.index("</svg>")]
+    assert "Is a method non-inferior to SAM, within 1 point? " in first
+    assert "SAM − 1 point" in first
+
+
+def test_page_says_when_and_whence(runs):
+    """Sees: date or folder left out, or an address taken for markup."""
+    page = render(runs, summarize(runs), places=["a<b", "other"], date="2026-01-02")
+    assert "Made on 2026-01-02 from a&lt;b, other." in page
+
+
+def test_figures_state_what_was_found(page):
+    """Sees: figures described by their axes alone."""
+    said = re.findall(r'<svg role="img" aria-label="([^"]*)"', page)
+    for part in (
+        "No: SGD, SGD, cost 1.5, RST",
+        "no method is as good for less than SGD, ",
+        "from the best to the worst: ",
+        "from the lowest to the highest: ",
+        "The share of them: RST, p = 0.5 5",
+    ):
+        assert any(part in text for text in said), part
+    assert page.count("<title>") > len(METHODS)
+
+
+def test_choice_is_drawn(tmp_path):
+    """Sees: the choice of ρ not drawn, a ρ with a failed seed drawn as a mean of the others."""
+    choice = make_choice(97.4)
+    choice["tried"][2]["values"][1] = None
+    records = [make_record("sam", seed, chosen=True) | {"choice": choice} for seed in (0, 1)]
+    records += [make_record("sgd", seed, validation=[84.0] * 30) for seed in (0, 1)]
+    runs = read_runs(write_records(tmp_path, records))
+    drawn = curves.choice(runs, summarize(runs))
+    assert 'aria-label="Validation accuracy % against ρ. Chosen: SAM 0.3."' in drawn
+    ticks = re.findall(r">([\d.]+)</text>", drawn)
+    assert {"0.1", "0.3"} <= set(ticks)
+    assert "1" not in ticks
+    assert ">SGD</text>" in drawn
+    assert curves.choice(read_runs(make_folder(tmp_path / "none", ("sam",))), summarize(runs)) is None
+
+
+def test_runs_that_stop_early(tmp_path):
+    """Sees: curves of unequal length refused, or cut at the shortest."""
+    records = [make_record("sam", 0, values=[10.0, 90.0], step=[10, 20])]
+    records += [make_record("sam", 1, values=[10.0, 80.0, 88.0], step=[10, 20, 30])]
+    runs = read_runs(write_records(tmp_path, records))
+    steps, found = curves._together(runs, lambda run: run.values)
+    assert steps.tolist() == [10, 20, 30]
+    assert found.tolist() == [[10.0, 90.0, 90.0], [10.0, 80.0, 88.0]]
+    render(runs, summarize(runs))
 
 
 def test_page_repeats_itself(page, runs):
@@ -286,9 +468,9 @@ def test_expected_cost_follows_the_schedule(tmp_path):
     runs = read_runs(write_records(tmp_path, [record]))
     page = render(runs, summarize(runs))
     ledger = page[page.index("Cost ledger") :]
-    cells = re.findall(r"<td>(.*?)</td>", ledger)[:8]
+    cells = re.findall(r"<td>(.*?)</td>", ledger)[:9]
     # p = 0, 1/4, 1/2, 3/4: five and a half passes expected, five spent, two plain.
-    assert cells == ["linear:0,1", "1", "4", "1.0", "5.0", "2", "2.500", "2.750"]
+    assert cells == ["linear:0,1", "1", "1", "4", "1.0", "5.0", "2", "2.500", "2.750"]
 
 
 def test_expected_cost_with_a_part_of_the_batch(tmp_path):
@@ -297,17 +479,8 @@ def test_expected_cost_with_a_part_of_the_batch(tmp_path):
     record["sharp_steps"] = [0, 3, 6]
     runs = read_runs(write_records(tmp_path, [record]))
     page = render(runs, summarize(runs))
-    cells = re.findall(r"<td>(.*?)</td>", page[page.index("Cost ledger") :])[:8]
+    cells = re.findall(r"<td>(.*?)</td>", page[page.index("Cost ledger") :])[:9]
     assert (cells[1], cells[-2:]) == ("0.25", ["1.094", "1.125"])
-
-
-def test_a_record_without_batch_fraction(tmp_path):
-    """Sees: runs made before there was one that cannot be read any more, or a wrong type that can."""
-    record = make_record("sam", 0)
-    del record["batch_fraction"]
-    assert read_runs(write_records(tmp_path, [record]))[0].batch_fraction == 1.0
-    with pytest.raises(ValueError, match=r"\(batch_fraction missing or of the wrong type\)"):
-        read_runs(write_records(tmp_path, [record | {"batch_fraction": "all"}]))
 
 
 # Frontier
@@ -316,7 +489,7 @@ def test_a_record_without_batch_fraction(tmp_path):
 def bought(tmp_path: Path, **methods: tuple[float, float, float]) -> dict[str, Any]:
     """Return the summary of methods with these (cost, accuracy, seconds)."""
     records = [
-        make_record(name, seed, passes=cost, plain_passes=1.0, test_accuracy=[accuracy + off], seconds=seconds + off)
+        make_record(name, seed, passes=cost, plain_passes=1.0, values=[accuracy + off], seconds=seconds + off)
         for name, (cost, accuracy, seconds) in methods.items()
         for seed, off in ((0, -0.5), (1, 0.5))
     ]
@@ -332,7 +505,7 @@ def test_frontier(tmp_path):
     assert {found["method"] for found in summary["methods"] if found["pareto_optimal"]} == {
         "sgd", "g-rst", "thrifty", "peer-sam",
     }  # fmt: skip
-    drawn = figures.accuracy_against_cost(summary)
+    drawn = figures.against_cost(summary)
     hollow = re.findall(r"fill: var\(--paper, white\); stroke: (#\w+)", drawn)
     assert set(hollow) == {"#997700", "#0077bb", "#009988"}  # sgd-long, sam, rst
 
@@ -341,8 +514,8 @@ def test_frontier_of_seconds_is_its_own(tmp_path):
     """Sees: the frontier of gradients drawn over seconds, where a cheap method that is slow is dominated."""
     summary = bought(tmp_path, sgd=(1, 84, 1), sam=(2, 97, 3), rst=(1.5, 92, 4))
     assert all(found["pareto_optimal"] for found in summary["methods"])
-    assert "var(--paper" not in figures.accuracy_against_cost(summary)
-    drawn = figures.accuracy_against_seconds(summary)
+    assert "var(--paper" not in figures.against_cost(summary)
+    drawn = figures.against_seconds(summary)
     assert set(re.findall(r"fill: var\(--paper, white\); stroke: (#\w+)", drawn)) == {"#009988"}
 
 
@@ -358,12 +531,13 @@ class Drawn(Exception):
 
 
 def axes_of(monkeypatch, draw, *given) -> Axes:
-    """Return the axes that a function of `figures` draws."""
+    """Return the axes that a function of `figures` or `curves` draws."""
 
     def keep(figure: Figure, _: str) -> str:
         raise Drawn(figure)
 
-    monkeypatch.setattr(figures, "to_svg", keep)
+    for module in (figures, curves):
+        monkeypatch.setattr(module, "to_svg", keep)
     with pytest.raises(Drawn) as caught:
         draw(*given)
     axes: Axes = caught.value.args[0].axes[0]
@@ -373,20 +547,49 @@ def axes_of(monkeypatch, draw, *given) -> Axes:
 def test_axes_end_where_the_quantities_do(tmp_path, monkeypatch):
     """Sees: room for accuracies above 100 % or below 0, and for negative times and costs."""
     summary = bought(tmp_path, sgd=(0.01, 0.5, 0.51), sam=(2, 99.5, 4), rst=(1, 60, 2))
-    for draw in (figures.accuracy_against_cost, figures.accuracy_against_seconds):
+    for draw in (figures.against_cost, figures.against_seconds):
         axes = axes_of(monkeypatch, draw, summary)
         assert axes.get_xlim()[0] == 0
         assert axes.get_ylim() == (0, 100)
 
 
-def test_epochs_are_whole_and_accuracies_within_100(tmp_path, monkeypatch):
-    """Sees: half an epoch on the axis, an accuracy of 102 %, and a limit of accuracies laid on losses."""
-    records = [make_record("rst", 0, test_accuracy=[0.5, 50.0, 99.9], train_loss=[250.0, 200.0, 120.0])]
-    runs = read_runs(write_records(tmp_path, records))
-    axes = axes_of(monkeypatch, figures.accuracy, runs)
+def test_steps_are_whole_and_accuracies_within_100(tmp_path, monkeypatch):
+    """Sees: half a step on the axis, an accuracy of 102 %, and a limit of accuracies laid on losses."""
+    record = make_record("rst", 0, values=[0.5, 50.0, 99.9], loss=[250.0, 200.0, 120.0], step=[1, 2, 3])
+    runs = read_runs(write_records(tmp_path, [record]))
+    summary = summarize(runs)
+    axes = axes_of(monkeypatch, curves.values, runs, summary)
     assert axes.get_ylim() == (0, 100)
     assert all(tick == int(tick) for tick in axes.get_xticks())
-    assert axes_of(monkeypatch, figures.training_loss, runs).get_ylim()[1] > 250
+    assert axes_of(monkeypatch, curves.loss, runs, summary).get_ylim()[1] > 250
+
+
+def test_the_start_of_training_does_not_flatten_the_curves(tmp_path, monkeypatch):
+    """Sees: an axis that reaches up to the error of an untrained network, and hides all differences."""
+    found = [100.0, *(0.5 + 0.1 / point for point in range(1, 30))]
+    runs = read_runs(write_records(tmp_path, [make_record("sam", 0, values=found, metric=MSE)]))
+    assert axes_of(monkeypatch, curves.values, runs, summarize(runs)).get_ylim()[1] < 1
+
+
+def test_a_large_difference_is_an_arrow(tmp_path, monkeypatch):
+    """Sees: a margin that cannot be seen because the base is far behind, or a difference drawn where there is none."""
+    summary = summarize(runs_with(tmp_path, sgd=[20.0, 21.0, 22.0], sam=[97.0, 97.1, 97.2], rst=[97.0, 97.0, 97.2]))
+    axes = axes_of(monkeypatch, figures.forest, summary)
+    low, high = axes.get_xlim()
+    assert -20 < low < -1 < 0 < high < 20
+    assert any("−76.1" in text.get_text() for text in axes.texts)
+
+
+def test_variants_of_a_method_look_different(tmp_path):
+    """Sees: two curves of the same color where variants of one method come with the same look."""
+    labels = [f"g-rst:p={p}" for p in range(12)]
+    records = [make_record("g-rst", 0, method=label, label=label) for label in labels] + [make_record("sam", 0)]
+    runs = read_runs(write_records(tmp_path, records))
+    found = looks(summarize(runs))
+    assert found["sam"][0] == METHODS["sam"]["look"]["color"]
+    assert found[min(labels)][:2] == ("#cc3311", "v")
+    assert len(set(found.values())) == 13
+    render(runs, summarize(runs))
 
 
 def test_name_of_a_line_goes_where_it_is_free():
@@ -398,34 +601,54 @@ def test_name_of_a_line_goes_where_it_is_free():
     assert not any(box.overlaps(bar) for bar in bars)
 
 
+def test_training_that_stays_on_its_plateau(tmp_path):
+    """Sees a method that never began to learn compared without a word, or one that did called stuck."""
+    losses = {
+        ("sgd", 0): [2.3, 1.0, 0.4], ("sgd", 1): [2.3, 1.2, 0.6],
+        ("sam", 0): [2.31, 2.3, 2.3], ("sam", 1): [2.3, 1.5, 0.9],
+        ("rst", 0): [2.3, 2.2, 2.0], ("rst", 1): [2.3, 2.2, 1.9],
+    }  # fmt: skip
+    records = [make_record(*run, values=[50.0, 60.0, 70.0], loss=loss) for run, loss in losses.items()]
+    (warning,) = (
+        text for text in summarize(read_runs(write_records(tmp_path, records)))["warnings"] if "plateau" in text
+    )
+    assert warning.startswith(
+        "SAM stayed on the plateau it began on with seed 0: its training loss ended at 2.3, and that of SGD fell from "
+        "2.3 to 0.5."
+    )
+
+
 def test_diverged_training_is_drawn(tmp_path):
     """Sees: a figure that fails on a loss that is not finite, written as NaN, Infinity or null."""
     losses: list[Any] = [2.0, 1.9, math.nan, math.inf, None]
-    records = [make_record("rst", seed, train_loss=losses, test_accuracy=[10.0] * 5) for seed in (0, 1)]
-    drawn = figures.training_loss(read_runs(write_records(tmp_path, records)))
+    records = [make_record("rst", seed, loss=losses, values=[10.0] * 5) for seed in (0, 1)]
+    runs = read_runs(write_records(tmp_path, records))
+    drawn = curves.loss(runs, summarize(runs))
     assert not re.search(r"[\s\"(](nan|inf)\b", drawn, re.IGNORECASE)
-    assert re.search(r'd="M [\d.]+ [\d.]+ \nL [\d.]+ [\d.]+ \n"[^>]*stroke: #009988', drawn)  # two epochs, one stroke
+    assert re.search(r'd="M [\d.]+ [\d.]+ \nL [\d.]+ [\d.]+ \n"[^>]*stroke: #009988', drawn)  # two points, one stroke
 
 
 def test_coin_is_drawn_for_methods_that_toss_one(runs, tmp_path):
     """Sees: an empty panel for SGD or SAM, one for LookSAM, a coin left out, no panel where none tosses."""
-    assert re.findall(r"([\w-]+)[^>]*\(seed 0\)<", figures.coin(runs)) == ["RST", "G-RST", "thrifty"]
+    drawn = curves.coin(runs, summarize(runs))
+    assert re.findall(r"([\w-]+)[^>]*\(seed 0\)<", drawn) == ["RST", "G-RST", "thrifty"]
     plain = read_runs(make_folder(tmp_path, ("sgd", "sam"), seeds=1))
-    assert re.findall(r"(\w+) \(seed 0\)<", figures.coin(plain)) == ["SGD", "SAM"]
+    assert re.findall(r"(\w+) \(seed 0\)<", curves.coin(plain, summarize(plain))) == ["SGD", "SAM"]
 
 
 def test_a_method_keeps_its_color(runs):
     """Sees: colors dealt out per figure, so that RST has SAM's color where SGD is not drawn."""
     summary = summarize(runs)
     for svg in (
-        figures.accuracy_against_cost(summary),
-        figures.accuracy_against_seconds(summary),
-        figures.training_loss(runs),
-        figures.accuracy(runs),
-        figures.coin(runs),
+        figures.forest(summary),
+        figures.against_cost(summary),
+        figures.against_seconds(summary),
+        curves.loss(runs, summary),
+        curves.values(runs, summary),
+        curves.coin(runs, summary),
     ):
         assert {"#009988", "#cc3311"} <= set(re.findall(r"stroke: (#\w+)", svg))
-    assert "#0077bb" not in figures.coin(runs)
+    assert "#0077bb" not in curves.coin(runs, summary)
 
 
 def test_labels_do_not_cover_each_other():

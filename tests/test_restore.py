@@ -10,6 +10,8 @@ from torch.nn.functional import mse_loss
 from problems import batches, identical, network, noisy_network, snapshot, train
 from sharpless import SAM
 
+pytestmark = pytest.mark.quick
+
 ((X, Y),) = batches(1, dtype=torch.float32)[0]
 
 

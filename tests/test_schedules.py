@@ -19,6 +19,8 @@ from sharpless.schedules import (
     schedule,
 )
 
+pytestmark = pytest.mark.quick
+
 probability = st.floats(0, 1)
 boundaries = st.lists(probability, min_size=1, max_size=4).map(sorted)
 schedules = st.recursive(

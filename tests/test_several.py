@@ -13,6 +13,8 @@ from problems import batches, distance, identical, network, scaled_steps, snapsh
 from sharpless import GRST, RST, SAM, ascent
 from sharpless.coin import uniform
 
+pytestmark = pytest.mark.quick
+
 STEPS, RHO, P, SEED = 8, 0.1, 0.6, 3
 COINS = [uniform(SEED, step) < P for step in range(STEPS)]
 

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,18 +12,24 @@ from torch import nn
 from torch._dynamo import register_backend
 
 from sharpless.cli import main
-from sharpless.lab import pools
-from sharpless.lab.compare import Comparison
-from sharpless.lab.recipes import Recipe
-from sharpless.lab.setup import Setup
-from sharpless.lab.train import Training, train
+from sharpless.lab import execute
+from sharpless.lab.definition import Task
+from sharpless.lab.methods import Method
+from sharpless.lab.study import Run
+from sharpless.lab.threads import settled
 
-SHORT = Recipe(epochs=1, width=4)
+SHORT = {"epochs": 1, "width": 4}
 
 
-def come_to(training):
-    record = training.run()
-    return record["train_loss"], record["test_accuracy"], [weight.clone() for weight in training.module.parameters()]
+def images(folder, method="sgd", seed=0, threads=1, **options):
+    """A run of the images task."""
+    return Run(Task.of("images", SHORT | options), Method(method), seed, folder, threads, {})
+
+
+def come_to(run):
+    trial = run.trial()
+    record = run.train(trial)
+    return record["curve"]["loss"], record["curve"]["test"], list(trial.weights.values()), record
 
 
 def same(one, other):
@@ -35,7 +40,7 @@ def same(one, other):
 def test_as_many_runs_as_there_is_room_for(cores, threads, expected, monkeypatch):
     """Sees cores left idle or oversubscribed, or no run at all where a machine has fewer cores than a run threads."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
-    assert pools.room(threads) == expected
+    assert execute.room(threads) == expected
 
 
 @pytest.mark.parametrize(
@@ -47,26 +52,24 @@ def test_where_the_number_of_threads_comes_from(given, there, told, expected, mo
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if told is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", told)
-    assert Setup(threads=given).settled(there).threads == expected
+    assert settled(given, there) == expected
 
 
-def test_a_run_has_threads_of_its_own(monkeypatch):
+def test_a_run_has_threads_of_its_own(tmp_path):
     """Sees a run rounded by the threads of the process that it is executed in, or a process left with other ones."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before, found = torch.get_num_threads(), {}
     try:
         for around in (1, 2):
             torch.set_num_threads(around)
-            for own in (0, 2):
-                training = Training(SHORT, "sam", 0, setup=Setup(threads=own))
-                found[around, own] = come_to(training)
-                assert training.run()["threads"] == (own or 1)
+            for own in (1, 2):
+                found[around, own] = come_to(images(tmp_path, "sam", threads=own))
+                assert found[around, own][3]["setup"]["threads"] == own
                 assert torch.get_num_threads() == around
     finally:
         torch.set_num_threads(before)
-    assert same(found[1, 0], found[2, 0])
+    assert same(found[1, 1], found[2, 1])
     assert same(found[1, 2], found[2, 2])
-    assert not same(found[1, 0], found[1, 2])  # threads do change the rounding, or the test would see nothing
+    assert not same(found[1, 1], found[1, 2])  # threads do change the rounding, or the test would see nothing
 
 
 class Cluster:
@@ -87,44 +90,26 @@ class Cluster:
 @pytest.mark.parametrize(("threads", "cores"), [(1, 1), (2, 2), (3, 2)])
 def test_what_is_asked_of_a_cluster(threads, cores, tmp_path, monkeypatch):
     """Sees runs for which a cluster has no room for as many threads, and which Ray would let wait forever."""
-    monkeypatch.setattr(pools, "cluster", Cluster)
-    comparison = Comparison(SHORT, ["sgd"], [0, 1], tmp_path, Setup(threads=threads))
-    assert list(comparison.execute(on="ray")) == [{"cores": cores}] * 2
-
-
-def threads_in(folder):
-    return {path.name: json.loads(path.read_text())["threads"] for path in (folder / "runs").glob("*.json")}
+    monkeypatch.setattr(execute, "cluster", Cluster)
+    runs = [images(tmp_path, seed=seed, threads=threads) for seed in (0, 1)]
+    assert list(execute.execute(runs, on="ray")) == [(run, {"cores": cores}) for run in runs]
 
 
 def test_a_folder_keeps_its_threads(tmp_path, monkeypatch, capsys):
-    """Sees runs of one experiment with several numbers of threads, or one that was asked for and is not taken."""
-    command = ["compare", "--methods", "sgd", "--epochs", "1", "--width", "4", "--out", str(tmp_path)]
+    """Sees runs of one study with several numbers of threads, or one that was asked for and is not taken."""
+    options = ["--epochs", "1", "--width", "4", "--out", str(tmp_path)]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert main([*command, "--seeds", "1", "--threads", "2"]) == 0
-    assert json.loads((tmp_path / "experiment.json").read_text())["threads"] == 2
-    assert main([*command, "--seeds", "2", "--jobs", "1"]) == 0
-    assert main(["train", "--method", "sam", *command[3:]]) == 0
-    assert threads_in(tmp_path) == {"sgd-seed0.json": 2, "sgd-seed1.json": 2, "sam-seed0.json": 2}
+    assert main(["train", "--method", "sgd", *options, "--threads", "2"]) == 0
+    assert json.loads((tmp_path / "study.json").read_text())["threads"] == 2
+    assert main(["compare", "images", "--methods", "sgd", *options, "--seeds", "2", "--jobs", "1"]) == 0
+    found = [json.loads(path.read_text())["setup"]["threads"] for path in (tmp_path / "runs").glob("*.json")]
+    assert found == [2, 2]
     assert capsys.readouterr().err == ""
-    assert main([*command, "--seeds", "3", "--threads", "1"]) == 2
+    assert main(["train", "--method", "sam", *options, "--threads", "1"]) == 2
     refused = capsys.readouterr().err
     assert "holds runs with 2 threads each" in refused
-    assert "threads = 1 here: leave --threads out, or choose another folder" in refused
     assert refused.count("\n") == 1
-    assert len(threads_in(tmp_path)) == 3
-
-
-def test_a_folder_that_does_not_tell_its_threads(tmp_path):
-    """Sees runs continued with other threads than those that began them, for want of knowing better."""
-    comparison = Comparison(SHORT, ["sgd"], [0], tmp_path)
-    comparison.open_folder()
-    comparison.runs[0].path.parent.mkdir()
-    comparison.runs[0].path.write_text("{}")
-    told = json.loads((tmp_path / "experiment.json").read_text())
-    assert Comparison(SHORT, ["sgd"], [0], tmp_path).setup.threads == told.pop("threads")
-    (tmp_path / "experiment.json").write_text(json.dumps(told))
-    with pytest.raises(ValueError, match="is not a recipe of this version"):
-        Comparison(SHORT, ["sgd"], [0], tmp_path)
+    assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 # What the process did before
@@ -142,17 +127,18 @@ class Dicing(nn.Module):
         return self.scale * (random.random() + np.random.rand()) * self.linear(x.flatten(1))
 
 
-def test_noise_that_is_not_torchs():
+def test_noise_that_is_not_torchs(tmp_path):
     """Sees a run that depends on what was drawn in the process before it, or with a seed that changes nothing."""
-    recipe = Recipe(epochs=2, network="test_sharing:Dicing")
-    first = come_to(Training(recipe, "sgd", 0))
+    network = "test_sharing:Dicing"
+    first = come_to(images(tmp_path, network=network))
     random.random()
     np.random.rand(7)
-    assert same(come_to(Training(recipe, "sgd", 0)), first)
-    assert train(recipe, "sgd", 1)["test_accuracy"] != first[1]
+    torch.rand(7)
+    assert same(come_to(images(tmp_path, network=network)), first)
+    assert not same(come_to(images(tmp_path, network=network, seed=1)), first)
 
 
-def test_what_was_compiled_before():
+def test_what_was_compiled_before(tmp_path):
     """Sees graphs left by earlier runs, or made for sizes that vary, which round in another way than a run's own."""
     graphs, varying = [], []
 
@@ -162,12 +148,12 @@ def test_what_was_compiled_before():
         return graph.forward
 
     register_backend(listening, name="listening")
-    recipe, setup = replace(SHORT, network="convnet-groupnorm"), Setup(compile="listening")
-    Training(recipe, "sam", 0, setup=setup).run()
+    options = {"network": "convnet-groupnorm", "compile": "listening"}
+    come_to(images(tmp_path, "sam", **options))
     alone = graphs.copy()
     graphs.clear()
-    Training(recipe, "thrifty", 0, setup=setup).run()  # with batches of several sizes
+    come_to(images(tmp_path, "thrifty", **options))  # with batches of several sizes
     graphs.clear()
-    Training(recipe, "sam", 0, setup=setup).run()
+    come_to(images(tmp_path, "sam", **options))
     assert graphs == alone != []
     assert not varying

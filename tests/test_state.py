@@ -18,6 +18,8 @@ from sharpless import GRST, RST, SAM
 from sharpless.displaced import LARGE, Buffers
 from sharpless.rng import RepeatedRng
 
+pytestmark = pytest.mark.quick
+
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
 
 

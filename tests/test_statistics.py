@@ -14,28 +14,29 @@ from sharpless.report.html import render
 from sharpless.report.runs import Run, by_method, read_runs
 from sharpless.report.statistics import against, holm, seeds_needed
 from sharpless.report.summary import summarize
+from sharpless.report.table import legend, rows
 from sharpless.report.verdict import verdict, word
-from synthetic_runs import entry, make_folder, make_record, runs_with, write_records
+from synthetic_runs import MSE, entry, make_folder, make_record, runs_with, write_records
 
 SAM = [97.0, 97.5, 97.2, 97.9, 96.8]
 GRST = [97.3, 97.4, 97.6, 97.8, 97.1]
 
 
-def versus_sam(runs: list[Run], method: str, margin: float = 1.0) -> Any:
+def versus_sam(runs: list[Run], method: str, margin: str | float | None = None) -> Any:
     return entry(summarize(runs, margin), method)["versus_sam"]
 
 
 # Intervals and pairs
 
 
-def test_accuracy_interval_in_closed_form(tmp_path):
+def test_interval_in_closed_form(tmp_path):
     """Sees: ddof=0, a normal instead of a t quantile, a one-sided level, the best epoch instead of the last."""
-    records = [make_record("sam", seed, test_accuracy=[99.0, 90.0 + seed]) for seed in (1, 2, 3)]
-    accuracy = entry(summarize(read_runs(write_records(tmp_path, records))), "sam")["accuracy"]
+    records = [make_record("sam", seed, values=[99.0, 90.0 + seed]) for seed in (1, 2, 3)]
+    value = entry(summarize(read_runs(write_records(tmp_path, records))), "sam")["value"]
     quantile = 0.95 * math.sqrt(2 / (1 - 0.95**2))  # of t with two degrees of freedom: F(t) = 1/2 + t/2√(2+t²)
     half = quantile / math.sqrt(3)
-    assert (accuracy["mean"], accuracy["std"]) == (92.0, 1.0)
-    assert accuracy["ci95"] == pytest.approx([92 - half, 92 + half], rel=1e-9)
+    assert (value["mean"], value["std"]) == (92.0, 1.0)
+    assert value["ci95"] == pytest.approx([92 - half, 92 + half], rel=1e-9)
 
 
 def test_difference_is_the_paired_t_test(tmp_path):
@@ -48,8 +49,8 @@ def test_difference_is_the_paired_t_test(tmp_path):
 
 def test_pairs_are_made_by_seed(tmp_path):
     """Sees: pairing by position where two methods ran with different seeds; nan where all differences are equal."""
-    sam = [make_record("sam", seed, test_accuracy=[90.0 + seed]) for seed in (1, 2, 3, 9)]
-    rst = [make_record("rst", seed, test_accuracy=[89.0 + seed]) for seed in (0, 1, 2, 3)]
+    sam = [make_record("sam", seed, values=[90.0 + seed]) for seed in (1, 2, 3, 9)]
+    rst = [make_record("rst", seed, values=[89.0 + seed]) for seed in (0, 1, 2, 3)]
     versus = versus_sam(read_runs(write_records(tmp_path, sam + rst)), "rst")
     assert (versus["difference"], versus["ci95"]) == (-1.0, [-1.0, -1.0])
     assert versus["non_inferior"] is versus["behind"] is versus["beats"] is False
@@ -75,18 +76,18 @@ def test_non_inferiority_asks_the_lower_end(tmp_path):
 @pytest.mark.parametrize(
     ("sgd", "expected", "said"),
     [
-        ([84.0, 85.0, 83.0, 86.0, 84.0], True, "SAM beats SGD (+12.88 points"),
-        ([97.4, 97.3, 97.0, 97.6, 97.2], False, "SAM does not beat SGD (−0.02 points"),
-        ([99.0, 99.4, 99.2, 99.8, 98.9], False, "SAM is worse than SGD (−1.98 points"),
+        ([84.0, 85.0, 83.0, 86.0, 84.0], True, "SAM beats SGD (accuracy +12.9 points"),
+        ([97.4, 97.3, 97.0, 97.6, 97.2], False, "SAM does not beat SGD (accuracy −0.02 points"),
+        ([99.0, 99.4, 99.2, 99.8, 98.9], False, "SAM is worse than SGD (accuracy −2.0 points"),
     ],
 )
 def test_sam_against_sgd(tmp_path, sgd, expected, said):
     """Sees: a gain claimed from the mean alone, SGD minus SAM, a loss told as a tie."""
     summary = summarize(runs_with(tmp_path, sgd=sgd, sam=SAM))
     oracle = stats.ttest_rel(SAM, sgd).confidence_interval(0.95)
-    assert summary["sam_beats_sgd"]["ci95"] == pytest.approx([oracle.low, oracle.high])
-    assert summary["sam_beats_sgd"]["verdict"] is expected
-    assert said in verdict(summary)
+    assert summary["sam_beats_base"]["ci95"] == pytest.approx([oracle.low, oracle.high])
+    assert summary["sam_beats_base"]["verdict"] is expected
+    assert verdict(summary)[0].startswith(said)
 
 
 def test_costs_are_means_over_seeds(tmp_path):
@@ -106,26 +107,30 @@ def test_one_seed_says_nothing(tmp_path):
     summary = summarize(runs)
     json.dumps(summary, allow_nan=False)
     rst = entry(summary, "rst")
-    assert rst["accuracy"]["std"] is rst["accuracy"]["ci95"] is rst["seconds"]["std"] is None
+    assert rst["value"]["std"] is rst["value"]["ci95"] is rst["seconds"]["std"] is None
     assert rst["versus_sam"]["difference"] == pytest.approx(
-        rst["accuracy"]["mean"] - entry(summary, "sam")["accuracy"]["mean"]
+        rst["value"]["mean"] - entry(summary, "sam")["value"]["mean"]
     )
     assert {told for name, told in rst["versus_sam"].items() if name != "difference"} == {None}
-    assert summary["sam_beats_sgd"]["verdict"] is None
-    assert "too few seeds" in verdict(summary)
-    assert "on-inferior" not in verdict(summary)
+    assert summary["sam_beats_base"]["verdict"] is None
+    assert "too few seeds" in verdict(summary)[0]
+    assert "on-inferior" not in " ".join(verdict(summary))
     assert "too few seeds" in render(runs, summary)
 
 
 @pytest.mark.parametrize(
-    ("methods", "missing"), [(("sgd", "rst"), "no runs of SAM"), (("sam", "rst"), "no runs of SGD"),
-                             (("rst",), "no runs of SGD and SAM")]
+    ("methods", "missing"),
+    [
+        (("sgd", "rst"), "no runs of SAM (sam) here"),
+        (("sam", "rst"), "no runs of the base optimizer (sgd) here"),
+        (("rst",), "no runs of the base optimizer (sgd) and SAM (sam) here"),
+    ],
 )  # fmt: skip
 def test_a_missing_method(tmp_path, methods, missing):
     """Sees: a comparison with SAM or SGD that needs runs which are not there."""
     runs = read_runs(make_folder(tmp_path, methods, seeds=2))
     summary = summarize(runs)
-    assert summary["sam_beats_sgd"] == {"difference": None, "ci95": None, "verdict": None}
+    assert summary["sam_beats_base"] == {"difference": None, "ci95": None, "verdict": None}
     assert (entry(summary, "rst")["versus_sam"] is None) == ("sam" not in methods)
     assert missing in render(runs, summary)
 
@@ -140,24 +145,22 @@ def test_equal_results_need_no_spread(tmp_path):
     runs = runs_with(tmp_path, sgd=[90.0] * 3, sam=[90.0] * 3, rst=[90.0] * 3)
     summary = summarize(runs)
     json.dumps(summary, allow_nan=False)
-    assert entry(summary, "rst")["accuracy"] == {"mean": 90.0, "std": 0.0, "ci95": [90.0, 90.0]}
+    assert entry(summary, "rst")["value"] == {"mean": 90.0, "std": 0.0, "ci95": [90.0, 90.0]}
     versus = entry(summary, "rst")["versus_sam"]
     assert (versus["difference"], versus["ci95"], versus["p"]) == (0.0, [0.0, 0.0], 0.0)
     assert (versus["non_inferior"], versus["behind"], versus["beats"]) == (True, False, False)
-    assert summary["sam_beats_sgd"]["verdict"] is False
+    assert summary["sam_beats_base"]["verdict"] is False
     render(runs, summary)
 
 
 def test_order_of_methods(tmp_path):
-    """Sees: an order that depends on the names of the files."""
-    late = [make_record("rst", 0, method=method) for method in ("rst-late", "part-batch")]
-    folder = write_records(make_folder(tmp_path, seeds=1), late)
-    methods = [described["method"] for described in summarize(read_runs(folder))["methods"]]
-    known = ["sgd", "sgd-long", "sam", "rst", "g-rst", "thrifty"]
-    assert methods == [*known, "part-batch", "peer-looksam", "peer-sam", "rst-late"]
+    """Sees: an order that depends on the names of the files, or a list of methods that the report knows."""
+    records = [make_record("rst", 0, method=method, rank=rank) for method, rank in (("b", 2), ("z", 1), ("a", 2))]
+    methods = [described["method"] for described in summarize(read_runs(write_records(tmp_path, records)))["methods"]]
+    assert methods == ["z", "a", "b"]
 
 
-@pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf, "0%", "100%", "-5%", "nan%", "much", "", "%"])
 def test_margin_is_checked(tmp_path, margin):
     """Sees: a margin with which every method is, or none can be, non-inferior."""
     with pytest.raises(ValueError, match="margin = "):
@@ -165,17 +168,182 @@ def test_margin_is_checked(tmp_path, margin):
 
 
 def test_verdict_sorts_the_methods(tmp_path):
-    """Sees: an undecided method told as inferior, an inferior one as undecided, a cost left out."""
+    """Sees: an undecided method called inferior, an inferior one undecided, a cost left out, the dear ones first."""
     runs = runs_with(
-        tmp_path, sgd=[84.0] * 5, sam=SAM, g_rst=GRST, rst=[92.0, 91.0, 92.5, 92.1, 90.9],
+        tmp_path, sgd=[84.0] * 5, sam=SAM, g_rst=GRST, rst=[92.0, 91.0, 92.5, 92.1, 90.9], thrifty=GRST,
         sgd_long=[98.0, 94.0, 99.0, 96.0, 97.0],
     )  # fmt: skip
-    text = verdict(summarize(runs))
-    kept = text.index("Non-inferior to SAM, whose cost is 2.00, within 1 point: G-RST, p = 0.5, γ = 2 (+0.16 points")
-    behind = text.index("Behind SAM by more than 1 point: RST, p = 0.5 (−5.58 points")
-    undecided = text.index("Neither shown to keep up with SAM within 1 point nor to fall behind: SGD, 45 epochs")
-    assert kept < behind < undecided
-    assert re.search(r"45 epochs \([^)]*\) at cost 1\.50\.$", text)
+    beats, kept, behind, undecided = verdict(summarize(runs))
+    assert beats.startswith("SAM beats SGD (accuracy +13.3 points, 95 % interval ")
+    assert beats.endswith("), at cost 2.00.")
+    lead = "Non-inferior to SAM, whose cost is 2.00, within 1 point: thrifty, p=0.91, q=0.109, γ=1.09 at cost 1.10; "
+    assert kept == lead + "G-RST, p = 0.5, γ = 2 at cost 1.49."
+    assert behind == "Behind SAM by more than 1 point: RST, p = 0.5 at cost 1.49."
+    lead = "Neither shown to keep up with SAM within 1 point nor to fall behind"
+    assert undecided == f"{lead}: SGD, cost 1.5 at cost 1.50."
+
+
+# Lower is better
+
+
+def test_lower_is_better_mirrors_higher(tmp_path):
+    """Sees: a test, a bound or a verdict that is not turned around where the goal is to minimize."""
+    high = {"sgd": [84.0, 85.0, 83.0], "sam": SAM[:3], "rst": [92.0, 91.0, 92.5], "g_rst": GRST[:3]}
+    low = {name: [100 - value for value in values] for name, values in high.items()}
+    up = summarize(runs_with(tmp_path / "up", **high), 1.0)
+    down = summarize(runs_with(tmp_path / "down", MSE, **low), 1.0)
+    assert up["sam_beats_base"]["verdict"] is down["sam_beats_base"]["verdict"] is True
+    for one, other in zip(up["methods"], down["methods"], strict=True):
+        assert one["pareto_optimal"] == other["pareto_optimal"]
+        assert word(one, up) == word(other, down)
+        if one["method"] != "sam":
+            mine, mirrored = one["versus_sam"], other["versus_sam"]
+            assert mirrored["difference"] == pytest.approx(-mine["difference"])
+            assert mirrored["ci95"] == pytest.approx([-end for end in mine["ci95"][::-1]])
+            for name in ("p", "p_holm", "non_inferior", "behind", "beats", "seeds_needed"):
+                assert mirrored[name] == pytest.approx(mine[name]), name
+    assert "MSE −13.2 " in verdict(down)[0].replace(",", " ")
+    assert "lower is better" in verdict(down)[0]
+    worse = summarize(runs_with(tmp_path / "worse", MSE, sgd=low["sam"], sam=low["sgd"]), 1.0)
+    assert worse["sam_beats_base"]["verdict"] is False
+    assert verdict(worse)[0].startswith("SAM is worse than SGD (MSE +13")
+
+
+def test_default_margins(tmp_path):
+    """Sees: a point of accuracy asked of an MSE, a share of the wrong gain, a share taken where it was not asked."""
+    assert summarize(runs_with(tmp_path / "a", sgd=[84.0, 85.0], sam=SAM[:2]))["margin"] == {
+        "value": 1.0,
+        "share": None,
+    }
+    runs = runs_with(tmp_path / "b", MSE, sgd=[0.5, 0.52, 0.51], sam=[0.4, 0.41, 0.42], g_rst=[0.42, 0.43, 0.44])
+    assert summarize(runs)["margin"] == {"value": pytest.approx(0.25 * 0.1), "share": 0.25}
+    assert summarize(runs, "50%")["margin"] == {"value": pytest.approx(0.05), "share": 0.5}
+    assert summarize(runs, "0.05")["margin"] == {"value": 0.05, "share": None}
+    assert versus_sam(runs, "g-rst", "50%")["non_inferior"] is True
+    assert versus_sam(runs, "g-rst", "10%")["behind"] is True
+    assert "within 0.05 (50 % of SAM's gain): G-RST" in verdict(summarize(runs, "50%"))[1]
+
+
+@pytest.mark.parametrize("sgd", [[0.4, 0.42, 0.41], [0.3, 0.31, 0.32]])
+def test_a_share_of_no_gain(tmp_path, sgd):
+    """Sees: a method called non-inferior, or behind, by a margin of nothing or less, and a page that needs one."""
+    runs = runs_with(tmp_path, MSE, sgd=sgd, sam=[0.4, 0.41, 0.42], g_rst=[0.4, 0.411, 0.42], rst=[0.1, 0.11, 0.12])
+    summary = summarize(runs)
+    json.dumps(summary, allow_nan=False)
+    assert summary["margin"] == {"value": None, "share": 0.25}
+    versus = entry(summary, "g-rst")["versus_sam"]
+    assert (versus["p"], versus["non_inferior"], versus["behind"]) == (None, False, False)
+    assert word(entry(summary, "g-rst"), summary) == "no gain"
+    assert entry(summary, "rst")["versus_sam"]["beats"] is True
+    assert "no method is called non-inferior" in verdict(summary)[0]
+    assert "“No gain”" in render(runs, summary)
+
+
+def test_a_share_of_an_unknown_gain(tmp_path):
+    """Sees: SAM said to gain nothing where the base was not trained, and no word on what to do."""
+    summary = summarize(runs_with(tmp_path, MSE, sam=[0.4, 0.41, 0.42], g_rst=[0.4, 0.411, 0.42]))
+    assert word(entry(summary, "g-rst"), summary) == "no margin"
+    assert "no margin: SAM's gain over the base is not known, so give --margin as an amount" in legend(summary)
+
+
+def test_a_margin_in_the_unit_without_gain(tmp_path):
+    """Sees: being non-inferior to a SAM that gains nothing told as an achievement."""
+    summary = summarize(runs_with(tmp_path, sgd=SAM, sam=SAM, g_rst=GRST))
+    assert "being non-inferior to SAM recommends nothing here" in verdict(summary)[0]
+    assert entry(summary, "g-rst")["versus_sam"]["non_inferior"] is True
+
+
+# Diverged runs, choices
+
+
+def test_a_seed_without_a_result(tmp_path):
+    """Sees: a diverged seed left out in silence, a mean of it, and a method with one called non-inferior or better."""
+    records = [make_record("sgd", seed, values=[50.0, 84.0 + seed]) for seed in range(4)]
+    records += [make_record("sam", seed, values=[50.0, 97.0 + seed / 10]) for seed in range(4)]
+    records += [make_record("rst", seed, values=[50.0, 98.0 + seed / 9]) for seed in (0, 1, 2)]
+    records += [make_record("rst", 3, values=[50.0, None], loss=[2.0, None])]
+    records += [make_record("g-rst", seed, values=[50.0, math.nan]) for seed in range(4)]
+    runs = read_runs(write_records(tmp_path, records))
+    summary = summarize(runs)
+    json.dumps(summary, allow_nan=False)
+    rst, grst = entry(summary, "rst"), entry(summary, "g-rst")
+    assert rst["diverged"] == [3]
+    assert rst["value"]["mean"] == pytest.approx(98 + 1 / 9)
+    assert (rst["versus_sam"]["non_inferior"], rst["versus_sam"]["beats"]) == (False, False)
+    assert [word(found, summary) for found in (rst, grst)] == ["diverged", "diverged"]
+    assert grst["value"] == {"mean": None, "std": None, "ci95": None}
+    assert not grst["pareto_optimal"]
+    one, other = (warning for warning in summary["warnings"] if "diverged" in warning)
+    assert "from point 2 of the curve (step 600) on with seed 3. Seed 3 ended without a result" in one
+    assert "with seeds 0, 1, 2, 3. Seeds 0, 1, 2, 3 ended without a result" in other
+    assert any("training diverged with some seed: " in sentence for sentence in verdict(summary))
+    render(runs, summary)
+
+
+def test_a_loss_that_diverged(tmp_path):
+    """Sees: the accuracy of a broken network without a word, or a warning where the loss recovered."""
+    records = [make_record("sam", seed, values=[9.0, 10.0, 10.0], loss=[2.0, None, 2.0]) for seed in (0, 1)]
+    records += [make_record("rst", seed, values=[9.0, 10.0, 10.0], loss=[2.0, None, None]) for seed in (0, 1)]
+    (found,) = (w for w in summarize(read_runs(write_records(tmp_path, records)))["warnings"] if "diverged" in w)
+    assert found.startswith(
+        "RST, p = 0.5 diverged: its loss or accuracy was not finite from point 2 of the curve (step"
+    )
+    assert "Its result there is that of a broken network." in found
+
+
+def test_nothing_has_a_result(tmp_path):
+    """Sees: a page, a table or a figure that needs at least one result."""
+    records = [make_record(method, seed, values=[None]) for method in ("sgd", "sam", "rst") for seed in (0, 1)]
+    runs = read_runs(write_records(tmp_path, records))
+    summary = summarize(runs)
+    json.dumps(summary, allow_nan=False)
+    assert verdict(summary)
+    assert rows(summary)[0][1] == "—"
+    render(runs, summary)
+
+
+def chosen(folder: Any, chose: float, *, goal: str = "max", base: float = 80.0) -> Any:
+    """Return the summary of a SAM whose ρ was chosen among three, the base reaching `base` on validation."""
+    metric = MSE if goal == "min" else None
+    given: dict[str, Any] = {"chosen": True} | ({"metric": metric} if metric else {})
+    records = [make_record("sam", seed, hyperparameters={"rho": chose}, **given) for seed in (0, 1)]
+    given = {"metric": metric} if metric else {}
+    records += [make_record("sgd", seed, validation=[base] * 30, **given) for seed in (0, 1)]
+    return summarize(read_runs(write_records(folder, records)))
+
+
+def test_an_optimum_at_the_edge(tmp_path):
+    """Sees: the end of a grid not named, the wrong end, no remedy, and the middle of a grid called an end."""
+    middle = chosen(tmp_path / "middle", 0.3)
+    assert entry(middle, "sam")["choice"] == {"cost": 9.0, "edge": {}, "beats_base": True}
+    assert not any("grid" in warning for warning in middle["warnings"])
+    for place, end, words in ((0.1, "lower", "smallest"), (1.0, "upper", "largest")):
+        summary = chosen(tmp_path / end, place)
+        assert entry(summary, "sam")["choice"]["edge"] == {"rho": end}
+        (warning,) = (warning for warning in summary["warnings"] if "grid" in warning)
+        assert warning.startswith(f"rho = {place:g}, chosen for SAM, is the {words} that was tried: ")
+        assert f"{'below' if end == 'lower' else 'above'} {place:g} in --rho" in warning
+
+
+@pytest.mark.parametrize(("goal", "good", "bad"), [("max", 99.0, 80.0), ("min", 0.1, 9.0)])
+def test_no_radius_beats_the_base(tmp_path, goal, good, bad):
+    """Sees: a base that no radius beat on validation not told first, or told where one did, or the goal forgotten."""
+    beaten = chosen(tmp_path / "beaten", 0.3, goal=goal, base=bad)
+    assert entry(beaten, "sam")["choice"]["beats_base"] is True
+    assert verdict(beaten)[0].startswith("SAM beats SGD")
+    unbeaten = chosen(tmp_path / "unbeaten", 0.3, goal=goal, base=good)
+    assert verdict(unbeaten)[0] == "No radius ρ that was tried beats SGD on validation, with any method."
+    assert verdict(unbeaten)[1].startswith("SAM beats SGD")
+
+
+def test_cost_in_seconds_is_paired_by_seed(tmp_path):
+    """Sees: a ratio of means or of medians, other seeds of the base, a cost without a base."""
+    records = [make_record("sgd", seed, seconds=seconds) for seed, seconds in enumerate((1.0, 10.0, 2.0))]
+    records += [make_record("sam", seed, seconds=seconds) for seed, seconds in enumerate((2.0, 15.0, 6.0, 99.0))]
+    summary = summarize(read_runs(write_records(tmp_path / "with", records)))
+    assert (entry(summary, "sgd")["cost_seconds"], entry(summary, "sam")["cost_seconds"]) == (1.0, 2.0)
+    alone = summarize(read_runs(write_records(tmp_path / "without", records[3:])))
+    assert entry(alone, "sam")["cost_seconds"] is None
 
 
 # Tests, and the correction for their number
@@ -234,10 +402,10 @@ def test_alone_but_not_among_five(tmp_path):
     assert versus["ci95"][0] > -1
     assert versus["p_holm"] == pytest.approx(4 * p)  # peer-sam's p-value is smaller
     assert versus["non_inferior"] is versus["behind"] is False
-    assert word(versus, among) == "alone only"
-    assert "but not shown as one of 5 comparisons: G-RST" in verdict(among)
+    assert word(entry(among, "g-rst"), among) == "alone only"
+    assert any("but not shown as one of 5 comparisons: G-RST" in sentence for sentence in verdict(among))
     assert (
-        "“Alone only”: enough if it were the only comparison (its interval lies above −1), not as one of 5"
+        "“Alone only”: enough if it were the only comparison (its interval lies within the margin), not as one of 5"
         in " ".join(render(runs, among).split())
     )
 
@@ -249,7 +417,7 @@ def test_the_primary_question_is_not_corrected(tmp_path):
     others = {name: results for name, results in ASIDE.items() if name != "sgd"}
     runs = runs_with(tmp_path, sgd=sgd, sam=SAM, g_rst=GRST, peer_sam=GRST, **others)
     summary = summarize(runs)
-    assert summary["sam_beats_sgd"]["verdict"] is True
+    assert summary["sam_beats_base"]["verdict"] is True
     assert "It is not corrected" in render(runs, summary)
 
 
@@ -307,7 +475,7 @@ def test_warnings(tmp_path):
     (warning,) = summary["warnings"]
     needed = seeds_needed(stats.tstd(found), 1.0)
     assert warning == (
-        f"5 seeds are too few to decide on SGD (45 epochs): its interval reaches ± {half:.2f} points, the margin is 1; "
+        f"5 seeds are too few to decide on SGD (cost 1.5): its interval reaches ± {half:.2f} points, the margin is 1; "
         f"it would take {needed}."
     )
     assert entry(summary, "sgd-long")["versus_sam"]["seeds_needed"] == needed
@@ -336,8 +504,8 @@ def test_undecided_methods_share_a_warning(tmp_path):
     )
     assert two.startswith("2 seeds are too few to decide on peer SAM: its interval reaches ± ")
     page = render(runs, summary)
-    cells = re.findall(r"<td>([^<]*)</td></tr>", page[page.index("Seeds for ±&nbsp;1</th>") :])
-    assert cells[:3] == ["more than 100", str(seeds_needed(5.0, 1.0) or "more than 100"), str(needed)]
+    cells = re.findall(r"<td>([^<]*)</td></tr>", page[page.index("Seeds for ±&nbsp;margin</th>") :])
+    assert cells[1:4] == ["more than 100", str(seeds_needed(5.0, 1.0) or "more than 100"), str(needed)]
 
 
 def test_warnings_of_single_seeds_and_no_spread(tmp_path):
@@ -357,16 +525,16 @@ def test_warnings_of_single_seeds_and_no_spread(tmp_path):
 # Equal gradients, equal seconds
 
 
-def spending(method: str, seed: int, spent: list[float], accuracies: list[float]) -> dict[str, Any]:
-    return make_record(method, seed, epoch_passes=spent, passes=spent[-1], test_accuracy=accuracies)
+def spending(method: str, seed: int, spent: list[float], values: list[float]) -> dict[str, Any]:
+    return make_record(method, seed, curve_passes=spent, passes=spent[-1], values=values)
 
 
 def at_equal_gradients(folder, *records):
-    return at_equal(by_method(read_runs(write_records(folder, list(records)))), lambda run: run.epoch_passes)
+    return at_equal(by_method(read_runs(write_records(folder, list(records)))), lambda run: run.curve.passes)
 
 
 def test_equal_gradients(tmp_path):
-    """Sees: a later epoch, the best epoch, an interpolation, an epoch lost that ends on the budget."""
+    """Sees: a later point, the best one, an interpolation, a point lost that ends on the budget."""
     found = at_equal_gradients(
         tmp_path,
         spending("sgd", 0, [10.0, 20.0, 30.0], [60.0, 75.0, 85.0]),
@@ -381,10 +549,10 @@ def test_equal_gradients(tmp_path):
     assert (found["cheapest"], found["budget"]) == ("sgd", 30.0)
     root = pytest.approx(math.sqrt(2))
     assert found["reached"] == {
-        "sgd": {"mean": 84.0, "std": root, "epochs": 3.0},
-        "sam": {"mean": 52.0, "std": pytest.approx(math.sqrt(8)), "epochs": 1.0},
-        "rst": {"mean": 72.0, "std": root, "epochs": 2.0},
-        "g-rst": None,  # not even one epoch with seed 0
+        "sgd": {"mean": 84.0, "std": root, "points": 3.0},
+        "sam": {"mean": 52.0, "std": pytest.approx(math.sqrt(8)), "points": 1.0},
+        "rst": {"mean": 72.0, "std": root, "points": 2.0},
+        "g-rst": None,  # not even one point with seed 0
     }
 
 
@@ -400,7 +568,7 @@ def test_budgets_are_paired_by_seed(tmp_path):
     )
     assert found["budget"] == 24.0
     assert found["reached"]["rst"]["mean"] == 61.0
-    assert (found["reached"]["sam"]["mean"], found["reached"]["sam"]["epochs"]) == (75.0, 1.5)
+    assert (found["reached"]["sam"]["mean"], found["reached"]["sam"]["points"]) == (75.0, 1.5)
 
 
 def test_equal_seconds_are_not_gradients(tmp_path):
@@ -409,15 +577,15 @@ def test_equal_seconds_are_not_gradients(tmp_path):
         write_records(
             tmp_path,
             [
-                make_record("sgd", 0, passes=2.0, epoch_seconds=[5.0, 9.0], seconds=9.0, test_accuracy=[80.0, 84.0]),
-                make_record("sam", 0, passes=4.0, epoch_seconds=[4.0, 8.0], seconds=8.0, test_accuracy=[90.0, 97.0]),
+                make_record("sgd", 0, passes=2.0, curve_seconds=[5.0, 9.0], seconds=9.0, values=[80.0, 84.0]),
+                make_record("sam", 0, passes=4.0, curve_seconds=[4.0, 8.0], seconds=8.0, values=[90.0, 97.0]),
             ],
         )
     )
     summary = summarize(runs)
     assert (summary["equal_gradients"]["cheapest"], summary["equal_seconds"]["cheapest"]) == ("sgd", "sam")
-    assert summary["equal_gradients"]["reached"]["sam"] == {"mean": 90.0, "std": None, "epochs": 1}
-    assert summary["equal_seconds"]["reached"]["sgd"] == {"mean": 80.0, "std": None, "epochs": 1}
+    assert summary["equal_gradients"]["reached"]["sam"] == {"mean": 90.0, "std": None, "points": 1}
+    assert summary["equal_seconds"]["reached"]["sgd"] == {"mean": 80.0, "std": None, "points": 1}
     assert "2 gradients and 8.0 seconds are" in render(runs, summary)
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sharpless.lab.choice import best, check_grid, more, points
+from sharpless.lab.choice import CHOICE_SEEDS, best, check_grid, more, points
 from sharpless.lab.comparison import compare
-from sharpless.lab.methods import Method
-from sharpless.lab.study import CHOICE_SEEDS, Failure, Study
 from sharpless.lab.definition import Task
+from sharpless.lab.methods import Method
+from sharpless.lab.study import Failure, Study
 
 TASKS = '''
 import math, os, pathlib, torch
@@ -177,7 +177,7 @@ def test_bad_grids(grid, message):
 def test_compare_in_python(folder):
     """Sees the whole way from a function of a notebook to the summary, in other processes, disagree with itself."""
     namespace = {"__name__": "__main__"}
-    exec(compile(TASKS, "notebook", "exec"), namespace)  # noqa: S102 - as a notebook does
+    exec(compile(TASKS, "notebook", "exec"), namespace)
     seen = []
     summary = compare(
         namespace["valley"], methods=["sgd", "sam"], rho=[0.1, 1.0], seeds=3, choice_seeds=1, folder="out",

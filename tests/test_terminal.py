@@ -13,14 +13,14 @@ import time
 
 import pytest
 import torch
-
-from sharpless.cli import main
-from sharpless.cost import expected_sharp_steps
-from sharpless.lab import files
 from sharpless.lab.checkpoints import Checkpoints, _digest
 from sharpless.lab.compare import Comparison
 from sharpless.lab.recipes import Recipe
 from sharpless.lab.setup import Setup
+
+from sharpless.cli import main
+from sharpless.cost import expected_sharp_steps
+from sharpless.lab import files
 from sharpless.lab.stopping import Stopped
 from sharpless.report.html import render
 from sharpless.report.runs import read_runs

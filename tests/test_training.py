@@ -1,28 +1,34 @@
 """A run that is stopped, killed, or spread over processes is the run that was not."""
 
-import json
+import math
 import multiprocessing
 import os
 import random
 import resource
 import signal
+import tempfile
 import time
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from sharpless.lab.checkpoints import Checkpoints
-from sharpless.lab.recipes import Recipe
-from sharpless.lab.setup import Setup
+from sharpless.lab.methods import Method
 from sharpless.lab.stopping import Stopped
-from sharpless.lab.train import Training, train
+from sharpless.lab.tasks.images.checkpoints import Checkpoints
+from sharpless.lab.tasks.images.checks import check
+from sharpless.lab.tasks.images.ranks import Team
+from sharpless.lab.tasks.images.recipe import Recipe
+from sharpless.lab.tasks.images.setup import Setup
+from sharpless.lab.tasks.images.training import batches, train
+from sharpless.lab.trial import Trial
 
 SHORT = Recipe(epochs=2, width=4)
 BRANCHING = multiprocessing.get_context("forkserver")
-BRANCHING.set_forkserver_preload(["sharpless.lab.train"])
+BRANCHING.set_forkserver_preload(["sharpless.lab.tasks.images.training"])
 
 
 def dropping(classes):
@@ -30,15 +36,18 @@ def dropping(classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, classes))
 
 
-def begun(recipe, method, folder, setup=None, watch=None):
-    return Training(recipe, method, 1, setup=setup, checkpoints=Checkpoints(folder, {"seed": 1}), watch=watch)
+def trained(recipe, method, folder=None, setup=None, watch=None, seed=1):
+    """A trial after its run; `watch` is called with it after every step."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        trial = Trial(Method(method), seed, folder=folder or Path(elsewhere), watch=lambda _: watch and watch(trial))
+        train(trial, recipe, setup)
+    return trial
 
 
-def ended(training):
+def ended(trial):
     """What a run has come to, its durations left aside."""
-    record = training.run()
-    timeless = {name: value for name, value in record.items() if "seconds" not in name and name != "setup"}
-    return timeless, training.weights()
+    timeless = {name: values for name, values in trial.curve.items() if name != "seconds"}
+    return {**timeless, "cost": vars(trial.cost), "sharp_steps": trial.sharp_steps}, trial.weights
 
 
 def assert_same(one, other):
@@ -52,9 +61,9 @@ def assert_same(one, other):
     [
         ("sgd", {}),
         ("g-rst", {}),
-        ("thrifty", {"ema": 0.9, "clip": 1.0}),
-        ("g-rst", {"p": "adaptive:1.3,0.05"}),
-        ("g-rst", {"ascent": "friendly", "systematic": True}),
+        ("thrifty:average=0.9", {"clip": 1.0}),
+        ("g-rst:p=adaptive:1.3,0.05", {}),
+        ("g-rst:ascent=friendly,systematic=yes", {}),
         ("sam", {"optimizer": "adamw", "lr_warmup": 0.3, "accumulate": 2}),
         ("g-rst", {"precision": "16"}),
         ("g-rst", {"precision": "bf16", "label_smoothing": 0.1}),
@@ -67,19 +76,20 @@ def test_stopped(method, changes, stop, tmp_path):
     """Sees a state that a checkpoint leaves out: a moment, a scale, a coin, a mask, the place in the epoch, a loss."""
     recipe = replace(SHORT, **changes)
 
-    def blow(training):
-        if training.progress.step == stop:
+    def blow(trial):
+        if trial.cost.steps == stop:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)  # one from the group and one from the parent
 
     with pytest.raises(Stopped) as caught:
-        begun(recipe, method, tmp_path, watch=blow).run()
+        trained(recipe, method, tmp_path, watch=blow)
     assert (caught.value.step, caught.value.signum) == (stop, signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     steps = []
-    again = begun(recipe, method, tmp_path, watch=lambda training: steps.append(training.progress.step))
-    assert_same(ended(again), ended(Training(recipe, method, 1)))
+    again = trained(recipe, method, tmp_path, watch=lambda trial: steps.append(trial.cost.steps))
+    assert_same(ended(again), ended(trained(recipe, method)))
     assert steps == list(range(stop + 1, 41))
+    assert 0 < again.data_seconds < again.seconds
 
 
 def test_a_second_signal_is_not_waited_with(tmp_path):
@@ -90,46 +100,48 @@ def test_a_second_signal_is_not_waited_with(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        begun(SHORT, "sgd", tmp_path, watch=blow).run()
+        trained(SHORT, "sgd", tmp_path, watch=blow)
 
 
 def run_to_the_end(folder, result):
     """A process of its own that trains, with a checkpoint after every step."""
     warnings.simplefilter("error")
-    training = begun(SHORT, "g-rst", folder, Setup(checkpoint_every=0.0))
-    torch.save(ended(training), result)
+    torch.save(ended(trained(SHORT, "g-rst", folder, Setup(checkpoint_every=0.0))), result)
 
 
 def test_a_run_that_diverges():
-    """Sees a record that is no JSON."""
-    record = train(replace(SHORT, lr=1e30, epochs=1), "sgd", 0)
-    assert record["train_loss"] == [None]
-    json.dumps(record, allow_nan=False)
+    """Sees a run that an overflow ends, or a loss that hides it."""
+    assert math.isnan(trained(replace(SHORT, lr=1e30, epochs=1), "sgd").curve["loss"][0])
 
 
-def test_killed_twenty_times(tmp_path):
+def test_skipped_steps_are_counted():
+    """Sees steps that float16 leaves out after an overflow counted as none, or at the wrong place."""
+    trial = trained(replace(SHORT, precision="16", lr=1e5, epochs=1), "g-rst")
+    assert trial.cost.steps == 20
+    assert len(trial.sharp_steps) == trial.cost.sharp_steps
+    assert trial.sharp_steps == trained(replace(SHORT, epochs=1), "g-rst").sharp_steps
+
+
+def test_killed_again_and_again(tmp_path):
     """Sees a checkpoint that a kill in the middle of writing it makes unreadable, or a step that is done twice."""
     generator = random.Random(0)
-    result = tmp_path / "result.pt"
-    kills = 0
-    while kills < 20:
-        process = BRANCHING.Process(target=run_to_the_end, args=(tmp_path / "checkpoints", result))
+    result, folder = tmp_path / "result.pt", tmp_path / "checkpoints"
+    for _ in range(6):
+        process = BRANCHING.Process(target=run_to_the_end, args=(folder, result))
         process.start()
-        steps = len(list((tmp_path / "checkpoints").glob("step-*")))
-        while process.is_alive() and len(list((tmp_path / "checkpoints").glob("*.pt"))) <= min(steps, 1):
+        before = {*folder.glob("step-*")}
+        while process.is_alive() and not {*folder.glob("step-*")} - before:
             time.sleep(0.001)
         time.sleep(generator.uniform(0.0, 0.02))
         process.kill()
         process.join()
-        kills += 1
-        there = list((tmp_path / "checkpoints").iterdir())
-        assert len(there) <= 4  # the last two, one that was just added, and half a one
-    process = BRANCHING.Process(target=run_to_the_end, args=(tmp_path / "checkpoints", result))
+        assert len(list(folder.iterdir())) <= 4  # the last two, one that was just added, and half a one
+    process = BRANCHING.Process(target=run_to_the_end, args=(folder, result))
     process.start()
     process.join()
     assert process.exitcode == 0
-    assert_same(torch.load(result, weights_only=True), ended(Training(SHORT, "g-rst", 1)))
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+    assert_same(torch.load(result, weights_only=True), ended(trained(SHORT, "g-rst")))
+    assert len(list(folder.iterdir())) == 2
 
 
 # Checkpoints
@@ -142,9 +154,7 @@ def test_the_last_two_are_kept(tmp_path):
         store.save(step, {"step": step})
     assert [path.name[:14] for path in sorted(tmp_path.iterdir())] == ["step-000000002", "step-000000010"]
     assert store.load() == {"step": 10}
-    store.discard()
-    assert not tmp_path.exists()
-    assert store.load() is None
+    assert Checkpoints(tmp_path / "empty", {"seed": 1}).load() is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit"])
@@ -174,14 +184,13 @@ def test_a_checkpoint_of_another_run(tmp_path):
 def fill_the_disk(folder, result):
     """A process whose disk is full from the second checkpoint on, which the kernel plays by a limit on file sizes."""
 
-    def limit(training):
-        if training.progress.step == 3:
+    def limit(trial):
+        if trial.cost.steps == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 
-    training = begun(SHORT, "g-rst", folder, Setup(checkpoint_every=0.0), limit)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        come_to = ended(training)
+        come_to = ended(trained(SHORT, "g-rst", folder, Setup(checkpoint_every=0.0), limit))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     kept = sorted(path.name[:14] for path in folder.iterdir())
     torch.save((come_to, kept, str(caught[0].message)), result)
@@ -193,7 +202,7 @@ def test_a_full_disk(tmp_path):
     process.start()
     process.join()
     come_to, kept, warning = torch.load(tmp_path / "result.pt", weights_only=True)
-    assert_same(come_to, ended(Training(SHORT, "g-rst", 1)))
+    assert_same(come_to, ended(trained(SHORT, "g-rst")))
     assert kept == ["step-000000001", "step-000000002"]
     assert "no checkpoint was written at step 3 ([Errno 27] File too large): the run goes on" in warning
 
@@ -206,51 +215,76 @@ def test_l2_is_in_the_loss():
     one = replace(SHORT, epochs=1)
     for method, limit in (("sgd", 1e-4), ("sam", 1e-2)):
         decay, l2 = (
-            ended(Training(replace(one, weight_decay=wd, l2=l2), method, 0)) for wd, l2 in ((0.05, 0.0), (0.0, 0.05))
+            ended(trained(replace(one, weight_decay=wd, l2=l2), method)) for wd, l2 in ((0.05, 0.0), (0.0, 0.05))
         )
         apart = max(float((decay[1][name] - l2[1][name]).abs().max()) for name in l2[1])
         assert (apart < limit) == (method == "sgd")
         squares = sum(float(value.square().sum()) for name, value in l2[1].items() if name.endswith(("weight", "bias")))
-        assert 0.1 < (l2[0]["train_loss"][0] - decay[0]["train_loss"][0]) / (0.025 * squares) < 10
+        assert 0.1 < (l2[0]["loss"][0] - decay[0]["loss"][0]) / (0.025 * squares) < 10
 
 
 def test_parts_of_a_batch():
     """Sees micro-batches that weigh more or less than their share; without BatchNorm and climbs they change nothing."""
     recipe = replace(SHORT, network="convnet-groupnorm", lr=0.1, epochs=1)
-    whole, parts = (Training(replace(recipe, accumulate=n), "sgd", 0) for n in (1, 4))
-    one, other = ended(whole), ended(parts)
+    one, other = (ended(trained(replace(recipe, accumulate=n), "sgd")) for n in (1, 4))
     torch.testing.assert_close(other[1], one[1], rtol=0, atol=1e-5)
-    assert other[0]["train_loss"] == pytest.approx(one[0]["train_loss"], abs=1e-5)
-    assert one[0]["passes"] == other[0]["passes"] == one[0]["plain_passes"] == 20
+    assert other[0]["loss"] == pytest.approx(one[0]["loss"], abs=1e-5)
+    assert one[0]["cost"] == other[0]["cost"]
+    assert one[0]["passes"] == [20]
 
 
 def test_the_average_of_the_weights():
-    """Sees an average that is not tested, not what is left at the end, or not what its decay says."""
+    """Sees an average that is not tested, or not what is left at the end."""
     history = []
 
-    def keep(training):
-        history.append({name: value.clone() for name, value in training.module.state_dict().items()})
+    def keep(trial):
+        history.append({name: value.clone() for name, value in trial.average.model.state_dict().items()})
 
-    training = Training(replace(SHORT, ema=0.8), "sgd", 0, watch=keep)
-    _, weights = ended(training)
-    name = "0.weight"
-    average = history[0][name]
+    trial = trained(SHORT, "sgd:average=0.8", watch=keep)
+    average = history[0]["0.weight"]
     for state in history[1:]:
-        average = 0.8 * average + 0.2 * state[name]
-    torch.testing.assert_close(weights[name], average)
-    assert not torch.equal(weights[name], history[-1][name])
-    assert training.progress.test_accuracy != train(SHORT, "sgd", 0)["test_accuracy"]
+        average = 0.8 * average + 0.2 * state["0.weight"]
+    torch.testing.assert_close(trial.weights["0.weight"], average)
+    assert not torch.equal(trial.weights["0.weight"], history[-1]["0.weight"])
+    assert trial.curve["test"] != trained(SHORT, "sgd").curve["test"]
+
+
+def test_the_schedule_of_the_learning_rate(tmp_path):
+    """Sees a rate of the comparison that the schedule forgets, a warm-up left out, or an end that is not 0."""
+    seen = []
+
+    def watch(trial):
+        seen.append(trial._opt.param_groups[0]["lr"])
+
+    trial = Trial(Method("sgd"), hyperparameters={"lr": 0.2}, folder=tmp_path, watch=lambda _: watch(trial))
+    train(trial, replace(SHORT, epochs=1, lr_warmup=0.2))
+    assert seen[:5] == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2])
+    assert seen == [*seen[:4], *sorted(seen[4:], reverse=True)]
+    assert 0 < seen[-1] < 0.01
+
+
+def test_what_hyperparameters_are_chosen_by(tmp_path):
+    """Sees a choice by the test set, or by examples that were trained on."""
+    for validation, steps in ((0.0, 16), (0.4, 12)):
+        trial = Trial(Method("sgd"), choosing=True, folder=tmp_path / str(steps))
+        train(trial, replace(SHORT, epochs=1, validation=validation))
+        assert trial.curve.keys() == {"step", "passes", "seconds", "validation", "loss"}
+        assert trial.cost.steps == steps
 
 
 def test_the_batches_of_an_epoch():
-    """Sees an example that comes twice in an epoch, the same order in every epoch, or another order for a method."""
-    training = Training(SHORT, "sam", 0)
-    training.train_set = Listening()
-    first, again, second = (list(training._batches(epoch, 0)) for epoch in (0, 0, 1))
+    """Sees an example that comes twice in an epoch, the same order in every epoch, or ranks that share examples."""
+
+    def rows(epoch, first=0, rank=0, ranks=1):
+        return list(batches(Listening(), SHORT, Team(rank, ranks, torch.device("cpu")), 0, epoch, first))
+
+    first, again, second = rows(0), rows(0), rows(1)
     assert len({row for batch in first for row in batch.tolist()}) == 20 * 64
     assert all(map(torch.equal, first, again))
     assert not torch.equal(first[0], second[0])
-    assert all(map(torch.equal, first[7:], training._batches(0, 7)))
+    assert all(map(torch.equal, first[7:], rows(0, 7)))
+    halves = [rows(0, rank=rank, ranks=2) for rank in (0, 1)]
+    assert {*halves[0][3].tolist()} | {*halves[1][3].tolist()} == {*first[3].tolist()}
 
 
 class Listening:
@@ -273,22 +307,25 @@ class Listening:
             {"devices": 2},
             "batch_size = 65 cannot be shared out evenly: give a multiple",
         ),
-        ({"ema": 0.9}, "sgd", {"strategy": "fsdp2"}, "ema = 0.9 needs whole weights"),
-        ({"l2": 0.1}, "sgd", {"strategy": "fsdp2"}, "l2 = 0.1 needs whole weights"),
-        ({"ascent": "friendly"}, "g-rst", {"devices": 2}, "ascent = friendly remembers one gradient"),
-        ({"precision": "bf16"}, "peer-sam", {}, "peer-sam runs on one device, in precision 32"),
+        ({}, "sgd:average=0.9", {"strategy": "fsdp2", "devices": 2}, "method sgd:average=0.9 averages whole weights"),
+        ({"l2": 0.1}, "sgd", {"strategy": "fsdp2", "devices": 2}, "l2 = 0.1 needs whole weights"),
+        ({}, "g-rst:ascent=friendly", {"devices": 2}, "method g-rst:ascent=friendly remembers one gradient"),
+        ({"precision": "bf16"}, "peer-sam", {}, "method peer-sam runs on one device, in precision 32"),
+        ({"precision": "16"}, "rst:p=adaptive:1,-1", {}, "precision = 16 scales the gradients"),
     ],
 )
 def test_what_does_not_go_together(recipe, method, setup, message):
     """Sees a run that fails late, or does something else than it says."""
     with pytest.raises(ValueError, match=f"^{message}"):
-        Training(replace(SHORT, **recipe), method, 0, setup=Setup(**setup))
+        check(replace(SHORT, **recipe), Setup(**setup), [Method(method)])
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"devices": 0}, "devices = 0 is out of range"),
+        ({"strategy": "fsdp2"}, "strategy = fsdp2 shards a network over several devices"),
+        ({"nodes": 2}, "nodes = 2 would wait for the other nodes"),
         ({"strategy": "dp"}, "strategy = dp is unknown: give auto, ddp, fsdp2"),
         ({"accelerator": "tpu"}, "accelerator = tpu is unknown"),
         ({"compile": "gcc"}, "compile = gcc is no backend of torch.compile: give .*inductor"),
@@ -305,6 +342,6 @@ def test_bad_setups(changes, message):
 def test_a_compiled_network_in_channels_last():
     """Sees options that change what is computed, by more than rounding."""
     setup = Setup(compile="aot_eager", channels_last=True)
-    plain, fast = (ended(Training(SHORT, "g-rst", 0, setup=one)) for one in (Setup(), setup))
+    plain, fast = (ended(trained(SHORT, "g-rst", setup=one)) for one in (Setup(), setup))
     torch.testing.assert_close(fast[1], plain[1], rtol=0, atol=1e-3)
     assert fast[0]["sharp_steps"] == plain[0]["sharp_steps"]

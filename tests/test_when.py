@@ -13,6 +13,8 @@ from sharpless import GRST, RST
 from sharpless.coin import evenly
 from sharpless.schedules import Adaptive, Linear, Periodic, Piecewise, Warmup, parse
 
+pytestmark = pytest.mark.quick
+
 STEPS = 30
 PINNED = [False, False, False, True, False, False, False, True]
 

@@ -14,6 +14,8 @@ from sharpless import GRST, RST, SAM
 from sharpless.ascent import Friendly, asam, normalization_parameters, sam
 from sharpless.coin import uniform
 
+pytestmark = pytest.mark.quick
+
 RHO, ETA, STEPS = 0.1, 0.01, 12
 
 

@@ -14,7 +14,7 @@ from sharpless.cli import compare, plan, recipe, report, train
 from sharpless.cli.task import named
 from sharpless.cli.terminal import prepare, shown
 from sharpless.lab.faults import is_out_of_memory, reason
-from sharpless.lab.setup import is_main_process
+from sharpless.lab.tasks.images.setup import is_follower, launched
 
 __all__ = ["run"]
 
@@ -69,7 +69,7 @@ def _run(arguments: Sequence[str]) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     vars(options).update(task=task, rest=rest, names={})
     try:
-        return int(options.command(options))
+        return _led(options)
     except (ValueError, ModuleNotFoundError) as error:
         told = _as_typed(str(error), options, arguments)
     except BrokenPipeError:
@@ -80,9 +80,22 @@ def _run(arguments: Sequence[str]) -> int:
         if not is_out_of_memory(error):
             raise
         told = f"there is not enough memory ({reason(error)}): give a smaller --batch-size, --image-size or --network"
-    if is_main_process():
-        print(f"sharpless: {shown(told)}", file=sys.stderr)
+    print(f"sharpless: {shown(told)}", file=sys.stderr)
     return 2
+
+
+def _led(options: argparse.Namespace) -> int:
+    """Return the exit status of a command, which under torchrun one process executes, and the others follow."""
+    if not launched():
+        return int(options.command(options))
+    from sharpless.lab.tasks.images.ranks import dismiss, follow  # noqa: PLC0415
+
+    if is_follower():
+        return follow()
+    try:
+        return int(options.command(options))
+    finally:
+        dismiss()
 
 
 def _as_typed(sentence: str, options: argparse.Namespace, arguments: Sequence[str]) -> str:
@@ -92,7 +105,7 @@ def _as_typed(sentence: str, options: argparse.Namespace, arguments: Sequence[st
     words = {argument.partition("=")[0] for argument in arguments}
 
     def spelled(found: re.Match[str]) -> str:
-        choices = spellings[found[0]]
+        choices: list[str] = spellings[found[0]]
         return next((choice for choice in choices if choice in words), choices[0])
 
     pattern = rf"(?:^|(?<=[ (]))(?:{'|'.join(spellings)})(?= = | is \S+ there and )"

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,10 @@ from sharpless.cli import extras, recipe, task
 from sharpless.cli.report import MARGIN, conclude
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import store
+from sharpless.lab.choice import AXES, CHOICE_SEEDS, check_grid
 from sharpless.lab.methods import DEFAULTS, KINDS, Method
+from sharpless.lab.threads import settled
+from sharpless.report.margin import read_margin
 
 if TYPE_CHECKING:
     from sharpless.lab.study import Run, Study
@@ -81,9 +85,9 @@ def _compare(options: argparse.Namespace) -> int:
     count = f"{len(methods)} method{'s' * (len(methods) > 1)} × {options.seeds} seed{'s' * (options.seeds > 1)}"
     print(f"{count} of {shown(name)}, in {shown(str(options.out))}", flush=True)
 
+    from sharpless.lab.definition import Task  # noqa: PLC0415
     from sharpless.lab.execute import cluster  # noqa: PLC0415
     from sharpless.lab.study import Study  # noqa: PLC0415
-    from sharpless.lab.definition import Task  # noqa: PLC0415
     from sharpless.report.runs import read_runs  # noqa: PLC0415
 
     if options.on == "ray":
@@ -95,7 +99,7 @@ def _compare(options: argparse.Namespace) -> int:
         methods,
         range(options.first_seed, options.first_seed + options.seeds),
         options.out,
-        grid={axis: values for axis in ("rho", "lr", "weight_decay") if (values := _axis(getattr(options, axis)))},
+        grid=_grid(options),
         choice_seeds=options.choice_seeds,
         threads=options.threads,
     )
@@ -130,6 +134,7 @@ def _check(options: argparse.Namespace, methods: Sequence[str]) -> None:
 
     Raises:
         ValueError: an option is out of range, or the folder is none.
+        ModuleNotFoundError: the package of a peer is not installed.
     """
     for name, least in (("seeds", 1), ("first_seed", 0), ("choice_seeds", 1), ("jobs", 1), ("threads", 0)):
         value = getattr(options, name)
@@ -137,11 +142,24 @@ def _check(options: argparse.Namespace, methods: Sequence[str]) -> None:
             raise ValueError(f"{name} = {value} is out of range: give {least} or more")
     if options.seeds > MOST_SEEDS:
         raise ValueError(f"seeds = {options.seeds} is out of range: give at most {MOST_SEEDS} at once")
+    if options.first_seed + options.seeds > CHOICE_SEEDS:
+        last = CHOICE_SEEDS - 1
+        raise ValueError(f"first_seed = {options.first_seed} is out of range: seeds end at {last}, give less")
+    settled(options.threads)
+    check_grid(_grid(options))
+    read_margin(options.margin)
     if not methods:
         raise ValueError(f"methods = nothing: choose from {', '.join(KINDS)}")
-    for method in methods:
-        Method(method)
+    for method in map(Method, methods):
+        if method.kind.package and find_spec(method.kind.package) is None:
+            package = method.kind.package
+            raise ModuleNotFoundError(f"method {method.name} needs {package}: pip install {package}, or leave it out")
     store.check_folder(options.out)
+
+
+def _grid(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the hyperparameters that are varied."""
+    return {axis: values for axis in AXES if (values := _axis(getattr(options, axis)))}
 
 
 def _axis(values: Sequence[Any]) -> Sequence[float] | str:

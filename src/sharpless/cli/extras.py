@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 __all__ = ["need"]
 
-REPORT = ("jinja2", "matplotlib", "numpy", "rich", "scipy")
+REPORT = ("jinja2", "matplotlib", "numpy", "pydantic", "rich", "scipy")
 LAB = (*REPORT, "cloudpickle", "sklearn")
 
 

@@ -11,8 +11,7 @@ from typing import Any
 from sharpless.cli.recipe import whole
 from sharpless.coin import uniform
 from sharpless.cost import expected_cost, expected_sharp_steps, plan
-from sharpless.lab.recipes import parse_named
-from sharpless.schedules import Constant, Schedule
+from sharpless.schedules import Constant, Schedule, parse
 
 __all__ = ["add"]
 
@@ -116,7 +115,7 @@ def _of_schedule(options: argparse.Namespace) -> tuple[Schedule, float, list[tup
         ValueError: an option is out of range, or belongs to a budget.
     """
     _refuse(options, "schedule", ("batch_size", "degree"))
-    schedule = parse_named("schedule", options.schedule)
+    schedule = _parsed(options.schedule)
     share = 1.0 if options.batch_fraction is None else options.batch_fraction
     if not 0 < share <= 1:
         raise ValueError(f"batch_fraction = {share} is not a share of the batch: give a number in (0, 1]")
@@ -126,6 +125,19 @@ def _of_schedule(options: argparse.Namespace) -> tuple[Schedule, float, list[tup
     if schedule.mean() > 0:
         rows.append(("γ for SAM's degree", f"{1 / schedule.mean():.4g}, G-RST's degree / mean p"))
     return schedule, share, rows
+
+
+def _parsed(text: str) -> Schedule:
+    """Return the schedule that a text says.
+
+    Raises:
+        ValueError: it says none, in a sentence that names the option.
+    """
+    try:
+        return parse(text)
+    except ValueError as error:
+        clause = str(error).removeprefix(f"p = {text} ").removeprefix(f"schedule {text!r} ")
+        raise ValueError(f"schedule = {text}{' ' if clause != str(error) else ': '}{clause}") from None
 
 
 def _of_budget(options: argparse.Namespace) -> tuple[Schedule, float, list[tuple[str, str]]]:

@@ -1,51 +1,23 @@
-"""The options of a recipe and of a setup, made from the dataclasses."""
+"""What options hold, and how they are typed."""
 
 import argparse
-from dataclasses import MISSING, Field, fields, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-from sharpless.lab.papers import PAPERS, usual
-from sharpless.lab.recipes import Recipe
-from sharpless.lab.setup import Setup
+from sharpless.lab.tasks.images.recipe import Recipe
+from sharpless.lab.tasks.images.setup import Setup
 
-__all__ = ["add", "place", "recipe", "setup", "spellings", "whole"]
-
-
-def add(command: argparse.ArgumentParser) -> None:
-    """Add an option for every field, and one for a whole recipe."""
-    group = command.add_argument_group("the recipe")
-    group.add_argument(
-        "--recipe",
-        choices=PAPERS,
-        help=f"where the defaults come from: {', '.join(PAPERS)} (default: digits, whose defaults are shown here; for "
-        "imagenet imagenet-resnet50, and resnet18 for all other data)",
-        metavar="NAME",
-    )
-    _add_fields(group, Recipe)
-    _add_fields(command.add_argument_group("the machine"), Setup)
-
-
-def recipe(options: argparse.Namespace) -> Recipe:
-    """Return the recipe that was named, with the fields that were given in place of its own."""
-    given = _given(options, Recipe)
-    name = options.recipe or usual(given.get("data", "digits"))
-    return replace(PAPERS[name](), **given)
-
-
-def setup(options: argparse.Namespace) -> Setup:
-    """Return the setup of the fields that were given."""
-    return Setup(**_given(options, Setup))
+__all__ = ["place", "spellings", "whole"]
 
 
 def spellings() -> dict[str, list[str]]:
-    """Return the options of each field, by its name, and of what the data call otherwise.
+    """Return the options of the images by their names, and of what the data call otherwise.
 
-    >>> spellings()["p"]
-    ['--p', '--schedule']
+    >>> spellings()["held_out"]
+    ['--validation']
     """
-    options = {field.name: _options(field) for kind in (Recipe, Setup) for field in fields(kind)}
-    return options | {"held_out": options["validation"]}
+    names = [field.name for kind in (Recipe, Setup) for field in fields(kind)]
+    return {name: ["--" + name.replace("_", "-")] for name in names} | {"held_out": ["--validation"]}
 
 
 def whole(text: str) -> int:
@@ -72,26 +44,3 @@ def place(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("the path is empty: give one, . for this folder")
     return Path(text)
-
-
-def _options(field: "Field[Any]") -> list[str]:
-    return ["--" + name.replace("_", "-") for name in (field.name, *field.metadata["aliases"])]
-
-
-def _given(options: argparse.Namespace, kind: type) -> dict[str, Any]:
-    return {field.name: getattr(options, field.name) for field in fields(kind) if hasattr(options, field.name)}
-
-
-def _add_fields(group: Any, kind: type) -> None:
-    for field in fields(kind):
-        assert field.default is not MISSING
-        names = _options(field)
-        told = field.metadata["help"].replace("%", "%%")
-        common = {"dest": field.name, "default": argparse.SUPPRESS}
-        if field.type is bool:
-            group.add_argument(*names, action=argparse.BooleanOptionalAction, help=told, **common)
-            continue
-        default = "" if field.default in {None, ""} else f" (default: {field.default})"
-        kinds: dict[Any, tuple[Any, str]] = {str: (str, "NAME"), int: (whole, "N")}
-        read, metavar = kinds.get(field.type, (float, "X"))
-        group.add_argument(*names, type=read, metavar=metavar, help=told + default, **common)

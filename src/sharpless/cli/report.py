@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from sharpless.cli import extras, recipe
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["MARGIN", "add", "conclude"]
-
-NARROW = 12  # characters
 
 MARGIN: dict[str, Any] = {
     "metavar": "MARGIN",
@@ -69,8 +68,6 @@ def conclude(runs: Sequence[Path], folder: Path, margin: str | float | None = No
 
 def _tell(summary: Mapping[str, Any], page: Path) -> None:
     """Print the table, in a narrow terminal one row below the other, and what is to be said of it."""
-    from rich.table import Table  # noqa: PLC0415
-
     from sharpless.report.table import headings, legend, rows  # noqa: PLC0415
     from sharpless.report.verdict import verdict  # noqa: PLC0415
 
@@ -78,12 +75,11 @@ def _tell(summary: Mapping[str, Any], page: Path) -> None:
     titles = [shown(title) for title in headings(summary)]
     found = [[shown(cell) for cell in row] for row in rows(summary)]
     longest = max(len(method) for method, *_ in found)
+    word = max(len(part) for method, *_ in found for part in method.split())
     tables = [_table(titles, found, gap) for gap in (1, 0)]
     needed = [terminal.measure(table, options=terminal.options.update(width=1000)).maximum for table in tables]
-    # The names of the methods may be wrapped, so far.
-    fitting = [
-        table for table, width in zip(tables, needed, strict=True) if width - max(longest - NARROW, 0) <= terminal.width
-    ]
+    # The names of the methods may be wrapped between their words.
+    fitting = [table for table, width in zip(tables, needed, strict=True) if width - (longest - word) <= terminal.width]
     terminal.print()
     if fitting:
         terminal.print(fitting[0], "", soft_wrap=True)
@@ -92,11 +88,9 @@ def _tell(summary: Mapping[str, Any], page: Path) -> None:
             lines = [f"  {title:18}{cell}" for title, cell in zip(titles[1:], cells, strict=True) if cell]
             terminal.print(method, *lines, "", sep="\n", soft_wrap=True)
     terminal.print(*map(shown, legend(summary)), sep="\n", soft_wrap=True)
-    said = Table.grid(padding=(0, 1))
-    for mark, sentences in (("-", verdict(summary)), ("!", summary["warnings"])):
-        for sentence in sentences:
-            said.add_row(mark, shown(sentence))
-    terminal.print("", said)
+    for mark, sentences in (("- ", verdict(summary)), ("! ", summary["warnings"])):
+        lines = [fill(shown(one), terminal.width, initial_indent=mark, subsequent_indent="  ") for one in sentences]
+        terminal.print(*([""] if lines else []), *lines, sep="\n", soft_wrap=True, end="\n" if lines else "")
     terminal.print("", f"The page: {shown(str(page))}", sep="\n", soft_wrap=True)
 
 

@@ -1,28 +1,32 @@
-"""`sharpless train`: one run, with its weights at the end."""
+"""`sharpless train`: one run of the images task, with its weights at the end."""
 
 import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from sharpless.cli import extras, recipe
+from sharpless.cli import extras, recipe, task
 from sharpless.cli.terminal import console, shown
-from sharpless.lab import store as files
-from sharpless.lab.recipes import METHODS, PEERS
-from sharpless.lab.setup import barrier, is_main_process
+from sharpless.lab import store
+from sharpless.lab.methods import KINDS, Method
+from sharpless.lab.tasks.images import resolve, train
 from sharpless.report.runs import diverged_in
 
 if TYPE_CHECKING:
-    from sharpless.lab.compare import Run
-    from sharpless.lab.train import Training
+    from torch import Tensor
+
+    from sharpless.lab.study import Run
+    from sharpless.lab.trial import Trial
 
 __all__ = ["add"]
 
-METHOD = f"{', '.join(METHODS + PEERS)} (default: %(default)s)"
+AXES = ("rho", "lr", "weight_decay")
 
 
 def add(commands: Any) -> None:
@@ -31,64 +35,74 @@ def add(commands: Any) -> None:
         "train",
         allow_abbrev=False,
         usage="%(prog)s [OPTION ...]",
-        help="train one recipe with one method, on one device or on many",
-        description="Train one recipe with one method and leave the weights. Stopped in whatever way and started "
-        "again, it continues from its last checkpoint.",
+        help="train images with one method, on one device or on many",
+        description="Train a network on images with one method and leave the weights. Stopped in whatever way and "
+        "started again, it continues from its last checkpoint.",
     )
     command.set_defaults(command=_train)
     option = command.add_argument
-    option("--method", choices=METHODS + PEERS, default="thrifty", metavar="METHOD", help=METHOD)
+    methods = f"{', '.join(KINDS)}, with parameters after a colon: thrifty:budget=1.05 (default: %(default)s)"
+    option("--method", default="thrifty", metavar="METHOD", help=methods)
     option(
         "--seed", type=recipe.whole, default=0, metavar="N", help="decides all that is random (default: %(default)s)"
     )
-    option(
-        "--out", type=recipe.place, default=Path("runs/train"), metavar="FOLDER", help="folder (default: %(default)s)"
-    )
+    out = Path("runs/train")
+    option("--out", type=recipe.place, default=out, metavar="FOLDER", help="folder (default: %(default)s)")
     option("--log", nargs="+", choices=("tensorboard", "wandb"), default=(), help="where curves go")
-    recipe.add(command)
+    threads = "CPU threads (default: what the folder was opened with; in a new one OMP_NUM_THREADS, or else 1)"
+    option("--threads", type=recipe.whole, default=0, metavar="N", help=threads)
+    task.add(command.add_argument_group("the recipe and the machine"), train, ())
 
 
 def _train(options: argparse.Namespace) -> int:
     extras.need("train")
-    given, setup = recipe.recipe(options), recipe.setup(options)
-    files.check_folder(options.out)
-    if is_main_process():  # what follows takes seconds to be imported
-        print(f"{given.describe(options.method)} on {shown(given.data)}, in {shown(str(options.out))}", flush=True)
+    given = {name: getattr(options, name) for name in signature(train).parameters if hasattr(options, name)}
+    resolved, method = resolve(given), Method(options.method)
+    store.check_folder(options.out)
+    base = {"sgd": "SGD", "adamw": "AdamW"}[resolved["optimizer"]]
+    label = method.label(base, resolved["batch_size"] // resolved["accumulate"], method.epochs(resolved["epochs"]))
+    # What follows takes seconds to be imported.
+    print(f"{label} on {shown(resolved['data'])}, in {shown(str(options.out))}", flush=True)
 
-    from sharpless.lab.compare import Comparison  # noqa: PLC0415
+    from sharpless.lab.definition import Task  # noqa: PLC0415
     from sharpless.lab.stopping import Stopped  # noqa: PLC0415
+    from sharpless.lab.study import Run, Study  # noqa: PLC0415
 
-    comparison = Comparison(given, [options.method], [options.seed], options.out, setup)
-    (run,) = comparison.runs
-    if run.path.exists() and run.weights_path.exists():
-        if is_main_process():
-            print(f"{shown(str(run.weights_path))} is there already: nothing is left to train")
+    # As compare has it, so that both can share a folder: a single value is taken as it is.
+    point = {name: float(given.pop(name)) for name in AXES if name in given}
+    grid = {name: [value] for name, value in point.items()}
+    study = Study(
+        Task.of("images", given), [options.method], [options.seed], options.out, grid=grid, threads=options.threads
+    )
+    if not method.is_sharp:
+        point.pop("rho", None)
+    run = Run(study.task, method, options.seed, study.folder, study.threads, point)
+    for path in (run.path, _weights_of(run)):
+        store.check_file(path)
+    if run.path.exists() and _weights_of(run).exists():
+        print(f"{shown(str(_weights_of(run)))} is there already: nothing is left to train")
         return 0
-    try:
-        if not is_main_process():
-            training = run.training()
-            training.run()
-            training.weights()  # which the ranks gather together
-            barrier()
-            return 0
-        with files.locked(options.out):
-            comparison.open_folder()
+    with store.locked(options.out):
+        study.open_folder()
+        try:
             _watched(run, options.log)
-            barrier()
-    except Stopped as stopped:
-        if not is_main_process():
-            return 0  # whoever started this process would take another status for a reason to kill the rest
-        then = "begins anew" if run.method in PEERS else "continues from there"
-        print(f"sharpless: told to stop, after step {stopped.step}; the same command {then}", file=sys.stderr)
-        return 128 + stopped.signum
+        except Stopped as stopped:
+            then = "begins anew" if method.kind.package else "continues from there"
+            print(f"sharpless: told to stop, after step {stopped.step}; the same command {then}", file=sys.stderr)
+            return 128 + stopped.signum
     return 0
 
 
 def _watched(run: "Run", log: Any) -> None:
-    """Train, with a progress bar, and leave weights and record."""
+    """Train, with a progress bar, and leave weights and record.
+
+    Raises:
+        ValueError: the run failed.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-    from sharpless.lab.logs import Logs  # noqa: PLC0415
+    from sharpless.lab.study import Failure  # noqa: PLC0415
+    from sharpless.lab.tasks.images.logs import Logs  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("left"), TimeRemainingColumn())
     logs = Logs(log, run)
@@ -96,43 +110,62 @@ def _watched(run: "Run", log: Any) -> None:
         bar = progress.add_task("", total=None)
         last = [0.0]
 
-        def watch(training: "Training") -> None:
-            logs.follow(training)
-            testing = training.progress.step % training.steps_per_epoch == 0  # which is what comes next
-            if perf_counter() - last[0] < 0.25 and not testing:
-                return
-            last[0] = perf_counter()
-            done = training.progress
-            accuracy = f", accuracy {done.test_accuracy[-1]:.1f} %" if done.test_accuracy else ""
-            epoch = min((done.step - 1) // training.steps_per_epoch + 1, training.epochs)
-            doing = ", testing" if testing else accuracy
-            told = f"epoch {epoch}/{training.epochs}, passes {training.passes:.0f}, p {training.p:.2f}{doing}"
-            progress.update(bar, total=training.steps, completed=done.step, description=told)
+        def watch(_: float) -> None:
+            logs.follow(trial)
+            now = perf_counter()
+            if now - last[0] >= 0.25 or trial.cost.steps == trial.total_steps:
+                last[0] = now
+                progress.update(bar, total=trial.total_steps, completed=trial.cost.steps, description=_said_of(trial))
 
-        training = run.training(watch)
-        record = training.run()
-    _conclude(run, record, training.weights())
-    logs.end(training)
-    print(f"{record['label']}: accuracy {record['test_accuracy'][-1]:.2f} % ({record['split']})")
-    if (epoch := diverged_in(record["train_loss"])) is not None:
+        trial = run.trial(watch)
+        found = run.train(trial)
+    if isinstance(found, Failure):
+        raise ValueError(found.why.removeprefix("ValueError: "))  # noqa: TRY004
+    assert trial.weights is not None
+    _conclude(run, found, trial.weights)
+    logs.end(trial)
+    _tell(run, found)
+
+
+def _said_of(trial: "Trial") -> str:
+    """Return how far a run is, in a line."""
+    cost, steps = trial.cost, trial.total_steps or 1
+    epochs = trial.planned_epochs or 1
+    p = trial.method.settings(trial.batch_size).schedule.at(min(cost.steps, steps - 1), steps)
+    values = trial.curve.get("test", trial.curve.get("validation"))
+    accuracy = f", accuracy {values[-1]:.1f} %" if values else ""
+    epoch = (max(cost.steps, 1) - 1) * epochs // steps + 1
+    return f"epoch {epoch}/{epochs}, passes {cost.passes:.0f}, p {p:.2f}{accuracy}"
+
+
+def _tell(run: "Run", found: Mapping[str, Any]) -> None:
+    """Print what a run has come to."""
+    curve, seconds = found["curve"], found["seconds"]
+    split = "test" if "test" in curve else "validation"
+    print(f"{found['label']}: accuracy {curve[split][-1]:.2f} % ({split})")
+    if (epoch := diverged_in(curve["loss"])) is not None:
         print(f"the training diverged: the loss was not finite from epoch {epoch} on; try a smaller --lr or --rho")
-    cost, waited = record["passes"] / record["plain_passes"], record["data_seconds"] / record["seconds"]
-    print(f"cost {cost:.3f}, {record['seconds']:.1f} seconds, {waited:.0%} of them waiting for data")
-    print(f"weights: {shown(str(run.weights_path))}")
+    cost, waited = found["passes"] / found["plain_passes"], found["data_seconds"] / seconds
+    print(f"cost {cost:.3f}, {seconds:.1f} seconds, {waited:.0%} of them waiting for data")
+    print(f"weights: {shown(str(_weights_of(run)))}")
 
 
-def _conclude(run: "Run", record: dict[str, Any], weights: dict[str, Any]) -> None:
+def _weights_of(run: "Run") -> Path:
+    return run.folder / "weights" / f"{run.name}.pt"
+
+
+def _conclude(run: "Run", found: Mapping[str, Any], weights: "Mapping[str, Tensor]") -> None:
     """Write what the run has come to; where its folder cannot take it, to a temporary one, and say so.
 
     Raises:
         OSError: the folder of the run cannot take it.
     """
     try:
-        run.conclude(record, weights)
+        _write(run, found, weights)
     except OSError as error:
         elsewhere = Path(tempfile.mkdtemp(prefix="sharpless-"))
         try:
-            replace(run, folder=elsewhere).conclude(record, weights)
+            _write(replace(run, folder=elsewhere), found, weights)
         except OSError:
             shutil.rmtree(elsewhere, ignore_errors=True)
             raise error from None
@@ -140,3 +173,11 @@ def _conclude(run: "Run", record: dict[str, Any], weights: dict[str, Any]) -> No
             f"{error.strerror}: weights and record are in {elsewhere} instead, make room and move them to {run.folder}"
         )
         raise OSError(None, told, error.filename) from error
+
+
+def _write(run: "Run", found: Mapping[str, Any], weights: "Mapping[str, Tensor]") -> None:
+    """Write the weights, and the record when they are there."""
+    from torch import save  # noqa: PLC0415
+
+    store.write_with(_weights_of(run), lambda file: save(weights, file))
+    run.conclude(found)

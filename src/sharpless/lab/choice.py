@@ -7,9 +7,12 @@ from typing import Any
 
 from sharpless.lab.methods import Method
 
-__all__ = ["AUTO", "Grid", "best", "check_grid", "more", "points"]
+__all__ = ["AUTO", "AXES", "CHOICE_SEEDS", "Grid", "best", "check_grid", "more", "points"]
 
 AUTO = "auto"
+CHOICE_SEEDS = 1_000_000
+"""The first seed of the runs by which hyperparameters are chosen; no run that is compared has it or one after it."""
+
 AXES = ("rho", "lr", "weight_decay")
 Grid = Mapping[str, Sequence[float] | str]
 """For each of `rho`, `lr` and `weight_decay` the values to try; "auto" for a grid of ρ that is found."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from sharpless.lab import store
 from sharpless.lab.conclude import conclude
+from sharpless.lab.definition import Task
 from sharpless.lab.methods import DEFAULTS
 from sharpless.lab.study import Study
-from sharpless.lab.definition import Task
 
 __all__ = ["compare"]
 

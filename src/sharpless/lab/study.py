@@ -13,20 +13,17 @@ import numpy
 import torch
 
 from sharpless.lab import store
-from sharpless.lab.choice import AUTO, Grid, Point, best, check_grid, more, points
+from sharpless.lab.choice import AUTO, CHOICE_SEEDS, Grid, Point, best, check_grid, more, points
+from sharpless.lab.definition import Task
 from sharpless.lab.execute import execute
 from sharpless.lab.faults import culprit, is_out_of_memory, reason
 from sharpless.lab.methods import Method
 from sharpless.lab.record import record
 from sharpless.lab.stopping import Stopped
-from sharpless.lab.definition import Task
 from sharpless.lab.threads import MOST_THREADS, computing_with, settled
 from sharpless.lab.trial import Trial
 
-__all__ = ["CHOICE_SEEDS", "Failure", "Run", "Study"]
-
-CHOICE_SEEDS = 1_000_000
-"""The first seed of the runs by which hyperparameters are chosen; no final run has it or one after it."""
+__all__ = ["Failure", "Run", "Study"]
 
 
 @dataclass(frozen=True)
@@ -144,6 +141,9 @@ class Study:
         }
         check_grid(self.grid)
         self.choice_seeds = range(CHOICE_SEEDS, CHOICE_SEEDS + choice_seeds)
+        check = getattr(task.function, "check", None)
+        self.facts: dict[str, Any] = (check and check(task.options, self.methods)) or {}
+        """What the task says of its data, which no run of the folder may differ in."""
         self.threads = settled(threads, self._check_folder(threads))
         self.failures: list[Failure] = []
         """The runs that failed, of those executed here."""
@@ -271,6 +271,7 @@ class Study:
         told = {
             "task": self.task.name,
             "options": self.task.identity,
+            "data": self.facts,
             "metric": vars(self.task.measure),
             "grid": self.grid,
             "choice_seeds": len(self.choice_seeds),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sharpless.bases import all_of
 from sharpless.cost import Cost
+from sharpless.lab.average import Average
 from sharpless.lab.methods import Method
 from sharpless.wrapper import as_one
 
@@ -75,7 +74,7 @@ class Trial:
         self.seconds = 0.0
         self.sharp_steps: list[int] = []
         self.curve: dict[str, list[float]] = {"step": [], "passes": [], "seconds": []}
-        self.average: AveragedModel | None = None
+        self.average: Average | None = None
         self.base_name, self.batch_size, self.total_steps = "base", None, None  # type: str, int | None, int | None
         self._folder, self._watch = folder, watch
         self._opt: Optimizer | None = None
@@ -113,8 +112,12 @@ class Trial:
     @property
     def label(self) -> str:
         """The method with its parameters, for people."""
-        epochs = None if self._planned is None else self.method.epochs(self._planned)
-        return self.method.label(self.base_name, self.batch_size, epochs)
+        return self.method.label(self.base_name, self.batch_size, self.planned_epochs)
+
+    @property
+    def planned_epochs(self) -> int | None:
+        """For how many epochs this run trains, if `epochs` was called."""
+        return None if self._planned is None else self.method.epochs(self._planned)
 
     def epochs(self, epochs: int) -> int:
         """Return for how many epochs this run trains, where plain training takes `epochs`.
@@ -160,8 +163,9 @@ class Trial:
         one = as_one(base)
         self.base_name = " + ".join(type(each).__name__ for each in all_of(one))
         self.batch_size, self.total_steps, self._accumulate = batch_size, total_steps, accumulate
-        self._set(one, "lr")
-        self._set(one, "weight_decay")
+        for name in ("lr", "weight_decay"):
+            if name in self.hyperparameters:
+                _set(one, name, self.hyperparameters[name])
         if self.method.is_sharp:
             self.hyperparameters.setdefault("rho", float(rho))
         try:
@@ -179,9 +183,7 @@ class Trial:
         if decay := self.method.own["average"]:
             if model is None:
                 raise TaskError(f"method {self.method.name} averages the weights: give trial.optimizer(…, model=…)")
-            averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-            self._averaged: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
-            self.average = AveragedModel(self._averaged, multi_avg_fn=averaging, use_buffers=True)
+            self.average = Average(model, decay)
         self.device = next(iter(one.param_groups[0]["params"])).device
         self._opt.register_step_post_hook(lambda *_: self.count())
         self._since = perf_counter()
@@ -198,7 +200,7 @@ class Trial:
             model.eval()
             self._evaluating = True
             try:
-                with torch.no_grad(), _exchanged(model, self.average):
+                with torch.no_grad(), nullcontext() if self.average is None else self.average.in_place():
                     yield
             finally:
                 self._evaluating = False
@@ -228,7 +230,7 @@ class Trial:
         self.sharp_steps += range(cost.steps - climbed, cost.steps)
         self._counted = cost.steps
         if self.average is not None:
-            self.average.update_parameters(self._averaged)
+            self.average.update()
         if self._watch is not None:
             self._watch(cost.steps / self.total_steps if self.total_steps else 0.0)
 
@@ -320,25 +322,6 @@ class Trial:
         longer = self.method.epochs(self._planned) / self._planned if self._planned else 1.0
         return self.cost.plain_passes / longer
 
-    def _set(self, base: Optimizer, name: str) -> None:
-        """Give `base` a learning rate or a weight decay of the comparison.
-
-        Raises:
-            TaskError: `base` has none, or a scheduler has begun with another.
-        """
-        if name not in self.hyperparameters:
-            return
-        value = self.hyperparameters[name]
-        for group in (group for each in all_of(base) for group in each.param_groups):
-            if name not in group:
-                raise TaskError(f"{name} = {value}: {self.base_name} has none, leave it out")
-            if name == "lr" and "initial_lr" in group:
-                raise TaskError("lr is varied here: make learning-rate schedulers after trial.optimizer, not before")
-        for each in all_of(base):
-            own = each.defaults[name]
-            for group in each.param_groups:
-                group[name] = group[name] * (value / own) if own else value
-
     def _stop_clock(self) -> None:
         if self._since is None:
             return
@@ -348,25 +331,19 @@ class Trial:
         self._since = None
 
 
-@contextmanager
-def _exchanged(model: nn.Module, average: AveragedModel | None) -> Iterator[None]:
-    """Let `model` have the averaged weights and buffers within the block."""
-    if average is None:
-        yield
-        return
-    pairs = list(zip(_tensors(model), _tensors(average.module), strict=True))
-    own = [tensor.clone() for tensor, _ in pairs]
-    try:
-        for tensor, averaged in pairs:
-            tensor.copy_(averaged)
-        yield
-    finally:
-        for (tensor, _), before in zip(pairs, own, strict=True):
-            tensor.copy_(before)
+def _set(base: Optimizer, name: str, value: float) -> None:
+    """Give the first of the bases a learning rate or a weight decay, and all groups in proportion.
 
-
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*(parameter.data for parameter in model.parameters()), *model.buffers()]
+    Raises:
+        TaskError: a group has none, or a scheduler has begun with another.
+    """
+    own = all_of(base)[0].defaults.get(name)
+    for group in base.param_groups:
+        if name not in group:
+            raise TaskError(f"{name} = {value} is varied, and {type(base).__name__} has none: leave it out")
+        if name == "lr" and "initial_lr" in group:
+            raise TaskError("lr is varied here: make learning-rate schedulers after trial.optimizer, not before")
+        group[name] = group[name] * (value / own) if own else value
 
 
 def _number(name: str, value: Any) -> float:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from sharpless.report.numbers import enough
 from sharpless.report.record import Run
 
-__all__ = ["at_the_edge", "diverged", "names", "too_few_seeds"]
+__all__ = ["at_the_edge", "diverged", "names", "stuck", "too_few_seeds"]
 
 
 def names(labels: Mapping[str, str]) -> dict[str, str]:
@@ -52,6 +53,35 @@ def diverged(methods: Mapping[str, Sequence[Run]]) -> list[str]:
     return found
 
 
+def stuck(methods: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return a sentence for each method whose training loss stayed where the base's began and fell from.
+
+    A run is stuck where its last loss is above nine tenths of the way that the base's mean loss fell.
+    """
+    base = [loss for run in methods.get("sgd", ()) if (loss := _loss(run))]
+    if not base:
+        return []
+    first, last = (fmean(loss[end] for loss in base) for end in (0, -1))
+    bound = first - 0.1 * (first - last)
+    found = []
+    for runs in methods.values():
+        still = [(run.seed, loss[-1]) for run in runs if len(loss := _loss(run)) > 1 and loss[-1] > bound > last]
+        if still:
+            found.append(
+                f"{runs[0].label} stayed on the plateau it began on with {_seeds([seed for seed, _ in still])}: its "
+                f"training loss ended at {fmean(loss for _, loss in still):.3g}, and that of "
+                f"{methods['sgd'][0].label} fell from {first:.3g} to {last:.3g}. A smaller rho, or plain steps at "
+                "first (rst:p=warmup:0.2/1), may help."
+            )
+    return found
+
+
+def _loss(run: Run) -> Sequence[float]:
+    """Return the curve of the training loss, empty where it is not known or not finite throughout."""
+    loss = run.curve.loss or []
+    return [] if None in loss else [value for value in loss if value is not None]
+
+
 def at_the_edge(methods: Mapping[str, Sequence[Run]], edges: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Return a sentence for each hyperparameter that was chosen at the end of its grid, with all its methods.
 
@@ -59,16 +89,16 @@ def at_the_edge(methods: Mapping[str, Sequence[Run]], edges: Mapping[str, Mappin
         methods: the runs of each method.
         edges: for each method, which end of its grid, "lower" or "upper", a hyperparameter was chosen at.
     """
+    known = names({method: runs[0].label for method, runs in methods.items()})
     ends: dict[tuple[str, str, float], list[str]] = {}
     for method, edge in edges.items():
-        first = methods[method][0]
         for name, end in edge.items():
-            ends.setdefault((name, end, first.hyperparameters[name]), []).append(first.label)
+            ends.setdefault((name, end, methods[method][0].hyperparameters[name]), []).append(known[method])
     return [
-        f"The {name} chosen for {_listed(labels)}, {value:g}, is the {'largest' if end == 'upper' else 'smallest'} of "
-        f"its grid: a {'larger' if end == 'upper' else 'smaller'} one may be better. Give a wider grid, with values "
+        f"{name} = {value:g}, chosen for {_listed(found)}, is the {'largest' if end == 'upper' else 'smallest'} that "
+        f"was tried: a {'larger' if end == 'upper' else 'smaller'} one may be better. Give a wider grid, with values "
         f"{'above' if end == 'upper' else 'below'} {value:g} in --{name.replace('_', '-')}."
-        for (name, end, value), labels in ends.items()
+        for (name, end, value), found in ends.items()
     ]
 
 

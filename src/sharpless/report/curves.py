@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
 from sharpless import schedules
 from sharpless.report.choice import base_validation, curve_of_rho
-from sharpless.report.drawing import FAINT, PAPER, STYLE, WIDTH, looks, titled, to_svg
+from sharpless.report.drawing import FAINT, PAPER, STYLE, WIDTH, bounds, looks, titled, to_svg
 from sharpless.report.numbers import Digits
 from sharpless.report.runs import Run, by_method
 from sharpless.report.verdict import metric_words
@@ -21,7 +21,7 @@ from sharpless.report.verdict import metric_words
 __all__ = ["choice", "coin", "loss", "values"]
 
 MOST_POINTS = 2000
-TRANSIENT = 0.1
+TRANSIENT = 0.25
 """The share of training, at its start, that does not decide how far the axis reaches."""
 
 
@@ -33,9 +33,8 @@ def values(runs: Sequence[Run], summary: Mapping[str, Any]) -> str:
     ordered = sorted(known, key=lambda entry: -sign * entry["value"]["mean"])
     found = "; ".join(f"{entry['label']} {digits.value(entry['value']['mean'])}" for entry in ordered)
     title = f"{summary['split']} {metric_words(summary)}"
-    limits = (0.0, 100.0) if (runs[0].metric.unit, sign) == ("%", 1) else (-math.inf, math.inf)
     said = f"{title} during training. At the end, from the best to the worst: {found}." if found else title
-    return _curves(runs, summary, lambda run: run.values, title, limits, said)
+    return _curves(runs, summary, lambda run: run.values, title, bounds(summary), said)
 
 
 @matplotlib.rc_context(STYLE)
@@ -155,7 +154,8 @@ def _curves(
 
 def _together(runs: Sequence[Run], curve: Callable[[Run], Sequence[float | None]]) -> tuple[Any, Any]:
     """Return the steps of the longest run and what each run had there; one that ended earlier keeps its last value."""
-    steps = max((run.curve.step for run in runs), key=lambda found: found[-1])
+    longest = max((run.curve.step for run in runs), key=lambda found: found[-1])
+    steps = longest[:: -max(1, len(longest) // MOST_POINTS)][::-1]  # the last one always
     rows = [numpy.interp(steps, run.curve.step, numpy.array(curve(run), dtype=float)) for run in runs]
     return numpy.array(steps), numpy.array(rows)
 

@@ -1,6 +1,7 @@
 """How every figure of the report looks: colors, type, and the way from a figure to an SVG element."""
 
 import io
+import math
 import re
 from collections.abc import Mapping
 from html import escape
@@ -10,7 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-__all__ = ["FAINT", "INK", "PAPER", "STYLE", "WIDTH", "looks", "titled", "to_svg"]
+__all__ = ["FAINT", "INK", "PAPER", "STYLE", "WIDTH", "bounds", "looks", "titled", "to_svg"]
 
 # For further variants of one method. Readable on white and on black; marker and dashes say the same a second time.
 COLORS = ("#2288aa", "#4d8b31", "#d1618f", "#b5651d", "#7b68c8", "#5f8a8b", "#c24d6e", "#8a7a1f")
@@ -68,6 +69,12 @@ def looks(summary: Mapping[str, Any]) -> dict[str, tuple[str, str, Any]]:
         used.add(color)
         found[entry["method"]] = color, marker, (0, dashes)
     return found
+
+
+def bounds(summary: Mapping[str, Any]) -> tuple[float, float]:
+    """Return where an axis of the metric ends at the latest: accuracies have no other values than 0 to 100 %."""
+    metric = summary["metric"]
+    return (0.0, 100.0) if (metric["unit"], metric["goal"]) == ("%", "max") else (-math.inf, math.inf)
 
 
 def titled(text: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from sharpless.report.cautions import names
-from sharpless.report.drawing import FAINT, INK, PAPER, STYLE, WIDTH, looks, titled, to_svg
+from sharpless.report.drawing import FAINT, INK, PAPER, STYLE, WIDTH, bounds, looks, titled, to_svg
 from sharpless.report.labels import place_labels, place_name
 from sharpless.report.numbers import Digits
 from sharpless.report.summary import pareto_optimal
@@ -57,7 +57,7 @@ def forest(summary: Mapping[str, Any]) -> str | None:
             axes.plot(numpy.clip([left, right], low, high), [row, row], linewidth=1.6, **drawn)
             axes.plot(middle, row, marker, ms=6, mfc=color if filled else PAPER, **drawn)
         else:
-            at, pointer, side = (low, "<", 1) if middle < low else (high, ">", -1)
+            at, pointer, side = (low, "<", 1) if middle < 0 else (high, ">", -1)
             axes.plot(at, row, pointer, ms=6, color=color, clip_on=False, gid=titled(said), zorder=3)
             axes.annotate(
                 digits.signed(middle), (at, row), (7 * side, 0), textcoords="offset points", va="center", size=7.5,
@@ -66,7 +66,7 @@ def forest(summary: Mapping[str, Any]) -> str | None:
     short = names({entry["method"]: entry["label"] for entry in entries})
     axes.set_yticks(range(len(entries)), [short[entry["method"]].replace(" (", "\n(") for entry in entries])
     axes.set(ylim=(len(entries) - 0.5, -0.5), xlim=(low, high))
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=8)
     axes.grid(visible=False)
     better = "→ better" if sign > 0 else "better ←"
     axes.set_xlabel(f"{metric_words(summary)}, minus SAM's ({better})")
@@ -123,7 +123,8 @@ def _against(summary: Mapping[str, Any], costs: Mapping[str, float], axis: str) 
     digits, look, sign = Digits.of(summary), looks(summary), 1 if summary["metric"]["goal"] == "max" else -1
     results = [(costs[entry["method"]], entry["value"]["mean"]) for entry in entries]
     on_frontier = pareto_optimal([(x, sign * value) for x, value in results])
-    bottom, top = _limits(summary, [value for _, value in results])
+    top = bounds(summary)[1]
+    bottom = 0.0 if all(value >= 0 for _, value in results) else -numpy.inf
     known = names({entry["method"]: entry["label"] for entry in entries})
     points, spans = [], []
     for entry, (x, mean), stands in zip(entries, results, on_frontier, strict=True):
@@ -156,13 +157,6 @@ def _against(summary: Mapping[str, Any], costs: Mapping[str, float], axis: str) 
         label.set_in_layout(False)
     best = ", ".join(entry["label"] for entry, stands in zip(entries, on_frontier, strict=True) if stands)
     return to_svg(figure, f"{metric_words(summary)} against {axis}: no method is as good for less than {best}.")
-
-
-def _limits(summary: Mapping[str, Any], values: Sequence[float]) -> tuple[float, float]:
-    """Return where the axis of a metric ends at the latest."""
-    if (summary["metric"]["unit"], summary["metric"]["goal"]) == ("%", "max"):
-        return (0.0 if min(values) >= 0 else -numpy.inf), 100.0
-    return (0.0 if min(values) >= 0 else -numpy.inf), numpy.inf
 
 
 def _steps(points: Sequence[tuple[float, float]], end: float) -> list[tuple[float, float]]:

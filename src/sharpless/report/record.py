@@ -64,6 +64,11 @@ class Metric(_Record):
     goal: Literal["max", "min"]
 
     @property
+    def is_accuracy(self) -> bool:
+        """Whether it has no other values than 0 to 100 %."""
+        return (self.unit, self.goal) == ("%", "max")
+
+    @property
     def sign(self) -> int:
         """What turns a difference into a gain: 1 where higher is better, -1 where lower is."""
         return 1 if self.goal == "max" else -1
@@ -161,8 +166,9 @@ class Run(_Record):
     def _check(self) -> "Run":
         if len({step for step in self.sharp_steps if step < self.steps}) != len(self.sharp_steps):
             raise ValueError("sharp_steps that are none of the steps")
-        if (self.metric.unit, self.metric.goal) == ("%", "max") and any(v is not None and v > 100 for v in self.values):
-            raise ValueError("more than 100 %")
+        reported = [*(self.curve.validation or []), *(self.curve.test or [])]
+        if self.metric.is_accuracy and not all(value is None or 0 <= value <= 100 for value in reported):
+            raise ValueError("an accuracy that is not from 0 to 100 %")
         schedules.parse(self.schedule)
         return self
 

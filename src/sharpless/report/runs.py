@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from pydantic import ValidationError
@@ -113,7 +114,7 @@ def _fault(error: ValidationError) -> str:
     """Return what is wrong first, as a clause: `curve.test.3: input should be a valid number`."""
     fault = error.errors(include_input=False, include_url=False)[0]
     place = ".".join(str(part) for part in fault["loc"] if part not in {"constrained-float", "nullable"})
-    said = fault["msg"].removeprefix("Value error, ").splitlines()[0]
+    said = shorten(fault["msg"].removeprefix("Value error, "), 200, placeholder=" …")
     said = said[0].lower() + said[1:]
     more = error.error_count() - 1
     return (f"{place}: {said}" if place else said) + (f"; {more} more" if more else "")

@@ -5,7 +5,7 @@ from statistics import fmean, mean, median
 from typing import Any
 
 from sharpless.report.budgets import at_equal
-from sharpless.report.cautions import at_the_edge, diverged, too_few_seeds
+from sharpless.report.cautions import at_the_edge, diverged, stuck, too_few_seeds
 from sharpless.report.choice import described as described_choice
 from sharpless.report.margin import Margin, default_margin, read_margin
 from sharpless.report.runs import Run, by_method
@@ -73,6 +73,7 @@ def summarize(runs: Sequence[Run], margin: str | float | None = None) -> dict[st
         "split": first.split,
         "margin": {"value": allowed.value, "share": allowed.share},
         "warnings": diverged(methods)
+        + stuck(methods)
         + at_the_edge(methods, {method: choice["edge"] for method, choice in chosen.items()})
         + too_few_seeds(pairs, versus_sam, labels, allowed.value, " points" if metric.unit == "%" else ""),
         "sam_beats_base": advantage,

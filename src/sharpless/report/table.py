@@ -50,6 +50,8 @@ def legend(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"alone only: enough if it were the only comparison, not as one of {count} (Holm)")
     if "no gain" in outcomes:
         lines.append("no gain: SAM does not beat the base, so there is no share of a gain to keep")
+    if "no margin" in outcomes:
+        lines.append("no margin: SAM's gain over the base is not known, so give --margin as an amount")
     return lines
 
 

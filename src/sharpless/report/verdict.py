@@ -17,16 +17,18 @@ ANSWERS = {
     "few": "too few seeds",
     "diverged": "diverged",
     "no gain": "no gain",
+    "no margin": "no margin",
 }
 
 
 def metric_words(summary: Mapping[str, Any]) -> str:
     """Return the metric with its unit.
 
-    >>> metric_words({"metric": {"name": "accuracy", "unit": "%"}})
-    'accuracy %'
+    >>> [metric_words({"metric": {"name": "error", "unit": unit}}) for unit in ("", "%", "kWh")]
+    ['error', 'error %', 'error (kWh)']
     """
-    return f"{summary['metric']['name']} {summary['metric']['unit']}".strip()
+    name, unit = summary["metric"]["name"], summary["metric"]["unit"]
+    return name if not unit else f"{name} %" if unit == "%" else f"{name} ({unit})"
 
 
 def amount(text: str, summary: Mapping[str, Any]) -> str:
@@ -60,7 +62,8 @@ def outcome(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str | None:
     Returns:
         "better", "kept" or "behind", corrected for all comparisons; "alone" where the interval lies within the margin,
         but the corrected test does not reject; "open", or "few" where there are too few seeds; "diverged" where a
-        seed ended without a result; "no gain" where SAM has none that a share could be kept of.
+        seed ended without a result; "no gain" where SAM has none that a share could be kept of, and "no margin" where
+        its gain is not known.
     """
     versus, margin = entry["versus_sam"], summary["margin"]["value"]
     if versus is None:
@@ -73,7 +76,8 @@ def outcome(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str | None:
         "kept": versus["non_inferior"],
         "behind": versus["behind"],
         "diverged": bool(entry["diverged"]),
-        "no gain": margin is None,
+        "no gain": margin is None and summary["sam_beats_base"]["verdict"] is False,
+        "no margin": margin is None,
         "alone": margin is not None and min(sign * end for end in versus["ci95"]) > -margin,
     }
     return next((name for name, holds in found.items() if holds), "open")

@@ -6,7 +6,7 @@ What the sources do not say is ours, and said to be.
 from collections.abc import Callable
 from dataclasses import replace
 
-from sharpless.lab.recipes import Recipe
+from sharpless.lab.tasks.images.recipe import Recipe
 
 __all__ = [
     "PAPERS",
@@ -83,7 +83,7 @@ def imagenet_resnet50() -> Recipe:
 def vit_s() -> Recipe:
     """Return ViT-S with patches of 4 pixels on CIFAR-10, as the sibling project trains it, with AdamW for its Adam.
 
-    The share of the warm-up, and that G-RST and RST are plain within it, is ours: sharpness-awareness hurt there.
+    The share of the warm-up is ours. Sharpness-awareness hurt within it: try `g-rst:p=warmup:0.05/0.5`.
     """
     return replace(
         wrn_28_10(),
@@ -96,7 +96,6 @@ def vit_s() -> Recipe:
         weight_decay=0.3,
         l2=0.0,
         clip=1.0,
-        p="warmup:0.05/0.5",
     )
 
 

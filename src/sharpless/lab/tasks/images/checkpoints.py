@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sharpless.lab import files
+from sharpless.lab import store
 from sharpless.lab.faults import is_out_of_memory
 
 __all__ = ["JUNK", "Checkpoints"]
@@ -42,7 +42,7 @@ class Checkpoints:
         unnamed = self.folder / "unnamed.pt"
         self._clear()
         try:
-            files.write_with(unnamed, lambda file: torch.save({"run": self.run, "state": state}, file))
+            store.write_with(unnamed, lambda file: torch.save({"run": self.run, "state": state}, file))
             unnamed.replace(self.folder / f"step-{step:09d}-{_digest(unnamed)}.pt")
         except OSError as error:
             warnings.warn(
@@ -51,11 +51,7 @@ class Checkpoints:
                 stacklevel=2,
             )
             return
-        self.keep(KEPT)
-
-    def keep(self, number: int) -> None:
-        """Delete all checkpoints but the newest ones."""
-        for old in self._newest_first()[number:]:
+        for old in self._newest_first()[KEPT:]:
             old.unlink()
 
     def load(self) -> dict[str, Any] | None:
@@ -88,13 +84,6 @@ class Checkpoints:
             return MemoryError(*error.args)
         place = self.loaded or self.folder
         return ValueError(f"{place} is no checkpoint of this version: delete it, or use another folder")
-
-    def discard(self) -> None:
-        """Delete all checkpoints."""
-        self._clear()
-        self.keep(0)
-        if self.folder.exists() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
 
     def _clear(self) -> None:
         """Delete what was left by a process that was killed in the middle of writing."""

@@ -25,11 +25,11 @@ from typing import Any
 from torch import nn
 
 from sharpless.lab.faults import blamed, culprit, reason
-from sharpless.lab.networks.pyramidnet import PyramidNet
-from sharpless.lab.networks.resnet import ResNet
-from sharpless.lab.networks.small import SMALL
-from sharpless.lab.networks.vgg import VGG
-from sharpless.lab.networks.wideresnet import WideResNet
+from sharpless.lab.tasks.images.networks.pyramidnet import PyramidNet
+from sharpless.lab.tasks.images.networks.resnet import ResNet
+from sharpless.lab.tasks.images.networks.small import SMALL
+from sharpless.lab.tasks.images.networks.vgg import VGG
+from sharpless.lab.tasks.images.networks.wideresnet import WideResNet
 
 __all__ = ["build", "check"]
 

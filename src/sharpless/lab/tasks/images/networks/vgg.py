@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from sharpless.lab.networks.layers import classifier, convolution
+from sharpless.lab.tasks.images.networks.layers import classifier, convolution
 
 __all__ = ["VGG"]
 

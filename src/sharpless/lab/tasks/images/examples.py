@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sharpless.lab import augment as augmentation
-from sharpless.lab.recipes import check_augmentations
-from sharpless.lab.sources import Pictures, all_faults
+from sharpless.lab.tasks.images import augment as augmentation
+from sharpless.lab.tasks.images.recipe import check_augmentations
+from sharpless.lab.tasks.images.sources import Pictures, all_faults
 
 __all__ = ["LOOKED_AT", "Examples", "Resident", "Streamed"]
 
@@ -57,7 +57,7 @@ class Resident:
             rows: for each batch, which examples it has, (B,), int64.
             seed: with epoch and row it decides what augmentation draws.
             epoch: the number of the epoch.
-            augment: the augmentations, see `sharpless.lab.recipes.check_augmentations`.
+            augment: the augmentations, see `sharpless.lab.tasks.images.recipe.check_augmentations`.
 
         Yields:
             The normalized images, (B, C, H, W), float32, and the labels, (B,), int64.
@@ -111,7 +111,7 @@ class Streamed:
             rows: for each batch, which examples it has, (B,), int64.
             seed: with epoch and row it decides what augmentation draws.
             epoch: the number of the epoch.
-            augment: the augmentations, see `sharpless.lab.recipes.check_augmentations`.
+            augment: the augmentations, see `sharpless.lab.tasks.images.recipe.check_augmentations`.
 
         Yields:
             The normalized images, (B, 3, size, size), float32, and the labels, (B,), int64.

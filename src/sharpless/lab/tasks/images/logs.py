@@ -1,14 +1,15 @@
 """Curves for those who look at them elsewhere: TensorBoard and Weights & Biases."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sharpless.lab.compare import Run
-    from sharpless.lab.train import Training
+    from sharpless.lab.study import Run
+    from sharpless.lab.trial import Trial
 
 __all__ = ["Logs"]
+
+NAMES = {"loss": "train_loss", "test": "test_accuracy", "validation": "validation_accuracy"}
 
 
 class Logs:
@@ -23,7 +24,7 @@ class Logs:
     """
 
     def __init__(self, names: Sequence[str], run: "Run") -> None:
-        self.epochs: int | None = None  # none logged yet, by this process
+        self.points: int | None = None  # none logged yet, by this process
         self.board: Any = None
         self.wandb: Any = None
         if "tensorboard" in names:
@@ -37,36 +38,31 @@ class Logs:
                 import wandb  # noqa: PLC0415
             except ModuleNotFoundError as error:
                 raise ModuleNotFoundError("log wandb needs wandb: pip install wandb") from error
-            config = {**asdict(run.recipe), "method": run.method, "seed": run.seed}
+            config = {**run.task.options, **run.point, "method": run.method.name, "seed": run.seed}
             # The same id for the same run: one that continues adds to its curves.
             identity = f"{run.folder.name}-{run.name}"
             self.wandb = wandb.init(
                 project="sharpless", name=run.name, id=identity, resume="allow", config=config, dir=str(run.folder)
             )
 
-    def follow(self, training: "Training") -> None:
-        """Log the epochs that have ended since the last call."""
-        done = training.progress
-        if self.epochs is None:
-            self.epochs = len(done.test_accuracy)  # what an earlier process has logged
-        for epoch in range(self.epochs, len(done.test_accuracy)):
-            point = {
-                "train_loss": done.train_loss[epoch],
-                "test_accuracy": done.test_accuracy[epoch],
-                "passes": done.epoch_passes[epoch],
-                "seconds": done.epoch_seconds[epoch],
-            }
-            step = (epoch + 1) * training.steps_per_epoch
+    def follow(self, trial: "Trial") -> None:
+        """Log the points of the curve that were added since the last call."""
+        curve = trial.curve
+        if self.points is None:
+            self.points = len(curve["step"])  # what an earlier process has logged
+        for row in range(self.points, len(curve["step"])):
+            point = {NAMES.get(name, name): values[row] for name, values in curve.items() if name != "step"}
+            step = int(curve["step"][row])
             if self.board is not None:
                 for name, value in point.items():
                     self.board.add_scalar(name, value, step)
             if self.wandb is not None:
                 self.wandb.log(point, step=step)
-        self.epochs = len(done.test_accuracy)
+        self.points = len(curve["step"])
 
-    def end(self, training: "Training") -> None:
+    def end(self, trial: "Trial") -> None:
         """Log what remains, and close."""
-        self.follow(training)
+        self.follow(trial)
         if self.board is not None:
             self.board.close()
         if self.wandb is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad
 
-from sharpless.lab.networks.layers import classifier, convolution
+from sharpless.lab.tasks.images.networks.layers import classifier, convolution
 
 __all__ = ["PyramidNet", "ShakeDrop"]
 

@@ -14,8 +14,8 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from sharpless.lab.examples import LOOKED_AT, Examples, Resident, Streamed
-from sharpless.lab.sources import Pictures, all_faults, places, read
+from sharpless.lab.tasks.images.examples import LOOKED_AT, Examples, Resident, Streamed
+from sharpless.lab.tasks.images.sources import Pictures, all_faults, places, read
 
 __all__ = ["Data", "load"]
 
@@ -54,7 +54,7 @@ def load(
     0.45
 
     Args:
-        name: the source, see `sharpless.lab.sources.read`.
+        name: the source, see `sharpless.lab.tasks.images.sources.read`.
         noise: the share of the training labels that is replaced.
         seed: decides which examples are taken, which labels are replaced and by what, and which are held out.
         held_out: the share of the training examples, noisy labels included, that stands in for the test set, which is

@@ -1,0 +1,54 @@
+"""An exponential moving average of a network's weights, and its use in the place of the weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+__all__ = ["Average"]
+
+
+class Average:
+    """The moving average of weights and buffers, of which the first value is that after the first step.
+
+    Args:
+        model: the network that is trained.
+        decay: the share that an average keeps of itself at every step, in (0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+        averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
+
+    def update(self) -> None:
+        """Take the present weights into the average."""
+        self.average.update_parameters(self.model)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Let the network have the averaged weights and buffers within the block."""
+        pairs = list(zip(_tensors(self.model), _tensors(self.average.module), strict=True))
+        own = [tensor.clone() for tensor, _ in pairs]
+        try:
+            for tensor, averaged in pairs:
+                tensor.copy_(averaged)
+            yield
+        finally:
+            for (tensor, _), before in zip(pairs, own, strict=True):
+                tensor.copy_(before)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint has to hold of the average."""
+        return dict(self.average.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what `state_dict` returned."""
+        self.average.load_state_dict(state)
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*(parameter.data for parameter in model.parameters()), *model.buffers()]

@@ -1,0 +1,84 @@
+"""The machine of a run: devices, processes, and what makes them faster."""
+
+import os
+from dataclasses import dataclass
+
+from sharpless.lab.tasks.images.recipe import option
+
+__all__ = ["Setup", "is_follower", "launched"]
+
+STRATEGIES = ("auto", "ddp", "fsdp2")
+RENDEZVOUS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where a run is executed. Results differ between setups by rounding, and by what DDP makes of the batch.
+
+    >>> Setup(devices=2, strategy="ddp").world_size
+    2
+    """
+
+    accelerator: str = option("auto", "cpu, cuda, mps, or auto for the best one there is")
+    devices: int = option(1, "devices of this node that share a batch; under torchrun, as many as it started")
+    nodes: int = option(1, "nodes that share a batch; under torchrun, as many as it started")
+    strategy: str = option("auto", "how several devices work together: ddp (auto) or fsdp2")
+    compile: str = option("", "backend to torch.compile the network with, inductor say; none by default")
+    channels_last: bool = option(False, "keep images and convolutions in the channels-last memory format")
+    data_dir: str = option("", "folder of the data, where they should not come from the hub")
+    workers: int = option(4, "processes for each device that load images too large to be kept on it")
+    checkpoint_every: float = option(600.0, "seconds between checkpoints")
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"strategy = {self.strategy} is unknown: give {', '.join(STRATEGIES)}")
+        if self.accelerator not in {"auto", "cpu", "cuda", "mps"}:
+            raise ValueError(f"accelerator = {self.accelerator} is unknown: give auto, cpu, cuda or mps")
+        for check, name, remedy in (
+            (self.devices >= 1, "devices", "give 1 or more"),
+            (self.nodes >= 1, "nodes", "give 1 or more"),
+            (self.workers >= 0, "workers", "give 0 or more"),
+            (self.checkpoint_every >= 0, "checkpoint_every", "give a number of seconds"),
+        ):
+            if not check:
+                raise ValueError(f"{name} = {getattr(self, name)} is out of range: {remedy}")
+        if self.nodes > 1 and not launched():
+            raise ValueError(f"nodes = {self.nodes} would wait for the other nodes for ever: start it by torchrun")
+        if self.strategy == "fsdp2" and self.world_size == 1:
+            raise ValueError(
+                "strategy = fsdp2 shards a network over several devices: give their number, or leave it out"
+            )
+        if self.devices == 1 and self.accelerator in {"auto", "cpu"} and not self.compile:
+            return  # which holds on every machine, and is known without torch
+        import torch  # noqa: PLC0415
+
+        if self.compile and self.compile not in torch.compiler.list_backends(exclude_tags=()):
+            known = ", ".join(torch.compiler.list_backends())
+            raise ValueError(f"compile = {self.compile} is no backend of torch.compile: give {known}")
+        there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(self.device, 0)
+        if self.device != "cpu" and self.devices > there:
+            raise ValueError(f"devices = {self.devices} is out of range: of {self.device} there are {there} here")
+
+    @property
+    def device(self) -> str:
+        """The kind of device: cpu, cuda or mps."""
+        if self.accelerator != "auto":
+            return self.accelerator
+        import torch  # noqa: PLC0415
+
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes that share a batch."""
+        return int(os.environ["WORLD_SIZE"]) if launched() else self.devices
+
+
+def launched() -> bool:
+    """Return whether torchrun, or what does the same, has started this process beside others."""
+    return all(name in os.environ for name in RENDEZVOUS)
+
+
+def is_follower() -> bool:
+    """Return whether this process does what another one tells it, which reads the command line, writes and prints."""
+    return launched() and os.environ["RANK"] != "0"
