@@ -57,7 +57,7 @@ CASES = {
         for horizon in (96, 192, 336, 720)
     },
     **named("few_series", (0.03, 0.1, 0.3, 1.0), *SERIES),
-    **named("table", (0.03, 0.1, 0.3, 1.0), "breast_cancer", "diabetes"),
+    **named("table", (0.1, 0.3, 1.0, 3.0), "breast_cancer", "diabetes"),
     "images": Case("few_images", (0.02, 0.05, 0.1, 0.2), (0.01, 0.02, 0.05)),
     "text": Case("text", (0.005, 0.01, 0.02, 0.05), (3e-4, 1e-3, 3e-3)),
 }  # fmt: skip
