@@ -45,6 +45,9 @@ def page(summaries: dict[str, dict[str, Any]]) -> str:
     lines += ["", "| data | method | result | ρ | minus base [95 %] | | share | cost | seconds |", "|" + "---|" * 9]
     for row in found:
         value, versus = row["value"], row["versus_base"]
+        if versus["difference"] is None:
+            lines.append(f"| {row['data']} | {row['label']} | diverged |" + " |" * 6)
+            continue
         low, high = versus["ci95"] or (float("nan"), float("nan"))
         share = "" if row["share"] is None else f"{row['share']:.0%}"
         lines.append(

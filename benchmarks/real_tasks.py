@@ -57,7 +57,7 @@ CASES = {
         for horizon in (96, 192, 336, 720)
     },
     **named("few_series", (0.03, 0.1, 0.3, 1.0), *SERIES),
-    **named("table", (0.03, 0.1, 0.3, 1.0), "breast_cancer", "diabetes"),
+    **named("table", (0.1, 0.3, 1.0, 3.0), "breast_cancer", "diabetes"),
     "images": Case("few_images", (0.02, 0.05, 0.1, 0.2), (0.01, 0.02, 0.05)),
     "text": Case("text", (0.005, 0.01, 0.02, 0.05), (3e-4, 1e-3, 3e-3)),
 }  # fmt: skip
@@ -69,14 +69,14 @@ def expected(method: Method, batch_size: int | None) -> float:
     return (1 + settings.schedule.mean() * settings.batch_fraction) * float(method.own.get("cost", 1.0))
 
 
-def estimated(case: Case, data: str | None, seeds: int, choice_seeds: int) -> str:
+def estimated(case: Case, data: str | None, methods: list[str], seeds: int, choice_seeds: int) -> str:
     """Return how long a study will take, by one run of the base that is measured."""
     task, trial = case.task(data), Trial(Method("sgd"))
     start = perf_counter()
     task(trial)
     elsewhere = perf_counter() - start - trial.seconds
     counts = [(Method("sgd"), len(case.lr) * choice_seeds + 1)]
-    for method in map(Method, METHODS):
+    for method in map(Method, methods):
         counts.append((method, seeds + len(case.rho) * choice_seeds * method.is_sharp))
     runs = sum(count for _, count in counts)
     hours = sum(count * (elsewhere + trial.seconds * expected(one, trial.batch_size)) for one, count in counts) / 3600
@@ -84,7 +84,9 @@ def estimated(case: Case, data: str | None, seeds: int, choice_seeds: int) -> st
     return f"{runs} runs, {hours:.2f} hours of one core; {plain}"
 
 
-def study(name: str, data: str | None, runs: Path, seeds: int, choice_seeds: int, jobs: int | None) -> None:
+def study(
+    name: str, data: str | None, methods: list[str], seeds: int, choice_seeds: int, *, runs: Path, jobs: int | None
+) -> None:
     """Execute a study, and keep its summary together with the differences to the base."""
     case, folder = CASES[name], runs / name
     task = case.task(data)
@@ -114,6 +116,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*CASES, []], metavar="NAME", help=", ".join(CASES))
     parser.add_argument("--data", help="the user's data: a CSV file, or the folder of the images")
     parser.add_argument("--runs", type=Path, default=Path("runs/real"), help="folder of finished runs")
+    parser.add_argument(
+        "--methods", nargs="+", default=METHODS, metavar="METHOD", help=f"by default {' '.join(METHODS)}"
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--choice-seeds", type=int, default=2)
     parser.add_argument("--jobs", type=int, help="runs at a time; by default as many as there are cores")
@@ -121,9 +126,11 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="make real-tasks.md of the results that are there")
     options = parser.parse_args()
     for name in options.names:
-        print(f"{name}: {estimated(CASES[name], options.data, options.seeds, options.choice_seeds)}", flush=True)
+        methods = list(dict.fromkeys(["sgd", "sam", *options.methods]))  # what the others are held against
+        asked = options.data, methods, options.seeds, options.choice_seeds
+        print(f"{name}: {estimated(CASES[name], *asked)}", flush=True)
         if not options.dry_run:
-            study(name, options.data, options.runs, options.seeds, options.choice_seeds, options.jobs)
+            study(name, *asked, runs=options.runs, jobs=options.jobs)
             print(f"\r{RESULTS / f'real-{name}.json'}", flush=True)
     if options.table:
         there = {name: path for name in CASES if (path := RESULTS / f"real-{name}.json").exists()}

@@ -24,7 +24,7 @@ from sharpless.lab import task
 
 @task(metric="accuracy", unit="%", goal="max")
 def train(
-    trial, data: str, images: int = 1000, tested: int = 2000, pixels: int = 64, epochs: int = 8, batch_size: int = 50
+    trial, data: str, images: int = 1000, tested: int = 1000, pixels: int = 64, epochs: int = 8, batch_size: int = 50
 ):
     """Fine-tune on some images, a fifth of which are held out while hyperparameters are chosen.
 

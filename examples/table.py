@@ -1,6 +1,6 @@
 """A table: a small network, trained by AdamW on one of the data sets that scikit-learn ships.
 
-    sharpless compare examples/table.py:train --name diabetes --rho 0.01 0.03 0.1 0.3
+    sharpless compare examples/table.py:train --name diabetes --rho 0.1 0.3 1.0 3.0
 
 The score is scikit-learn's: the accuracy where there are classes, and R² for the numbers of `diabetes`.
 """

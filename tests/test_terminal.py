@@ -13,25 +13,25 @@ import time
 
 import pytest
 import torch
-from sharpless.lab.checkpoints import Checkpoints, _digest
-from sharpless.lab.compare import Comparison
-from sharpless.lab.recipes import Recipe
-from sharpless.lab.setup import Setup
 
 from sharpless.cli import main
 from sharpless.cost import expected_sharp_steps
-from sharpless.lab import files
+from sharpless.lab import store
+from sharpless.lab.definition import Task
+from sharpless.lab.methods import Method
 from sharpless.lab.stopping import Stopped
+from sharpless.lab.study import Failure, Run, Study
+from sharpless.lab.tasks.images.checkpoints import Checkpoints, _digest
 from sharpless.report.html import render
 from sharpless.report.runs import read_runs
 from sharpless.report.summary import summarize
 from sharpless.schedules import parse
-from synthetic_runs import RECIPE, make_folder, make_record, write_records
+from synthetic_runs import OPTIONS, make_folder, make_record, write_records
 
 SHARPLESS = [sys.executable, "-m", "sharpless"]
 TINY = ["--epochs", "1", "--width", "4"]
 BARE = "import sys; sys.modules.update(dict.fromkeys({missing}))\nfrom sharpless.cli import main; sys.exit(main())"
-EXTRAS = ["numpy", "scipy", "sklearn", "PIL", "matplotlib", "jinja2", "rich", "lightning_fabric", "datasets"]
+EXTRAS = ["numpy", "scipy", "sklearn", "cloudpickle", "matplotlib", "jinja2", "rich", "pydantic", "datasets"]
 
 
 def run(*arguments, program=SHARPLESS, **environment):
@@ -81,20 +81,22 @@ def test_train_into_a_folder_of_any_name(tmp_path, capsys):
     assert f"{folder}/weights/sam-seed0.pt" in capsys.readouterr().out
     assert main(command) == 0
     assert main([*command, "--epochs", "2"]) == 2
-    assert f"{folder} holds another experiment (--epochs is 1 there and 2 here)" in capsys.readouterr().err
+    assert f"{folder} holds another study (--epochs is 1 there and 2 here)" in capsys.readouterr().err
 
 
 def test_the_page_shows_names_as_they_are(tmp_path):
     """Sees markup of a name in the page, or a name that is no text and keeps the page from being written."""
     data = "folder:/a/<b>&$x$\udcff"
-    records = [make_record(method, seed, recipe={**RECIPE, "data": data}) for method in ("sgd", "sam") for seed in "01"]
+    records = [
+        make_record(method, seed, options={**OPTIONS, "data": data}) for method in ("sgd", "sam") for seed in "01"
+    ]
     records = [record | {"seed": int(record["seed"])} for record in records]
     runs = read_runs(write_records(tmp_path, records))
-    files.write(tmp_path / "page.html", render(runs, summarize(runs)))
+    store.write(tmp_path / "page.html", render(runs, summarize(runs)))
     page = (tmp_path / "page.html").read_text()
     assert "<b>" not in page
-    assert page.count("folder:/a/&lt;b&gt;&amp;$x$\\udcff") >= 3
-    files.write(tmp_path / "data.json", json.dumps(data, ensure_ascii=False))
+    assert "folder:/a/&lt;b&gt;&amp;$x$\\udcff" in page
+    store.write(tmp_path / "data.json", json.dumps(data, ensure_ascii=False))
     assert json.loads((tmp_path / "data.json").read_text()) == data
 
 
@@ -137,7 +139,7 @@ def test_forty_columns(comparison, tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     for entry in summary["methods"]:
         block = told[told.index(f"\n{entry['label']}") + 1 :].split("\n\n")[0].splitlines()
-        assert re.fullmatch(rf"  accuracy %        {entry['accuracy']['mean']:.1f} ± .*", block[1])
+        assert re.fullmatch(rf"  accuracy %        {entry['value']['mean']:.1f} ± .*", block[1])
         assert re.fullmatch(rf"  cost              {entry['cost']:.2f}", block[2])
         assert max(map(len, block[1:])) <= 40
     drawn = run("plan", "--schedule", "linear:0,1", "--steps", "9", COLUMNS="40").stdout.decode()
@@ -183,23 +185,26 @@ def test_output_to_a_full_disk():
         ["compare", "--help"],
         ["train", "--help"],
         ["report", "--help"],
-        ["compare", "--lr-warmup", "2"],
+        ["compare", "--seeds", "0"],
+        ["train", "--lr-warmup", "2"],
     ],
 )
 def test_the_light_commands_need_nothing(arguments):
     """Sees a plan or a help that waits for torch, or asks for numpy."""
-    ended = bare(*arguments, missing=["torch", *EXTRAS] if "--lr-warmup" not in arguments else ["torch"])
+    wrong = {"--lr-warmup": b"--lr-warmup = 2.0 is out of range", "--seeds": b"--seeds = 0 is out of range"}
+    sentences = [sentence for option, sentence in wrong.items() if option in arguments]
+    ended = bare(*arguments, missing=["torch"] if sentences else ["torch", *EXTRAS])
     assert b"Traceback" not in ended.stderr
-    assert ended.returncode == (2 if "--lr-warmup" in arguments else 0)
-    if ended.returncode:
-        assert ended.stderr.startswith(b"sharpless: --lr-warmup = 2.0 is out of range")
+    assert ended.returncode == (2 if sentences else 0)
+    for sentence in sentences:
+        assert ended.stderr.startswith(b"sharpless: " + sentence)
 
 
 @pytest.mark.parametrize("missing", EXTRAS[:-1])
 @pytest.mark.parametrize("command", ["compare", "train", "report"])
 def test_what_is_missing_is_named(missing, command, tmp_path):
     """Sees a traceback, or work begun, where a package is missing that the command needs."""
-    if command == "report" and missing in {"sklearn", "PIL", "lightning_fabric"}:
+    if command == "report" and missing in {"sklearn", "cloudpickle"}:
         return
     ended = bare(command, *([tmp_path] if command == "report" else []), "--out", tmp_path / "new", missing=[missing])
     assert ended.returncode == 2
@@ -209,7 +214,7 @@ def test_what_is_missing_is_named(missing, command, tmp_path):
 
 def test_something_is_said_before_what_is_slow_is_imported(tmp_path):
     """Sees seconds of silence at the start: the first line has to come before torch."""
-    ended = bare("compare", "--seeds", "2", "--methods", "sgd,sam", "--out", tmp_path / "new", missing=["torch"])
+    ended = bare("compare", "--seeds", "2", "--methods", "sgd", "sam", "--out", tmp_path / "new", missing=["torch"])
     assert ended.stdout.decode() == f"2 methods × 2 seeds of digits, in {tmp_path / 'new'}\n"
 
 
@@ -246,22 +251,18 @@ def test_ctrl_c_while_modules_are_imported(command, tmp_path):
         (["train", "--data-dir", "/"], "--data-dir = / is for cifar10"),
         (["train", "--validation", "0.9999"], "--validation = 0.9999 leaves none of the 1297 training examples"),
         (["train", "--seed", "-1"], "--seed = -1 is out of range"),
+        (["train", "--recipe", "wrn"], "--recipe = wrn is unknown: give digits"),
         (["train", "--data", "mnist"], "--data = mnist is unknown"),
-        (["train", "--gamma", "1", "--degree", "1"], "--gamma = 1.0 and --degree = 1.0 exclude each other"),
-        (["train", "--p", "linear:0,2"], "--p = linear:0,2: end = 2.0 is not a probability"),
-        (["train", "--schedule", "linear:0,2"], "--schedule = linear:0,2: end = 2.0 is not a probability"),
-        (["train", "--schedule=warmup:2/1"], "--schedule = warmup:2/1: fraction = 2.0 is not a share"),
-        (["train", "--p", "often"], "--p = often cannot be read: write 0.5"),
-        (["train", "--p", ""], "--p =  cannot be read"),
-        (["train", "--p", "piecewise:0,1@nan"], "--p = piecewise:0,1@nan: Piecewise("),
-        (["train", "--p", "warmup:0/" * 5000 + "1"], "--p = warmup:0/"),
-        (["train", "--p", "adaptive:1e308,-1e308"], "--p = adaptive:1e308,-1e308: Adaptive(1e+308, -1e+308) has no"),
-        (["train", "--budget", "nan"], "--budget = nan is out of range"),
+        (["train", "--method", "g-rst:p=linear:0,2"], "method g-rst:p=linear:0,2: end = 2.0 is not a probability"),
+        (["train", "--method", "rst:p=often"], "method rst:p=often: "),
+        (["train", "--method", "rst:p=" + "warmup:0/" * 5000 + "1"], "method rst:p=warmup:0/"),
+        (["train", "--method", "thrifty:budget=nan"], "method thrifty:budget=nan: budget = nan is out of range"),
+        (["train", "--method", "sma"], "method 'sma' is unknown"),
         (["compare", "--seeds", "0"], "--seeds = 0 is out of range"),
         (["compare", "--seeds", "2000000000"], "--seeds = 2000000000 is out of range: give at most 10000"),
         (["compare", "--first-seed", "-1"], "--first-seed = -1 is out of range"),
         (["compare", "--jobs", "0"], "--jobs = 0 is out of range"),
-        (["compare", "--margin", "nan"], "--margin = nan is out of range"),
+        (["compare", "--margin", "nan"], "--margin = nan"),
         (["compare", "--methods", ""], "--methods = nothing: choose from sgd"),
         (["plan", "--schedule", "1", "--steps", "9", "--batch-fraction", "nan"], "--batch-fraction = nan is not"),
         (["plan", "--schedule", "1", "--steps", "0"], "--steps = 0 is not a number of steps"),
@@ -285,10 +286,9 @@ def test_options_are_named_as_they_are_typed(arguments, start, tmp_path, capsys)
         (["compare", "--epochs", "9" * 30], "argument --epochs: 999999999999999999999999… is out of range"),
         (["compare", "--batch-size", "9" * 400], "argument --batch-size: 99999"),
         (["plan", "--steps", "9" * 5000], "argument --steps: "),
-        (["train", "--lr", "fast"], "argument --lr: invalid float value"),
+        (["train", "--lr", "fast"], "argument --lr: "),
         (["train", "--out", ""], "argument --out: the path is empty: give one, . for this folder"),
         (["report", ""], "argument RUNS: the path is empty"),
-        (["train", "--recipe", "wrn"], "argument --recipe: invalid choice: 'wrn' (choose from 'digits'"),
         (["compare", "--batchsize", "8"], "unrecognized arguments: --batchsize 8"),
         (["compair"], "argument COMMAND: invalid choice: 'compair' (choose from 'compare'"),
         ([], "the following arguments are required: COMMAND"),
@@ -340,14 +340,14 @@ def test_long_runs_are_expected_as_short_ones_are(text):
 
 def full(monkeypatch, where):
     """Let the disk be full for what lies in a folder."""
-    really = files._write_with
+    really = store._write_with
 
     def write(path, fill):
         if path.is_relative_to(where):
             raise OSError(errno.ENOSPC, "No space left on device")
         really(path, fill)
 
-    monkeypatch.setattr(files, "_write_with", write)
+    monkeypatch.setattr(store, "_write_with", write)
 
 
 def test_a_disk_that_is_full_at_the_end(tmp_path, monkeypatch, capsys):
@@ -363,7 +363,7 @@ def test_a_disk_that_is_full_at_the_end(tmp_path, monkeypatch, capsys):
         f"sharpless: {place}: No space left on device: weights and record are in {tmp_path}/spare"
     )
     (kept,) = (tmp_path / "spare").glob("*/weights/sam-seed0.pt")
-    assert list(tmp_path.glob("out/checkpoints/*/step-000000020-*.pt"))
+    assert list(tmp_path.glob("out/work/*/step-000000020-*.pt"))
     assert main(command) == 0
     weights, spare = (torch.load(path, weights_only=True) for path in (place, kept))
     assert all(map(torch.equal, weights.values(), spare.values()))
@@ -380,14 +380,16 @@ def test_all_disks_full(tmp_path, monkeypatch, capsys):
         sentence = refused(capsys, *command)
     assert f"{tmp_path}/out/weights/sam-seed0.pt: No space left on device: make room there" in sentence
     assert not list((tmp_path / "spare").iterdir())
-    assert list(tmp_path.glob("out/checkpoints/*/step-000000020-*.pt"))
+    assert list(tmp_path.glob("out/work/*/step-000000020-*.pt"))
     assert main(command) == 0
 
 
-@pytest.mark.parametrize("what", ["link to nowhere", "file", "runs", "weights", "experiment.json", "run", "loop"])
+@pytest.mark.parametrize("what", ["link to nowhere", "file", "runs", "weights", "study.json", "run", "loop"])
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_something_else_in_the_place(command, what, tmp_path, capsys):
     """Sees a training that cannot be written at its end, since a folder stands in the place of a file, or the like."""
+    if (command, what) == ("compare", "run"):
+        return  # it leaves no weights
     out = tmp_path / "out"
     if what == "link to nowhere":
         out.symlink_to(tmp_path / "nowhere")
@@ -401,7 +403,7 @@ def test_something_else_in_the_place(command, what, tmp_path, capsys):
             (out / what).write_text("")
         else:
             (out / {"run": "weights/sgd-seed0.pt"}.get(what, what)).mkdir(parents=True)
-    name = {"run": "weights/sgd-seed0.pt", "runs": "runs", "weights": "weights", "experiment.json": "experiment.json"}
+    name = {"run": "weights/sgd-seed0.pt", "runs": "runs", "weights": "weights", "study.json": "study.json"}
     option = ["--method", "sgd"] if command == "train" else ["--methods", "sgd", "--seeds", "1"]
     sentence = refused(capsys, command, *TINY, *option, "--out", out)
     assert sentence.startswith(f"sharpless: {out / name.get(what, '')}")
@@ -528,33 +530,29 @@ def deep(levels):
 @pytest.mark.parametrize(
     ("changes", "clause"),
     [
-        ({"steps": 0}, "(0 steps)"),
-        ({"steps": 10**12}, "(1000000000000 steps)"),
-        ({"steps": -3}, "(-3 steps)"),
-        ({"seconds": -1.0}, "seconds is not finite, negative"),
-        ({"seconds": math.nan}, "seconds is not finite"),
-        ({"seconds": 10**400}, "seconds is not finite, negative or out of all proportion"),
-        ({"data_seconds": math.inf}, "data_seconds is not finite"),
-        ({"passes": -1.0}, "passes is not finite, negative"),
-        ({"passes": 0}, "no passes"),
-        ({"plain_passes": 1e-300}, "no passes"),
-        ({"epoch_seconds": [-1.0] * 30}, "epoch_seconds is not finite, negative"),
-        ({"test_accuracy": [101.0] * 30}, "an accuracy above 100"),
-        ({"test_accuracy": [-1.0] * 30}, "test_accuracy is not finite, negative"),
-        ({"train_loss": []}, "no epoch"),
-        ({"train_loss": [10**400] * 30}, "a loss out of all proportion"),
-        ({"batch_fraction": 0.0}, "a batch_fraction of 0.0"),
-        ({"batch_fraction": math.nan}, "a batch_fraction of nan"),
-        ({"seed": -1}, "a seed of -1"),
-        ({"sharp_steps": [10**6]}, "sharp_steps that are none of the steps"),
-        ({"sharp_steps": [3, 3]}, "sharp_steps that are none of the steps"),
-        ({"schedule": "often"}, "schedule 'often' cannot be read"),
-        ({"schedule": "warmup:0/" * 5000 + "1"}, "cannot be read"),
-        ({"machine": {"cores": math.nan}}, "facts that are no plain values"),
-        ({"setup": {"devices": deep(50)}}, "facts that are no plain values"),
-        ({"versions": "2.6"}, "versions missing or of the wrong type"),
-        ({"steps": 1.5}, "steps missing or of the wrong type"),
-        ({"train_loss": [1.0] * 29}, "have other numbers of epochs"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 10**12}, "steps"),
+        ({"steps": 1.5}, "steps"),
+        ({"seconds": -1.0}, "seconds"),
+        ({"seconds": math.nan}, "seconds"),
+        ({"seconds": 10**400}, "seconds"),
+        ({"data_seconds": math.inf}, "data_seconds"),
+        ({"passes": 0}, "passes"),
+        ({"plain_passes": 1e-300}, "plain_passes"),
+        ({"curve": {}}, "curve"),
+        ({"curve": deep(50)}, "curve"),
+        ({"batch_fraction": 0.0}, "batch_fraction"),
+        ({"batch_fraction": math.nan}, "batch_fraction"),
+        ({"seed": -1}, "seed"),
+        ({"sharp_steps": [10**6]}, "sharp_steps"),
+        ({"sharp_steps": [3, 3]}, "sharp_steps"),
+        ({"schedule": "often"}, "cannot be read"),
+        ({"schedule": "warmup:0/" * 5000 + "1"}, "schedule"),
+        ({"machine": {"cores": math.nan}}, "machine"),
+        ({"setup": {"devices": deep(50)}}, "setup"),
+        ({"versions": "2.6"}, "versions"),
+        ({"metric": {"name": "accuracy", "unit": "%", "goal": "up"}}, "goal"),
+        ({"look": {"color": "red; }", "marker": "v", "dashes": []}}, "look"),
     ],
 )
 def test_a_record_that_was_edited(changes, clause, tmp_path, capsys):
@@ -603,46 +601,49 @@ def test_a_long_run_is_drawn(tmp_path):
     [
         "[]",
         "[" * 100_000,
-        '{"recipe": [], "data": "", "threads": 1}',
-        '{"recipe": {"p": [[1]]}, "data": "", "threads": 1}',
-        '{"recipe": {"nonsense": 1}, "data": "", "threads": 1}',
-        '{"recipe": {}, "data": "", "threads": 1000000000000}',
-        '{"recipe": {}, "data": "", "threads": "1"}',
+        '{"task": [], "options": "", "threads": 1}',
+        '{"task": "images", "threads": 1}',
         b"\xff",
     ],
 )
-def test_an_experiment_that_was_edited(content, tmp_path, capsys):
-    """Sees a traceback, or a sentence without the file, where a folder's description is no recipe."""
+def test_a_study_that_was_edited(content, tmp_path, capsys):
+    """Sees a traceback, or a sentence without the file, where a folder's description is none."""
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "sgd-seed0.json").write_text("{}")
-    path = tmp_path / "experiment.json"
+    path = tmp_path / "study.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     sentence = refused(capsys, "train", *TINY, "--out", tmp_path)
-    assert sentence.startswith(f"sharpless: {path} is not a recipe of this version: choose another folder with --out")
+    assert sentence.startswith(f"sharpless: {path} is not the study of this version: choose another folder with --out")
 
 
-def test_an_experiment_with_another_type(tmp_path, capsys):
-    """Sees a traceback where a field of the description has another type than the recipe's."""
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "sgd-seed0.json").write_text("{}")
-    (tmp_path / "experiment.json").write_text('{"recipe": {"p": 3, "augment": null}, "data": "", "threads": 1}')
-    sentence = refused(capsys, "train", "--epochs", "30", "--out", tmp_path)
-    assert "holds another experiment (--augment is None there and none here, --p is 3 there and 0.5 here)" in sentence
+@pytest.mark.parametrize("threads", ["1", 10**12, True, 0])
+def test_threads_that_were_edited(threads, tmp_path, capsys):
+    """Sees a number of threads taken from a folder that is none."""
+    command = ["train", *TINY, "--method", "sgd", "--out", str(tmp_path)]
+    assert main(command) == 0
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"threads": threads}))
+    assert "is not the study of this version" in refused(capsys, *command)
 
 
 def stopped(tmp_path):
     """A run that has left a checkpoint at step 10, and its checkpoint."""
-    recipe = Recipe(epochs=1, width=4)
+    run = Run(Task.of("images", {"epochs": 1, "width": 4}), Method("g-rst"), 0, tmp_path, 1, {})
 
-    def stop(training):
-        if training.progress.step == 10:
+    def stop(_):
+        if trial.cost.steps == 10:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    (run,) = Comparison(recipe, ["g-rst"], [0], tmp_path).runs
+    trial = run.trial(stop)
     with pytest.raises(Stopped):
-        run.training(stop).run()
-    (path,) = run.checkpoints.folder.glob("step-*")
+        run.train(trial)
+    (path,) = run.work.glob("step-*")
     return run, path
+
+
+def with_trial(found, **changes):
+    """A checkpoint with another state of the trial."""
+    return found | {"state": found["state"] | {"trial": found["state"]["trial"] | changes}}
 
 
 @pytest.mark.parametrize(
@@ -660,13 +661,13 @@ def stopped(tmp_path):
         lambda found: found | {"state": found["state"] | {"model": {"0.weight": torch.ones(1)}}},
         lambda found: found | {"state": found["state"] | {"optimizer": [1]}},
         lambda found: found | {"state": found["state"] | {"losses": []}},
-        lambda found: found | {"state": found["state"] | {"progress": {"step": 10**12}}},
-        lambda found: found | {"state": found["state"] | {"progress": {"step": -1}}},
-        lambda found: found | {"state": found["state"] | {"progress": {"step": "ten"}}},
-        lambda found: found | {"state": found["state"] | {"progress": {"step": 10, "seconds": math.nan}}},
-        lambda found: found | {"state": found["state"] | {"progress": {"step": 10, "sharp_steps": [99]}}},
-        lambda found: found | {"state": found["state"] | {"progress": {"step": 10, "test_accuracy": [50.0]}}},
-        lambda found: found | {"state": found["state"] | {"progress": {"speed": 1}}},
+        lambda found: found | {"state": found["state"] | {"step": 10**12}},
+        lambda found: found | {"state": found["state"] | {"step": -1}},
+        lambda found: found | {"state": found["state"] | {"step": "ten"}},
+        lambda found: with_trial(found, seconds=math.nan),
+        lambda found: with_trial(found, sharp_steps=[99]),
+        lambda found: with_trial(found, curve={"step": [1, 2], "test": [50.0]}),
+        lambda found: found | {"state": found["state"] | {"trial": {"speed": 1}}},
     ],
 )
 def test_a_checkpoint_with_junk(junk, tmp_path):
@@ -678,36 +679,33 @@ def test_a_checkpoint_with_junk(junk, tmp_path):
     else:
         torch.save(made, path)
     named = path.rename(path.with_name(f"step-000000010-{_digest(path)}.pt"))
-    with pytest.raises(ValueError, match="is no checkpoint of this version: delete it") as caught:
-        run.training().run()
-    assert str(caught.value).startswith(str(named))
+    failure = run.train(run.trial())
+    assert isinstance(failure, Failure)
+    assert f"{named} is no checkpoint of this version: delete it" in failure.why
 
 
 def test_a_folder_in_the_place_of_a_checkpoint(tmp_path):
     """Sees a training that ends over a folder among the checkpoints."""
     (tmp_path / "step-000000000-0.pt").mkdir()
-    store = Checkpoints(tmp_path, {})
+    checkpoints = Checkpoints(tmp_path, {})
     for step in (1, 2, 3):
-        store.save(step, {"step": step})
-    assert store.load() == {"step": 3}
+        checkpoints.save(step, {"step": step})
+    assert checkpoints.load() == {"step": 3}
 
 
 # How a comparison goes
 
 
 def test_progress_within_runs(tmp_path):
-    """Sees progress told only when a run ends, or more of it than there is; and runs begun that are not counted."""
-    compared = Comparison(Recipe(epochs=60, width=4), ["sgd"], [0, 1], tmp_path, Setup(checkpoint_every=0.0))
-    told = []
-    for _ in compared.execute(1, watch=told.append):
+    """Sees progress shown only when a run ends, or more of it than there is."""
+    study = Study(Task.of("digits", {"epochs": 40}), ["sgd"], [0, 1], tmp_path)
+    shares = []
+    for _ in study.execute(1, watch=lambda done, total: shares.append((done, total))):
         break
-    assert any(0 < share < 1 for share in told)
-    assert max(told) <= 1
-    assert [run.seed for run in compared.finished] == [0]
-    folder = compared.runs[1].checkpoints.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "step-000000001-0.pt").write_text("")
-    assert [run.seed for run in compared.begun] == [1]
+    assert {total for _, total in shares} == {2}
+    assert any(0 < done < 1 for done, _ in shares)
+    assert shares[-1][0] == 1
+    assert [path.name for path in study.finished] == ["sgd-seed0.json"]
 
 
 def test_what_diverged_is_called_so(tmp_path, capsys):
@@ -715,7 +713,7 @@ def test_what_diverged_is_called_so(tmp_path, capsys):
     losses = [2.0, *[None] * 29]
     changed = {("sam", 1): losses, ("sam", 2): losses, ("sgd", 0): [None] * 30}
     records = [
-        make_record(method, seed, **({"train_loss": changed[method, seed]} if (method, seed) in changed else {}))
+        make_record(method, seed, **({"loss": changed[method, seed]} if (method, seed) in changed else {}))
         for method in ("sgd", "sam", "rst")
         for seed in (0, 1, 2)
     ]
@@ -724,8 +722,8 @@ def test_what_diverged_is_called_so(tmp_path, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     page = (folder / "report.html").read_text()
     for told in (
-        "SGD diverged: its loss was not finite from epoch 1 on with seed 0.",
-        "SAM diverged: its loss was not finite from epoch 2 on with seeds 1, 2.",
+        "SGD diverged: its loss or accuracy was not finite from point 1 of the curve (step 20) on with seed 0.",
+        "SAM diverged: its loss or accuracy was not finite from point 2 of the curve (step 40) on with seeds 1, 2.",
     ):
         assert told in printed
         assert told in page

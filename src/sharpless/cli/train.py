@@ -16,7 +16,6 @@ from sharpless.cli.terminal import console, shown
 from sharpless.lab import store
 from sharpless.lab.methods import KINDS, Method
 from sharpless.lab.tasks.images import resolve, train
-from sharpless.report.runs import diverged_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,6 +97,7 @@ def _watched(run: "Run", log: Any) -> None:
 
     Raises:
         ValueError: the run failed.
+        MemoryError: it failed for want of memory.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
@@ -120,6 +120,8 @@ def _watched(run: "Run", log: Any) -> None:
         trial = run.trial(watch)
         found = run.train(trial)
     if isinstance(found, Failure):
+        if found.of_memory:
+            raise MemoryError(found.why)
         raise ValueError(found.why.removeprefix("ValueError: "))  # noqa: TRY004
     assert trial.weights is not None
     _conclude(run, found, trial.weights)
@@ -140,6 +142,8 @@ def _said_of(trial: "Trial") -> str:
 
 def _tell(run: "Run", found: Mapping[str, Any]) -> None:
     """Print what a run has come to."""
+    from sharpless.report.runs import diverged_in  # noqa: PLC0415
+
     curve, seconds = found["curve"], found["seconds"]
     split = "test" if "test" in curve else "validation"
     print(f"{found['label']}: accuracy {curve[split][-1]:.2f} % ({split})")

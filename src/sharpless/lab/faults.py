@@ -24,14 +24,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def reason(error: BaseException) -> str:
-    """Return what an error says, as a clause.
+def reason(error: BaseException, most: int = 300) -> str:
+    """Return what an error says, as a clause of so many characters at `most`.
 
     >>> reason(KeyError("head"))
     "KeyError: 'head'"
     """
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}{'…' if len(text) > 300 else ''}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[:most]}{'…' if len(text) > most else ''}" if text else type(error).__name__
 
 
 def culprit(error: BaseException, spec: str) -> str | None:

@@ -32,9 +32,11 @@ class Failure:
 
     run: str
     why: str
+    of_memory: bool = False
 
     def __str__(self) -> str:
-        return f"{self.run} failed: {self.why}"
+        remedy = "; give a smaller batch, or fewer --jobs" if self.of_memory else ""
+        return f"{self.run} failed: {self.why}{remedy}"
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class Run:
             raise
         except Exception as error:  # of the task, whatever it is: the other runs go on
             where = culprit(error, self.task.name)
-            hint = " (out of memory: give a smaller batch, or fewer --jobs)" if is_out_of_memory(error) else ""
-            return Failure(self.name, f"{reason(error)}{'' if where is None else f' ({where})'}{hint}")
+            why = f"{reason(error, 1000)}{'' if where is None else f' ({where})'}"
+            return Failure(self.name, why, is_out_of_memory(error))
         return record(self, trial)
 
     def conclude(self, found: Mapping[str, Any]) -> None:
@@ -130,7 +132,8 @@ class Study:
         if not methods:
             raise ValueError("methods = nothing: give one or more")
         if not seeds or min(seeds) < 0 or max(seeds) >= CHOICE_SEEDS:
-            raise ValueError(f"seeds are out of range: give some from 0 to {CHOICE_SEEDS - 1}")
+            wrong = next((seed for seed in seeds if not 0 <= seed < CHOICE_SEEDS), "nothing")
+            raise ValueError(f"seed = {wrong} is out of range: give 0 to {CHOICE_SEEDS - 1}")
         if choice_seeds < 1:
             raise ValueError(f"choice_seeds = {choice_seeds} is out of range: give 1 or more")
         self.task = task

@@ -105,6 +105,8 @@ class Saver:
             raise ValueError(f"step {step} is not in the epoch after {lengths}")
         if not all(0 <= state["trial"][name] < math.inf for name in ("seconds", "data_seconds")):
             raise ValueError("durations that no run has")
+        if not all(0 <= sharp < step for sharp in state["trial"]["sharp_steps"]):
+            raise ValueError("sharpness-aware steps that have not been")
         if state["model"].keys() != stepper.module.state_dict().keys() or not state["optimizer"]:
             raise ValueError("the state of another network")  # which torch, if it is empty, takes in silence
         with warnings.catch_warnings():  # of the bare step that torch takes where it finds no state
