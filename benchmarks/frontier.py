@@ -84,12 +84,10 @@ def table(summary: dict[str, Any]) -> list[str]:
     head = ["method", "ρ", "accuracy %", "cost", "seconds", "minus SAM [95 %]", "non-inferior", "cost of choosing ρ"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in sorted(summary["methods"], key=lambda row: row["cost"]):
-        value, versus = row["value"], row["versus_sam"]
-        name = f"**{row['label']}**" if row["pareto_optimal"] else row["label"]
-        told = f"| {name} | {'' if row['rho'] is None else format(row['rho'], 'g')} "
-        told += (
-            f"| {value['mean']:.2f} ± {value['std'] or 0.0:.2f} | {row['cost']:.3f} | {row['seconds']['median']:.1f} "
-        )
+        value, versus, bold = row["value"], row["versus_sam"], "**" * row["pareto_optimal"]
+        told = f"| {bold}{row['label']}{bold} | {'' if row['rho'] is None else format(row['rho'], 'g')} "
+        told += f"| {value['mean']:.2f} ± {value['std'] or 0.0:.2f} | {row['cost']:.3f} "
+        told += f"| {row['seconds']['median']:.1f} "
         difference = verdict = ""
         if versus is not None and versus["ci95"] is not None:
             difference = "{:+.2f} [{:+.2f}, {:+.2f}]".format(versus["difference"], *versus["ci95"])
@@ -100,8 +98,7 @@ def table(summary: dict[str, Any]) -> list[str]:
 
 
 def page(name: str, command: str, study: Study, found: dict[str, dict[str, Any]]) -> list[str]:
-    first = next(iter(found.values()))
-    (versions, *_), (machine, *_) = first["versions"], first["machines"]
+    (versions, *_), (machine, *_) = (next(iter(found.values()))[of] for of in ("versions", "machines"))
     head = [
         f"# Accuracy against cost: {name}",
         "",

@@ -18,8 +18,6 @@ from sharpless.lab.methods import KINDS, Method
 from sharpless.lab.tasks.images import resolve, train
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sharpless.lab.study import Run
     from sharpless.lab.trial import Trial
 
@@ -158,7 +156,7 @@ def _weights_of(run: "Run") -> Path:
     return run.folder / "weights" / f"{run.name}.pt"
 
 
-def _conclude(run: "Run", found: Mapping[str, Any], weights: "Mapping[str, Tensor]") -> None:
+def _conclude(run: "Run", found: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
     """Write what the run has come to; where its folder cannot take it, to a temporary one, and say so.
 
     Raises:
@@ -179,9 +177,9 @@ def _conclude(run: "Run", found: Mapping[str, Any], weights: "Mapping[str, Tenso
         raise OSError(None, told, error.filename) from error
 
 
-def _write(run: "Run", found: Mapping[str, Any], weights: "Mapping[str, Tensor]") -> None:
+def _write(run: "Run", found: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
     """Write the weights, and the record when they are there."""
-    from torch import save  # noqa: PLC0415
+    from sharpless.lab.tasks.images.checkpoints import write_weights  # noqa: PLC0415
 
-    store.write_with(_weights_of(run), lambda file: save(weights, file))
+    write_weights(_weights_of(run), weights)
     run.conclude(found)

@@ -4,6 +4,7 @@ import hashlib
 import pickle
 import struct
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from sharpless.lab import store
 from sharpless.lab.faults import is_out_of_memory
 
-__all__ = ["JUNK", "Checkpoints"]
+__all__ = ["JUNK", "Checkpoints", "write_weights"]
 
 KEPT = 2
 JUNK = (
@@ -92,6 +93,15 @@ class Checkpoints:
 
     def _newest_first(self) -> list[Path]:
         return sorted((path for path in self.folder.glob("step-*.pt") if path.is_file()), reverse=True)
+
+
+def write_weights(path: Path, weights: Mapping[str, Any]) -> None:
+    """Write weights for `torch.load` and `load_state_dict`, whole or not at all.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    store.write_with(path, lambda file: torch.save(dict(weights), file))
 
 
 def _digest(path: Path) -> str:

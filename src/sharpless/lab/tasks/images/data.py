@@ -15,7 +15,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from sharpless.lab.tasks.images.examples import LOOKED_AT, Examples, Resident, Streamed
-from sharpless.lab.tasks.images.sources import Pictures, all_faults, places, read
+from sharpless.lab.tasks.images.pictures import Pictures, all_faults
+from sharpless.lab.tasks.images.sources import places, read
 
 __all__ = ["Data", "load"]
 

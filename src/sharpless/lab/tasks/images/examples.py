@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sharpless.lab.tasks.images import augment as augmentation
+from sharpless.lab.tasks.images.pictures import Pictures, all_faults
 from sharpless.lab.tasks.images.recipe import check_augmentations
-from sharpless.lab.tasks.images.sources import Pictures, all_faults
 
 __all__ = ["LOOKED_AT", "Examples", "Resident", "Streamed"]
 

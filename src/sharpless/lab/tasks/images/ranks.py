@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sharpless.lab.faults import reason
 from sharpless.lab.stopping import Stopped
 from sharpless.lab.tasks.images.setup import Setup, launched
 
@@ -118,8 +119,12 @@ def follow() -> int:
     _join()
     while (told := _from_leader(None)) is not None:
         device, job = told
-        with suppress(Stopped):
-            work(_team(device), job)
+        try:
+            with suppress(Stopped):
+                work(_team(device), job)
+        except Exception as error:  # which the leader most likely meets as well, and tells of at length
+            print(f"sharpless: process {dist.get_rank()}: {reason(error)}", file=sys.stderr)
+            return 1
     dist.destroy_process_group()
     return 0
 
@@ -132,8 +137,7 @@ def _obey() -> None:
         os._exit(1)
 
     threading.Thread(target=listen, daemon=True).start()
-    follow()
-    os._exit(0)  # without waiting for the thread
+    os._exit(follow())  # without waiting for the thread
 
 
 @contextmanager
