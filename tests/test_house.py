@@ -21,7 +21,8 @@ FLOORS = [
     {"passes", "misuse"},
     {"optimizer"},
     {"grst"},
-    {"lab", "report"},
+    {"report"},
+    {"lab"},
     {"cli"},
     {"__main__"},
 ]
@@ -54,7 +55,7 @@ def test_the_public_list():
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
 def test_imports_point_down(path):
-    """Sees a lower floor import a higher one, lab and report each other, or torch where it has no place."""
+    """Sees a lower floor import a higher one, report lab, or torch where it has no place."""
     for name in imports(path):
         if name.startswith("sharpless."):
             other = name.split(".")[1]

@@ -104,6 +104,32 @@ def test_one_run_fails(folder, monkeypatch):
     assert len(study.finished) == 3
 
 
+def test_other_metrics_in_a_later_run(folder, monkeypatch):
+    """Sees runs compared of which one reports another metric, also where the others were trained before."""
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    executed(folder, ("sgd",))
+    for path in (folder / "out/runs").glob("*.json"):
+        record = json.loads(path.read_text())
+        del record["curve"]["validation"]
+        path.write_text(json.dumps(record))
+    results, _ = executed(folder, ("sgd", "sam"))
+    assert [str(found) for _, found in results] == [
+        f"sam-seed{seed} failed: it reported test and validation, and a run before it test: report the same"
+        for seed in (0, 1)
+    ]
+
+
+def test_a_choice_that_was_edited(folder, monkeypatch):
+    """Sees a traceback, or a point passed over in silence, where the record of a choice is none."""
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    executed(folder, grid={"rho": [0.1, 1.0]}, choice_seeds=1)
+    path = folder / f"out/choice/sam,rho=0.1-seed{CHOICE_SEEDS}.json"
+    for junk in ("{}", "[1]", '{"passes": 1, "plain_passes": 0, "curve": {"step": [1]}}', "\0"):
+        path.write_text(junk)
+        with pytest.raises(ValueError, match="is not the record of a run: delete it, and it is trained again"):
+            executed(folder, grid={"rho": [0.1, 1.0]}, choice_seeds=1)
+
+
 def test_a_radius_that_fails(folder, monkeypatch):
     """Sees a radius chosen with which a run failed, or a method trained for which none is left."""
     monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)

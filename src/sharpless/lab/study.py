@@ -96,6 +96,31 @@ class Run:
             return Failure(self.name, why, is_out_of_memory(error))
         return record(self, trial)
 
+    def read(self) -> dict[str, Any] | None:
+        """Return the record of this run, None where it has not ended.
+
+        Raises:
+            ValueError: its file is none.
+        """
+        if not self.path.exists():
+            return None
+        found = store.read(self.path) or {}
+        try:
+            float(found["passes"] / found["plain_passes"]), float(found["curve"]["step"][-1])
+        except (KeyError, TypeError, IndexError, ArithmeticError, ValueError):
+            raise ValueError(f"{self.path} is not the record of a run: delete it, and it is trained again") from None
+        return found
+
+    @property
+    def validation(self) -> float | None:
+        """The metric on validation data at the end; None where there is none, or where it is no finite number.
+
+        Raises:
+            ValueError: the file of the run is none.
+        """
+        value = ((self.read() or {}).get("curve", {}).get("validation") or [None])[-1]
+        return float(value) if isinstance(value, int | float) else None
+
     def conclude(self, found: Mapping[str, Any]) -> None:
         """Write the record, and delete what the task kept while it trained."""
         store.write(self.path, json.dumps(found, ensure_ascii=False, allow_nan=False))
@@ -150,7 +175,6 @@ class Study:
         self.threads = settled(threads, self._check_folder(threads))
         self.failures: list[Failure] = []
         """The runs that failed, of those executed here."""
-        self._reported: dict[bool, list[str]] = {}
 
     def execute(
         self, jobs: int | None = None, on: str = "local", watch: Callable[[float, int], None] | None = None
@@ -214,8 +238,8 @@ class Study:
 
     def _kept(self, run: Run, found: dict[str, Any]) -> dict[str, Any] | Failure:
         """Return a record that was written, or a failure where it reports something else than the runs before it."""
-        names = sorted(found["curve"].keys() & {"validation", "test", "loss"})
-        before = self._reported.setdefault(run.choosing, names)
+        names = _reported(found)
+        before = self._before(run) or names
         if names != before:
             return Failure(
                 run.name,
@@ -223,6 +247,11 @@ class Study:
             )
         run.conclude(found)
         return found
+
+    def _before(self, run: Run) -> list[str]:
+        """Return what the runs beside this one report, as one of them does; nothing where there is none."""
+        other = next((found for path in run.path.parent.glob("*.json") if (found := store.read(path))), None)
+        return _reported(other) if other else []
 
     def _trials(self, method: Method, tried: Sequence[Point]) -> list[Run]:
         """Return the runs by which a method's hyperparameters are chosen; none where there is no choice."""
@@ -238,9 +267,7 @@ class Study:
         """Return the points with their values on validation data, one for each seed."""
         values: dict[tuple[float, ...], list[float | None]] = {}
         for run in self._trials(method, tried):
-            found = store.read(run.path)
-            value = None if found is None else found["curve"]["validation"][-1]
-            values.setdefault(tuple(run.point.values()), []).append(value)
+            values.setdefault(tuple(run.point.values()), []).append(run.validation)
         return [{**point, "values": values.get(tuple(point.values()), [])} for point in tried]
 
     def _extend(self, method: Method, tried: list[Point]) -> bool:
@@ -261,7 +288,7 @@ class Study:
         chosen = best(results, self.task.measure.goal)
         if chosen is None:
             self.failures.append(Failure(method.name, "no point of the grid came to its end with every seed"))
-        records = [found for run in self._trials(method, tried) if (found := store.read(run.path))]
+        records = [found for run in self._trials(method, tried) if (found := run.read())]
         cost = sum(found["passes"] / found["plain_passes"] for found in records)
         return chosen, {"seeds": list(self.choice_seeds), "cost": cost, "tried": results}
 
@@ -311,6 +338,11 @@ class Study:
                 f"{threads} here: leave --threads out, or choose another folder with --out"
             )
         return known
+
+
+def _reported(found: Mapping[str, Any]) -> list[str]:
+    """Return the metrics that a record has."""
+    return sorted(dict(found.get("curve", {})).keys() & {"validation", "test", "loss"})
 
 
 def _sow(seed: int) -> None:
