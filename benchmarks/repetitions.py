@@ -28,6 +28,8 @@ README = {
     "sam": "better than SGD",
     "sgd": "behind",
     "sgd-long": "behind",
+    "ema": "behind",
+    "late": "behind",
     "rst": "behind",
     "g-rst": "non-inferior",
     "thrifty": "non-inferior",
