@@ -94,6 +94,20 @@ def test_two_processes_are_one(how, tmp_path):
     torch.testing.assert_close(two, one, rtol=0, atol=1e-4)
 
 
+def test_compare_under_torchrun(tmp_path):
+    """Sees processes that wait for one another for ever, or that each compare by themselves."""
+    torchrun = [*TORCHRUN, "--nproc-per-node", "2", "-m", "sharpless", "compare", "images"]
+    options = ["--methods", "sgd", "sam", "--rho", "0.1", "0.2", "--choice-seeds", "1", "--seeds", "1", "--epochs", "1"]
+    command = [*torchrun, *options, *SMALL[:-2], "--out", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("4/4 runs") == ended.stdout.count("The page: ") == 1
+    assert {*run_files(tmp_path)} == {"sgd-seed0.json", "sam-seed0.json"}
+    (_, one), *_ = run_files(tmp_path).items()
+    assert json.loads(one)["setup"]["processes"] == 2
+    assert len(list(tmp_path.glob("choice/*.json"))) == 2
+
+
 @pytest.mark.parametrize(("devices", "blow"), [(1, signal.SIGTERM), (1, signal.SIGKILL), (2, signal.SIGTERM)])
 def test_stopped_and_continued(devices, blow, tmp_path):
     """Sees a run that begins anew, that does not say where it stopped, or that comes to other weights."""

@@ -91,7 +91,7 @@ def _led(options: argparse.Namespace) -> int:
     from sharpless.lab.tasks.images.ranks import dismiss, follow  # noqa: PLC0415
 
     if is_follower():
-        return follow()
+        follow()
     try:
         return int(options.command(options))
     finally:

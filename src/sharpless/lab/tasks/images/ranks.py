@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -106,30 +106,28 @@ def dismiss() -> None:
             dist.destroy_process_group()
 
 
-def follow() -> int:
-    """Do what the leader says, until it says no more.
-
-    Returns:
-        The exit status.
-    """
+def follow() -> NoReturn:
+    """Do what the leader says until it says no more, and end this process."""
     from sharpless.lab.tasks.images.training import work  # noqa: PLC0415
 
     for signum in (signal.SIGINT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)  # the leader, who gets them too, says what follows from them
-    _join()
-    while (told := _from_leader(None)) is not None:
-        device, job = told
-        try:
+    status = 0
+    try:
+        _join()
+        while (told := _from_leader(None)) is not None:
+            device, job = told
             with suppress(Stopped):
                 work(_team(device), job)
-        except Exception as error:  # which the leader most likely meets as well, and tells of at length
-            print(f"sharpless: process {dist.get_rank()}: {reason(error)}", file=sys.stderr)
-            return 1
-    dist.destroy_process_group()
-    return 0
+        dist.destroy_process_group()
+    except Exception as error:  # which the leader most likely meets as well, and tells of at length
+        print(f"sharpless: process {os.environ['RANK']}: {reason(error)}", file=sys.stderr)
+        status = 1
+    sys.stderr.flush()
+    os._exit(status)  # at its own end Python would abort where a thread of gloo's has still something to do
 
 
-def _obey() -> None:
+def _obey() -> NoReturn:
     """Follow a leader who has started this process, and end when it does."""
 
     def listen() -> None:
@@ -137,7 +135,7 @@ def _obey() -> None:
         os._exit(1)
 
     threading.Thread(target=listen, daemon=True).start()
-    os._exit(follow())  # without waiting for the thread
+    follow()
 
 
 @contextmanager

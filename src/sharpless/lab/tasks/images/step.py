@@ -82,7 +82,8 @@ class Stepper:
         self.scaler.step(opt)
         self.scaler.update()
         opt.zero_grad()
-        self.trial.count()
+        if self.scaler.is_enabled():
+            self.trial.count()
         self.scheduler.step()
 
     def _held(self, *, last: bool) -> "nullcontext[None]":
