@@ -53,7 +53,7 @@ def test_frontier(scripts, tmp_path, monkeypatch):
     import frontier
 
     tasks = {"clean": {"noise": 0.0, "epochs": 1, "width": 4}, "noisy": {"epochs": 1, "width": 4}}
-    study = frontier.Study(tasks, ("sgd", "sam", *frontier.grid((1, 1 / 4))), (0.1, 0.2), seeds=2, choice_seeds=1)
+    study = frontier.Study(tasks, ("sgd", "sam", *frontier.grid((1, 1 / 4))), (0.1,), seeds=2)
     monkeypatch.setitem(frontier.STUDIES, "when", study)
     frontier.main(["when", "--jobs", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)])
     found = json.loads((tmp_path / "frontier-when.json").read_text(encoding="utf-8"))

@@ -62,7 +62,7 @@ def test_compare(finished):
     assert set(summary["methods"][2]) >= {"value", "rho", "cost", "cost_seconds", "versus_sam", "pareto_optimal"}
     assert summary["methods"][2]["rho"] == 0.3
     assert "<svg" in (folder / "report.html").read_text()
-    assert max(map(len, ended.stdout.splitlines())) <= 80
+    assert max(len(line) for line in ended.stdout.splitlines() if str(folder) not in line) <= 80
 
 
 def test_started_again(finished):
@@ -99,7 +99,7 @@ def test_stopped_and_continued(blow, tmp_path):
     At a Ctrl-C, and when the terminal is closed, also a traceback, and semaphores that leak.
     """
     # However many cores there are, and however late the blow, runs are left: two at a time, and many.
-    command = ["compare", "--epochs", "8", "--seeds", "5", "--methods", "sgd", "rst", "--jobs", "2", "--out", tmp_path]
+    command = ["compare", "--epochs", "4", "--seeds", "4", "--methods", "sgd", "rst", "--jobs", "2", "--out", tmp_path]
     process = subprocess.Popen(
         [*SHARPLESS, *map(str, command)],
         stdout=subprocess.PIPE,
@@ -119,7 +119,7 @@ def test_stopped_and_continued(blow, tmp_path):
         time.sleep(0.1)
     assert not processes_of(process.pid)
     kept = run_files(tmp_path)
-    assert 2 <= len(kept) < 10
+    assert 2 <= len(kept) < 8
     for text in kept.values():
         json.loads(text)
     if blow is not signal.SIGKILL:
@@ -130,7 +130,7 @@ def test_stopped_and_continued(blow, tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert f"{len(kept)} runs are in" in ended.stdout.replace("\n", " ")
     after = run_files(tmp_path)
-    assert len(after) == 10
+    assert len(after) == 8
     assert kept.items() <= after.items()
 
 

@@ -72,7 +72,9 @@ def local(runs: Sequence["Run"], jobs: int, gpus: int = 0, watch: Callable[[floa
         watch: is called now and then with the shares that are done of the runs under way, added up.
     """
     jobs = min(jobs, len(runs))
-    context = multiprocessing.get_context("spawn")
+    # Workers are forked from a process that has imported torch and nothing else: they start at once, and share it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sharpless.lab.study"])
     with _held(signal.SIGHUP):  # the process that cleans up behind the others ignores the rest by itself
         resource_tracker.ensure_running()
     places = context.Queue()
