@@ -265,6 +265,7 @@ def test_the_options_of_a_task_are_shown(own_task):
         (["my_task.py:tarin"], "sharpless: task = my_task.py:tarin: my_task.py has no 'tarin'"),
         (["your_task.py:train"], "sharpless: task = your_task.py:train: there is no file your_task.py"),
         (["my_task.py:train", "--wdth", "3"], "unrecognized arguments: --wdth 3; options of my_task.py:train: --width"),
+        (["--data", "cifar10"], "images have a task of their own: sharpless compare images --data"),
         (["my_task.py:train", "--width", "x"], "argument --width: 'x' is no whole number"),
     ],
 )
