@@ -66,7 +66,8 @@ def parsed(
     found, unknown = own.parse_known_args(rest)
     if unknown:
         known = ", ".join(action.option_strings[0] for action in own._actions) or "none"
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}; options of {name}: {known}")
+        other = "; images have a task of their own: sharpless compare images --data …" if "--data" in unknown else ""
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}; options of {name}: {known}{other}")
     return vars(found)
 
 
