@@ -104,6 +104,66 @@ def test_one_run_fails(folder, monkeypatch):
     assert len(study.finished) == 3
 
 
+PATIENT = """
+import torch
+
+def train(trial):
+    torch.manual_seed(trial.seed)
+    model = torch.nn.Linear(2, 1)
+    steps = trial.epochs(20)
+    opt = trial.optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model=model, total_steps=steps)
+    saved, first = trial.folder / "state.pt", 0
+    if saved.exists():
+        state = torch.load(saved, weights_only=True)
+        model.load_state_dict(state["model"])
+        opt.load_state_dict(state["opt"])
+        trial.load_state_dict(state["trial"])
+        first = state["epoch"]
+    for epoch in range(first, steps):
+        for x in opt.passes(torch.randn(8, 2, generator=torch.Generator().manual_seed(epoch))):
+            model(x).square().mean().backward()
+        opt.step()
+        opt.zero_grad()
+        with trial.evaluating(model):
+            trial.report(test=model(torch.ones(1, 2)))
+        if epoch == 9 and first == 0 and not (trial.folder.parents[1] / "whole").exists():
+            state = {"model": model.state_dict(), "opt": opt.state_dict(), "trial": trial.state_dict(), "epoch": 10}
+            torch.save(state, saved)
+            raise RuntimeError("the lights went out")
+"""
+
+
+def test_a_task_that_goes_on(folder, monkeypatch):
+    """Sees a run that goes on from a task's own checkpoint end elsewhere than the one that was never stopped."""
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    (folder / "patient.py").write_text(PATIENT)
+    (folder / "one").mkdir()
+    (folder / "one" / "whole").write_text("")
+    task = Task.of("patient.py:train")
+    ((_, whole),) = Study(task, ["rst:average=0.5"], [3], folder / "one").execute()
+    stopped = Study(task, ["rst:average=0.5"], [3], folder / "two")
+    ((run, failure),) = stopped.execute()
+    assert str(failure).startswith(f"{run.name} failed: RuntimeError: the lights went out")
+    assert list(run.work.iterdir()) == [run.work / "state.pt"]
+    ((_, found),) = stopped.execute()
+    assert 0 < len(whole["sharp_steps"]) < 20
+    for name in ("steps", "sharp_steps", "passes", "plain_passes"):
+        assert found[name] == whole[name], name
+    assert found["curve"]["test"] == whole["curve"]["test"]
+    assert not run.work.exists()
+
+
+def test_a_longer_training_that_is_none(folder, monkeypatch):
+    """Sees the base trained as ever in the place of a longer training, where a task ignores the epochs it is given."""
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    source = (folder / "tasks.py").read_text().replace("range(trial.epochs(2))", "range(0 * trial.epochs(2) + 2)")
+    (folder / "tasks.py").write_text(source)
+    results, _ = executed(folder, ("sgd", "sgd-long"), [0])
+    assert [str(found) for _, found in results if isinstance(found, Failure)] == [
+        "sgd-long-seed0 failed: it took 2 steps, and sgd 2: train for trial.epochs(…) epochs"
+    ]
+
+
 def test_other_metrics_in_a_later_run(folder, monkeypatch):
     """Sees runs compared of which one reports another metric, also where the others were trained before."""
     monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)

@@ -181,6 +181,13 @@ def test_tasks_that_forget():
     """Sees a run accepted that did not train as its method does."""
     with pytest.raises(TaskError, match=r"the task did not use trial\.optimizer"):
         Trial(Method("sam")).check_ended()
+    trial, model = Trial(Method("sgd-long")), torch.nn.Linear(1, 1)
+    opt = trial.optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model=model)
+    for x in opt.passes(torch.ones(4, 1)):
+        model(x).sum().backward()
+    opt.step()
+    with pytest.raises(TaskError, match="method sgd-long trains longer: take the number of epochs from"):
+        trial.check_ended()
     trial, model = Trial(Method("sam")), torch.nn.Linear(1, 1)
     opt = trial.optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model=model, total_steps=2)
     with pytest.raises(TaskError, match="the task took no gradients"):

@@ -5,7 +5,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sharpless.lab.choice import AUTO, CHOICE_SEEDS, Grid, Point, best, check_gr
 from sharpless.lab.definition import Task
 from sharpless.lab.execute import execute
 from sharpless.lab.faults import culprit, is_out_of_memory, reason
-from sharpless.lab.methods import Method
+from sharpless.lab.methods import BASE, Method
 from sharpless.lab.record import record
 from sharpless.lab.stopping import Stopped
 from sharpless.lab.threads import MOST_THREADS, computing_with, settled
@@ -244,6 +244,12 @@ class Study:
             return Failure(
                 run.name,
                 f"it reported {' and '.join(names)}, and a run before it {' and '.join(before)}: report the same",
+            )
+        base = store.read(replace(run, method=Method(BASE), point={}).path)
+        if base is not None and run.method.epochs(1000) != 1000 and found["steps"] <= base["steps"]:
+            return Failure(
+                run.name,
+                f"it took {found['steps']} steps, and {BASE} {base['steps']}: train for trial.epochs(…) epochs",
             )
         run.conclude(found)
         return found

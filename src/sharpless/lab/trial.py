@@ -313,6 +313,11 @@ class Trial:
                 f"the task took {cost.steps} steps and had said total_steps = {self.total_steps}: give trial.optimizer "
                 "the number that is taken"
             )
+        if self._planned is None and self.method.epochs(1000) != 1000:
+            raise TaskError(
+                f"method {self.method.name} trains longer: take the number of epochs from trial.epochs, as in `for "
+                "epoch in range(trial.epochs(10))`"
+            )
         if not self.curve["step"]:
             raise TaskError("the task reported nothing: call trial.report(test=…) at least at its end")
 
