@@ -95,6 +95,25 @@ def test_averaged_weights():
     assert trial.average is not None
 
 
+def test_the_average_of_a_compiled_network():
+    """Sees a compiled network copied with its compiler, or its weights not exchanged."""
+    model = torch.nn.Linear(1, 1)
+    compiled = torch.compile(model, backend="eager")
+    trial = Trial(Method("ema:average=0.5"))
+    opt = trial.optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model=compiled)
+    weights = []
+    for _ in range(2):
+        for x in opt.passes(torch.ones(4, 1)):
+            compiled(x).sum().backward()
+        opt.step()
+        opt.zero_grad()
+        weights.append(model.weight.item())
+    with trial.evaluating(compiled):
+        assert compiled(torch.zeros(1, 1)).item() == pytest.approx(model.bias.item())
+        assert model.weight.item() == pytest.approx(sum(weights) / 2)
+    assert model.weight.item() == weights[-1]
+
+
 def test_evaluation_leaves_no_trace():
     """Sees dropout or BatchNorm in training mode while a model is evaluated, a graph kept, or layers left frozen."""
 

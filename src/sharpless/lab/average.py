@@ -20,7 +20,8 @@ class Average:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+        own = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+        self.model: nn.Module = own.module if isinstance(own, DistributedDataParallel) else own
         averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
 
