@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+
+from sharpless import GRST, pass_seconds
 
 ROOT = Path(__file__).parents[1]
 RESULTS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "benchmarks/results").glob("*.md")))
@@ -26,6 +29,17 @@ def test_the_task_of_the_documentation(tmp_path, monkeypatch):
     exec(compile(train + compare.replace("seeds=4", "seeds=2, choice_seeds=1"), "tasks.md", "exec"), names)
     assert [row["label"].split(",")[0] for row in names["summary"]["methods"]] == ["AdamW", "SAM", "thrifty"]
     assert names["summary"]["metric"]["goal"] == "min"
+
+
+def test_the_budget_in_seconds():
+    """Sees an example of a budget in seconds that a user cannot run."""
+    (example,) = re.findall(
+        r"^```python\n(seconds = .*?)```", (ROOT / "docs/cheaper.md").read_text("utf-8"), re.DOTALL | re.M
+    )
+    model = torch.nn.Linear(3, 2)
+    names = {"model": model, "x": torch.randn(64, 3), "y": torch.randint(2, (64,)), "GRST": GRST}
+    names |= {"base": torch.optim.SGD(model.parameters(), lr=0.1), "loss_fn": torch.nn.CrossEntropyLoss()}
+    exec(compile(example.replace("1.1", "2.0"), "cheaper.md", "exec"), names | {"pass_seconds": pass_seconds})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,6 +1,7 @@
 """G-RST and SAM: RST with a degree of its own, and RST at every step."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Self, Unpack
 
 from sharpless.cost import plan
@@ -72,6 +73,7 @@ class GRST(RST):
         batch_size: int,
         degree: float = 1.0,
         rho: float = 0.05,
+        seconds: Mapping[int, float] | None = None,
         **options: Unpack[Options],
     ) -> Self:
         """Return G-RST with p, q and γ chosen so that the cost is `budget` (see `sharpless.cost.plan`, which says why).
@@ -90,6 +92,8 @@ class GRST(RST):
             batch_size: examples that one pass would run on, on one device.
             degree: the regularization degree, SAM's being 1.
             rho: the radius of the perturbation, for whole batches.
+            seconds: how long a pass takes by its number of examples, from `sharpless.pass_seconds`; with it the budget
+                is one of seconds.
             **options: the options of RST, without `batch_fraction`.
 
         Raises:
@@ -99,7 +103,7 @@ class GRST(RST):
         for name in ("p", "gamma", "gamma_cap", "batch_fraction"):
             if name in given:
                 raise ValueError(f"{name} = {given[name]} is what the budget decides: leave it out")
-        chosen = plan(budget, batch_size, degree)
+        chosen = plan(budget, batch_size, degree, seconds)
         opt = cls(base, chosen.p, gamma=chosen.gamma, rho=rho, batch_fraction=chosen.batch_fraction, **given)
         opt.degree = float(degree)
         return opt

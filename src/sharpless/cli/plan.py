@@ -43,6 +43,14 @@ def add(commands: Any) -> None:
     )
     option("--budget", type=float, metavar="B", help="gradients per step: above 1 (plain training), up to 2 (SAM)")
     option("--batch-size", type=whole, metavar="N", help="with --budget: examples in a batch (default: 128)")
+    option(
+        "--pass-seconds",
+        nargs="+",
+        type=_priced,
+        metavar="M:S",
+        help="with --budget: seconds of a pass over M examples, for some M and the whole batch, which makes the budget "
+        "one of seconds; sharpless.pass_seconds measures them",
+    )
     option("--degree", type=float, metavar="D", help="with --budget: regularization degree (default: 1, SAM's)")
     option("--steps", type=whole, metavar="T", help="number of steps of the run; a schedule needs it")
     option("--seed", type=whole, default=0, metavar="N", help="seed of the coin (default: %(default)s)")
@@ -81,6 +89,19 @@ def _plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _priced(text: str) -> tuple[int, float]:
+    """Return a number of examples and the seconds of a pass over them.
+
+    Raises:
+        ArgumentTypeError: the text says none.
+    """
+    count, _, seconds = text.partition(":")
+    try:
+        return int(count), float(seconds)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:24]!r} is no price: write 16:0.002") from None
+
+
 def _looked_at(steps: int) -> list[int]:
     """Return all steps, or of a long run so many, one at random of each stretch, that the answer comes at once."""
     if steps <= LOOKED_AT:
@@ -114,7 +135,7 @@ def _of_schedule(options: argparse.Namespace) -> tuple[Schedule, float, list[tup
     Raises:
         ValueError: an option is out of range, or belongs to a budget.
     """
-    _refuse(options, "schedule", ("batch_size", "degree"))
+    _refuse(options, "schedule", ("batch_size", "degree", "pass_seconds"))
     schedule = _parsed(options.schedule)
     share = 1.0 if options.batch_fraction is None else options.batch_fraction
     if not 0 < share <= 1:
@@ -149,8 +170,10 @@ def _of_budget(options: argparse.Namespace) -> tuple[Schedule, float, list[tuple
     _refuse(options, "budget", ("batch_fraction",))
     budget, size, degree = options.budget, options.batch_size, options.degree
     size = 128 if size is None else size
-    planned = plan(budget, size, 1.0 if degree is None else degree)
+    prices = None if options.pass_seconds is None else dict(options.pass_seconds)
+    planned = plan(budget, size, 1.0 if degree is None else degree, prices)
     given = "" if degree is None else f"degree={degree:g}, "
+    given += "" if prices is None else f"seconds={prices}, "
     rows = [
         ("in Python", f"GRST.for_budget(base, {budget}, batch_size={size}, {given}model=model)"),
         ("p", f"{planned.p:.4g}"),
@@ -158,6 +181,8 @@ def _of_budget(options: argparse.Namespace) -> tuple[Schedule, float, list[tuple
         ("γ", f"{planned.gamma:.4g}, degree / p"),
         ("why", planned.why),
     ]
+    if planned.seconds is not None:
+        rows.append(("expected seconds", f"{planned.seconds:.4g} times those of plain training"))
     return Constant(planned.p), planned.batch_fraction, rows
 
 
