@@ -606,9 +606,12 @@ def test_training_that_stays_on_its_plateau(tmp_path):
     losses = {
         ("sgd", 0): [2.3, 1.0, 0.4], ("sgd", 1): [2.3, 1.2, 0.6],
         ("sam", 0): [2.31, 2.3, 2.3], ("sam", 1): [2.3, 1.5, 0.9],
-        ("rst", 0): [2.3, 2.2, 2.0], ("rst", 1): [2.3, 2.2, 1.9],
+        ("rst", 0): [2.3, 2.2, 2.0], ("rst", 1): [2.3, 2.2, 1.9], ("g-rst", 0): [2.3, 2.3, 2.3],
     }  # fmt: skip
-    records = [make_record(*run, values=[50.0, 60.0, 70.0], loss=loss) for run, loss in losses.items()]
+    results = {("g-rst", 0): 80.0}  # a method that does not memorize wrong labels
+    records = [
+        make_record(*run, values=[50.0, 60.0, results.get(run, 70.0)], loss=loss) for run, loss in losses.items()
+    ]
     (warning,) = (
         text for text in summarize(read_runs(write_records(tmp_path, records)))["warnings"] if "plateau" in text
     )

@@ -56,16 +56,21 @@ def diverged(methods: Mapping[str, Sequence[Run]]) -> list[str]:
 def stuck(methods: Mapping[str, Sequence[Run]]) -> list[str]:
     """Return a sentence for each method whose training loss stayed where the base's began and fell from.
 
-    A run is stuck where its last loss is above nine tenths of the way that the base's mean loss fell.
+    A run is stuck where its loss has fallen by less than a tenth of what the base's mean loss fell, and where it is no
+    better than the base with the same seed: a method that does not memorize wrong labels keeps a high loss, too.
     """
     base = [loss for run in methods.get("sgd", ()) if (loss := _loss(run))]
     if not base:
         return []
     first, last = (fmean(loss[end] for loss in base) for end in (0, -1))
-    bound = first - 0.1 * (first - last)
+    bound, results = first - 0.1 * (first - last), {run.seed: run.value for run in methods["sgd"]}
     found = []
     for runs in methods.values():
-        still = [(run.seed, loss[-1]) for run in runs if len(loss := _loss(run)) > 1 and loss[-1] > bound > last]
+        still = [
+            (run.seed, loss[-1])
+            for run in runs
+            if len(loss := _loss(run)) > 1 and loss[-1] > bound > last and not _is_better(run, results.get(run.seed))
+        ]
         if still:
             found.append(
                 f"{runs[0].label} stayed on the plateau it began on with {_seeds([seed for seed, _ in still])}: its "
@@ -74,6 +79,13 @@ def stuck(methods: Mapping[str, Sequence[Run]]) -> list[str]:
                 "first (rst:p=warmup:0.2/1), may help."
             )
     return found
+
+
+def _is_better(run: Run, other: float | None) -> bool:
+    """Return whether the result of a run is better than another one."""
+    if run.value is None or other is None:
+        return False
+    return run.value > other if run.metric.goal == "max" else run.value < other
 
 
 def _loss(run: Run) -> Sequence[float]:
