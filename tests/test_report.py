@@ -601,6 +601,21 @@ def test_name_of_a_line_goes_where_it_is_free():
     assert not any(box.overlaps(bar) for bar in bars)
 
 
+def test_percentages_that_are_no_shares(tmp_path):
+    """Sees R² below 0, or an error above 100 %, refused after the training, or cut off in a figure."""
+    for metric, values in (
+        ({"name": "R²", "unit": "%", "goal": "max"}, [-30.0, 40.0]),
+        ({"name": "error", "unit": "%", "goal": "min"}, [130.0, 120.0]),
+    ):
+        records = [
+            make_record(method, seed, metric=metric, values=values) for method in ("sgd", "sam") for seed in (0, 1)
+        ]
+        runs = read_runs(write_records(tmp_path / metric["goal"], records))
+        summary = summarize(runs)
+        assert summary["methods"][0]["value"]["mean"] == values[-1]
+        assert "<svg" in render(runs, summary)
+
+
 def test_training_that_stays_on_its_plateau(tmp_path):
     """Sees a method that never began to learn compared without a word, or one that did called stuck."""
     losses = {

@@ -74,7 +74,8 @@ def looks(summary: Mapping[str, Any]) -> dict[str, tuple[str, str, Any]]:
 def bounds(summary: Mapping[str, Any]) -> tuple[float, float]:
     """Return where an axis of the metric ends at the latest: accuracies have no other values than 0 to 100 %."""
     metric = summary["metric"]
-    return (0.0, 100.0) if (metric["unit"], metric["goal"]) == ("%", "max") else (-math.inf, math.inf)
+    is_accuracy = metric["unit"] == "%" and "accuracy" in metric["name"].lower()
+    return (0.0, 100.0) if is_accuracy else (-math.inf, math.inf)
 
 
 def titled(text: str) -> str:

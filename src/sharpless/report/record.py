@@ -65,8 +65,8 @@ class Metric(_Record):
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether it has no other values than 0 to 100 %."""
-        return (self.unit, self.goal) == ("%", "max")
+        """Whether it has no other values than 0 to 100 %, which R² and relative errors in percent have."""
+        return self.unit == "%" and "accuracy" in self.name.lower()
 
     @property
     def sign(self) -> int:
