@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from sharpless.cli import compare, plan, recipe, report, train
+from sharpless.cli import compare, plan, report, train
+from sharpless.cli.arguments import spellings as spelled_options
 from sharpless.cli.task import named
 from sharpless.cli.terminal import prepare, shown
 from sharpless.lab.faults import is_out_of_memory, reason
@@ -101,7 +102,7 @@ def _led(options: argparse.Namespace) -> int:
 def _as_typed(sentence: str, options: argparse.Namespace, arguments: Sequence[str]) -> str:
     """Return a sentence about arguments of Python with their names as they are typed: `--lr-warmup = 2.0 is …`."""
     names = {*vars(options), *options.names} - {"task", "parser", "rest", "names", "command"}
-    spellings = {name: ["--" + name.replace("_", "-")] for name in names} | recipe.spellings()
+    spellings = {name: ["--" + name.replace("_", "-")] for name in names} | spelled_options()
     words = {argument.partition("=")[0] for argument in arguments}
 
     def spelled(found: re.Match[str]) -> str:
@@ -114,8 +115,6 @@ def _as_typed(sentence: str, options: argparse.Namespace, arguments: Sequence[st
 
 def _of_system(error: OSError) -> str:
     """Return the sentence about what the system refused."""
-    if error.filename is None and error.errno in {errno.ENOSPC, errno.EIO}:  # our files are named
-        return f"the output cannot be written: {error.strerror}"
     if error.filename is None and error.errno in {errno.ENOSPC, errno.EIO}:  # our files are named
         return f"the output cannot be written: {error.strerror}"
     place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "

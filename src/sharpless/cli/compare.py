@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpless.cli import extras, recipe, task
+from sharpless.cli import arguments, extras, task
 from sharpless.cli.report import MARGIN, conclude
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import store
@@ -52,22 +52,26 @@ def add(commands: Any) -> None:
         own = ", or auto, to look for them" if name == "rho" else ""
         several = f"{what} to choose from on validation data, for each method by itself{own}"
         option(f"--{name}", nargs="+", type=task.read, default=[], metavar="X", help=several)
-    option("--seeds", type=recipe.whole, default=SEEDS, metavar="N", help="number of seeds (default: %(default)s)")
-    option("--first-seed", type=recipe.whole, default=0, metavar="K", help="take K, K + 1, … (default: %(default)s)")
+    option("--seeds", type=arguments.whole, default=SEEDS, metavar="N", help="number of seeds (default: %(default)s)")
+    option("--first-seed", type=arguments.whole, default=0, metavar="K", help="take K, K + 1, … (default: %(default)s)")
     option(
-        "--choice-seeds", type=recipe.whole, default=3, metavar="N", help="seeds to choose with (default: %(default)s)"
+        "--choice-seeds",
+        type=arguments.whole,
+        default=3,
+        metavar="N",
+        help="seeds to choose with (default: %(default)s)",
     )
     option("--goal", choices=("min", "max"), help="whether a lower or a higher metric is better (default: the task's)")
     option("--metric", metavar="NAME", help="what the metric is called (default: the task's name for it)")
     option("--unit", metavar="UNIT", help="its unit (default: the task's)")
     option("--margin", **MARGIN)
     out = Path("runs/compare")
-    option("--out", type=recipe.place, default=out, metavar="FOLDER", help="folder (default: %(default)s)")
-    option("--jobs", type=recipe.whole, metavar="N", help="runs at a time (default: cores ÷ threads, or GPUs)")
+    option("--out", type=arguments.place, default=out, metavar="FOLDER", help="folder (default: %(default)s)")
+    option("--jobs", type=arguments.whole, metavar="N", help="runs at a time (default: cores ÷ threads, or GPUs)")
     option("--on", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
     option(
         "--threads",
-        type=recipe.whole,
+        type=arguments.whole,
         default=0,
         metavar="N",
         help="CPU threads of a run (default: what its folder was opened with; in a new one OMP_NUM_THREADS, or else 1)",

@@ -8,7 +8,7 @@ from shutil import get_terminal_size
 from statistics import fmean
 from typing import Any
 
-from sharpless.cli.recipe import whole
+from sharpless.cli.arguments import whole
 from sharpless.coin import uniform
 from sharpless.cost import expected_cost, expected_sharp_steps, plan
 from sharpless.schedules import Constant, Schedule, parse

@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from sharpless.cli import extras, recipe
+from sharpless.cli import arguments, extras
 from sharpless.cli.terminal import console, shown
 from sharpless.report.margin import read_margin
 
@@ -32,8 +32,8 @@ def add(commands: Any) -> None:
     )
     command.set_defaults(command=_report)
     option = command.add_argument
-    option("runs", nargs="+", type=recipe.place, metavar="RUNS", help="folders of compare or train, or run files")
-    option("--out", type=recipe.place, default=Path(), metavar="FOLDER", help="folder (default: this one)")
+    option("runs", nargs="+", type=arguments.place, metavar="RUNS", help="folders of compare or train, or run files")
+    option("--out", type=arguments.place, default=Path(), metavar="FOLDER", help="folder (default: this one)")
     option("--margin", **MARGIN)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from sharpless.cli.recipe import place, whole
+from sharpless.cli.arguments import place, whole
 
 __all__ = ["add", "named", "parsed", "read"]
 

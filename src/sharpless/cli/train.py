@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from sharpless.cli import extras, recipe, task
+from sharpless.cli import arguments, extras, task
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import store
 from sharpless.lab.methods import KINDS, Method
@@ -41,13 +41,13 @@ def add(commands: Any) -> None:
     methods = f"{', '.join(KINDS)}, with parameters after a colon: thrifty:budget=1.05 (default: %(default)s)"
     option("--method", default="thrifty", metavar="METHOD", help=methods)
     option(
-        "--seed", type=recipe.whole, default=0, metavar="N", help="decides all that is random (default: %(default)s)"
+        "--seed", type=arguments.whole, default=0, metavar="N", help="decides all that is random (default: %(default)s)"
     )
     out = Path("runs/train")
-    option("--out", type=recipe.place, default=out, metavar="FOLDER", help="folder (default: %(default)s)")
+    option("--out", type=arguments.place, default=out, metavar="FOLDER", help="folder (default: %(default)s)")
     option("--log", nargs="+", choices=("tensorboard", "wandb"), default=(), help="where curves go")
     threads = "CPU threads (default: what the folder was opened with; in a new one OMP_NUM_THREADS, or else 1)"
-    option("--threads", type=recipe.whole, default=0, metavar="N", help=threads)
+    option("--threads", type=arguments.whole, default=0, metavar="N", help=threads)
     task.add(command.add_argument_group("the recipe and the machine"), train, ())
 
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from sharpless.ascent import Ascent
     from sharpless.options import Base
 
-__all__ = ["BASE", "DEFAULTS", "KINDS", "REFERENCE", "Kind", "Method", "Settings"]
+__all__ = ["BASE", "DEFAULTS", "KINDS", "Kind", "Method", "Settings"]
 
-BASE, REFERENCE = "sgd", "sam"
+BASE = "sgd"
 DEFAULTS = ("sgd", "sgd-long", "ema", "sam", "late", "rst", "g-rst", "thrifty")
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from sharpless.report.record import Metric
+
 __all__ = ["FAINT", "INK", "PAPER", "STYLE", "WIDTH", "bounds", "looks", "titled", "to_svg"]
 
 # For further variants of one method. Readable on white and on black; marker and dashes say the same a second time.
@@ -73,9 +75,7 @@ def looks(summary: Mapping[str, Any]) -> dict[str, tuple[str, str, Any]]:
 
 def bounds(summary: Mapping[str, Any]) -> tuple[float, float]:
     """Return where an axis of the metric ends at the latest: accuracies have no other values than 0 to 100 %."""
-    metric = summary["metric"]
-    is_accuracy = metric["unit"] == "%" and "accuracy" in metric["name"].lower()
-    return (0.0, 100.0) if is_accuracy else (-math.inf, math.inf)
+    return (0.0, 100.0) if Metric(**summary["metric"]).is_accuracy else (-math.inf, math.inf)
 
 
 def titled(text: str) -> str:
