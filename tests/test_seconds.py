@@ -62,7 +62,7 @@ def test_a_budget_that_cannot_be_had():
 @pytest.mark.parametrize("prices", [{}, {32: 1.0}, {4: -1.0, 64: 1.0}, {0: 1.0, 64: 1.0}, {4: math.nan, 64: 1.0}])
 def test_prices_that_say_nothing(prices):
     """Sees a plan made of prices that are none, or of a batch whose price is not known."""
-    with pytest.raises(ValueError, match=r"seconds = .* does not price a batch of 64"):
+    with pytest.raises(ValueError, match=r"seconds = .* says nothing of a batch of 64"):
         plan(1.1, N, seconds=prices)
 
 
