@@ -1,7 +1,6 @@
 """What a pass costs in seconds, by its number of examples: the prices by which a budget in seconds is planned."""
 
 from collections.abc import Callable, Generator, Sequence
-from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -22,7 +21,7 @@ def pass_seconds(
     model: nn.Module,
     *,
     sizes: Sequence[int] | None = None,
-    repeats: int = 7,
+    repeats: int = 11,
 ) -> dict[int, float]:
     """Measure how long a forward-backward pass takes, on all of a batch and on parts of it.
 
@@ -43,7 +42,8 @@ def pass_seconds(
         repeats: how often each size is timed, in turn with the others, after two passes to warm up.
 
     Returns:
-        The median duration in seconds for each number of examples, from the smallest on.
+        The duration in seconds for each number of examples, from the smallest on: the shortest of the repeats, since
+        what else a machine does only makes them longer.
 
     Raises:
         ValueError: the batch has no examples along a first dimension, or a size is out of range.
@@ -67,7 +67,7 @@ def driven(measuring: Generator[Any, None, Any], run: Callable[[Any], Any]) -> A
 
 
 def timing(
-    batch: Any, model: nn.Module, *, sizes: Sequence[int] | None = None, repeats: int = 7
+    batch: Any, model: nn.Module, *, sizes: Sequence[int] | None = None, repeats: int = 11
 ) -> Generator[Any, None, dict[int, float]]:
     """Yield parts of a batch to run forward and backward on, and time what is done with them; see `pass_seconds`.
 
@@ -75,7 +75,7 @@ def timing(
         The batch, and parts of it.
 
     Returns:
-        The median duration in seconds for each number of examples.
+        The shortest duration in seconds for each number of examples.
 
     Raises:
         ValueError: the batch has no examples along a first dimension, or a size is out of range.
@@ -98,7 +98,7 @@ def timing(
                     found[m].append(_now(parameters) - start)
     finally:
         gradients.put(kept, parameters)
-    return {m: median(times[2:]) for m, times in found.items()}
+    return {m: min(times[2:]) for m, times in found.items()}
 
 
 def halves(batch: Any, sizes: Sequence[int] | None = None) -> list[int]:
