@@ -35,6 +35,19 @@ def test_overhead(tmp_path):
     assert {"command", "machine", "torch", "sharpless"} <= results["facts"].keys()
 
 
+def test_wallclock(tmp_path):
+    """Sees a ratio to something else than plain training, or a plan that is not the one of what was measured."""
+    results = results_of("wallclock.py", tmp_path, "--networks", "digits, 64", "--rounds", "2")
+    (study,) = results["studies"]
+    rows = {row["method"]: row for row in study["rows"]}
+    assert list(study["pass_seconds"]) == ["4", "8", "16", "32", "64"]
+    assert rows["sam"]["gradients"] == 2
+    assert 1.2 < rows["sam"]["ratio"] < 4
+    assert rows["thrifty:budget=1.1,unit=gradients"]["gradients"] == 1.1
+    assert rows["thrifty:budget=1.25"]["planned"] >= rows["thrifty:budget=1.25"]["gradients"] - 1e-9
+    assert (tmp_path / "wallclock-cpu-1.md").exists()
+
+
 def test_gpu_script_without_a_gpu(tmp_path):
     """Sees a script that fails at the first GPU it meets, and results of a CPU passed off as a GPU's."""
     results = results_of("gpu.py", tmp_path, "--device", "cpu", "--steps", "5")

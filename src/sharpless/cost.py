@@ -172,8 +172,7 @@ def plan(
         why += f": in {100 * p:.3g} % of the steps, of all that can be paid it has the least variance"
         return Plan(p, m / n, degree / p, why, None if seconds is None else 1 + p * extra[m])
 
-    chances = {m: min(1.0, (budget - 1) / extra[m]) if extra[m] > 0 else 1.0 for m in parts}
-    chances = {m: float(f"{p:.12g}") for m, p in chances.items()}  # without the rounding error of 1.1 - 1
+    chances = {m: float(f"{min(1.0, (budget - 1) / extra[m]):.12g}") for m in parts}  # 1.1 - 1 is more than 0.1
     fitting = [m for m in parts if chances[m] >= least[m]]
     if not fitting:
         p = least[cheapest]
@@ -205,10 +204,14 @@ def _checked(name: str, values: Mapping[int, float], n: int) -> dict[int, float]
 
 
 def _extra(prices: Mapping[int, float], n: int, m: int) -> float:
-    """Return what a step that climbs with m of n examples takes beyond a plain one, in plain ones."""
+    """Return what a step that climbs with m of n examples takes beyond a plain one, in plain ones.
+
+    It is no less than m/n, the number of gradients: less is an error of the measurement.
+    """
     if m == n:
         return 1.0
-    return (2 * _interpolated(prices, m) + _interpolated(prices, n - m)) / _interpolated(prices, n) - 1
+    passes = 2 * _interpolated(prices, m) + _interpolated(prices, n - m)
+    return max(passes / _interpolated(prices, n) - 1, m / n)
 
 
 def _interpolated(known: Mapping[int, float], count: int) -> float:
