@@ -43,7 +43,7 @@ def test_wallclock(tmp_path):
     assert list(study["pass_seconds"]) == ["4", "8", "16", "32", "64"]
     assert rows["sam"]["gradients"] == 2
     assert 1.2 < rows["sam"]["ratio"] < 4
-    assert rows["thrifty:budget=1.1,unit=gradients"]["gradients"] == 1.1
+    assert rows["thrifty:budget=1.1,unit=gradients"]["gradients"] == pytest.approx(1.1)
     assert rows["thrifty:budget=1.25"]["planned"] >= rows["thrifty:budget=1.25"]["gradients"] - 1e-9
     assert (tmp_path / "wallclock-cpu-1.md").exists()
 
@@ -220,3 +220,18 @@ def test_throughput(scripts, monkeypatch):
     before = [p.detach().clone() for p in loop.model.parameters()]
     loop.epoch()
     assert all(not torch.equal(p, b) for p, b in zip(loop.model.parameters(), before, strict=True))
+
+
+def test_parts(scripts):
+    """Sees a part that is measured with the noise of another, or a task that trains another network."""
+    import parts
+    from sharpless.lab.trial import Trial
+
+    noise = parts.noise("1 × 1", 0, batches=2)
+    assert list(noise) == [4, 7, 16, 32, 64]
+    assert noise[4] > noise[16] > noise[64] == 1.0
+    trial = Trial(Method("g-rst:p=1,batch_fraction=0.0625"), 0)
+    parts.train(trial, "perceptron", epochs=1)
+    assert trial.cost.ratio == pytest.approx(1 + 4 / 64)
+    row = {"label": "SAM", "part": 64, "noise": [1.0, 1.0], "versus_sam": None, "mean": 90.0, "std": 1.0}
+    assert "| 1 × 1 | 64 of 64 | 1.0 | 1.0 | 90.0 ± 1.0 |  |" in parts.page([{"network": "1 × 1", "rows": [row]}], {})
