@@ -220,3 +220,21 @@ def test_throughput(scripts, monkeypatch):
     before = [p.detach().clone() for p in loop.model.parameters()]
     loop.epoch()
     assert all(not torch.equal(p, b) for p, b in zip(loop.model.parameters(), before, strict=True))
+
+
+def test_convergence(scripts, tmp_path, monkeypatch):
+    """Sees a benchmark that no longer runs, a bound that is broken, or a worst case that is far from it."""
+    import convergence
+
+    monkeypatch.setattr(convergence, "RUNS", 2)
+    monkeypatch.setattr(sys, "argv", ["convergence.py", "--steps", "40", "--out", str(tmp_path)])
+    few = {name: (make, convergence.GRID[::12]) for name, (make, _) in convergence.PROBLEMS.items()}
+    few["double well"] = (few["double well"][0], convergence.WELL[:1])
+    monkeypatch.setattr(convergence, "PROBLEMS", few)
+    convergence.main()
+    found = json.loads((tmp_path / "convergence.json").read_text(encoding="utf-8"))
+    assert {"command", "machine", "versions", "runs"} <= found.keys()
+    assert [row["p"] for row in found["rows"]] == [1.0, 0.1] * 3 + [1.0]
+    assert all(row["measured"] < row["bound as met"] for row in found["rows"] if row["p"] == 1)
+    assert found["rows"][-1]["measured"] > found["rows"][-1]["bound"] / 2
+    assert "</svg>" in (tmp_path / "convergence.svg").read_text(encoding="utf-8")
