@@ -81,7 +81,7 @@ def figure(rows: list[dict[str, Any]]) -> str:
             found = [row for row in rows if row["problem"] == name and row["p"] == p]
             rates, measured, bound = ([row[key] for row in found] for key in ("rate", "measured", "bound"))
             axes.loglog(rates, bound, color=color, linestyle=(0, (3, 2)), linewidth=1.0)
-            axes.loglog(rates, measured, color=color, marker=marker, ms=4, label=f"p = {p:g}")
+            axes.loglog(rates, measured, color=color, marker=marker, ms=4, label=f"p = {p:g}" + " (SAM)" * (p == 1))
         axes.set(title=name, xlabel="learning rate αβ")
         axes.yaxis.set(major_locator=LogLocator(subs=(1, 3)), major_formatter="{x:g}")
         axes.set_xticks([rate for _, rate in GRID[:4]], ["1/2", "1/8", "1/32", "1/128"])
