@@ -235,3 +235,21 @@ def test_parts(scripts):
     assert trial.cost.ratio == pytest.approx(1 + 4 / 64)
     row = {"label": "SAM", "part": 64, "noise": [1.0, 1.0], "versus_sam": None, "mean": 90.0, "std": 1.0}
     assert "| 1 × 1 | 64 of 64 | 1.0 | 1.0 | 90.0 ± 1.0 |  |" in parts.page([{"network": "1 × 1", "rows": [row]}], {})
+
+
+def test_convergence(scripts, tmp_path, monkeypatch):
+    """Sees a benchmark that no longer runs, a bound that is broken, or a worst case that is far from it."""
+    import convergence
+
+    monkeypatch.setattr(convergence, "RUNS", 2)
+    monkeypatch.setattr(sys, "argv", ["convergence.py", "--steps", "40", "--out", str(tmp_path)])
+    few = {name: (make, convergence.GRID[::12]) for name, (make, _) in convergence.PROBLEMS.items()}
+    few["double well"] = (few["double well"][0], convergence.WELL[:1])
+    monkeypatch.setattr(convergence, "PROBLEMS", few)
+    convergence.main()
+    found = json.loads((tmp_path / "convergence.json").read_text(encoding="utf-8"))
+    assert {"command", "machine", "versions", "runs"} <= found.keys()
+    assert [row["p"] for row in found["rows"]] == [1.0, 0.1] * 3 + [1.0]
+    assert all(row["measured"] < row["bound as met"] for row in found["rows"] if row["p"] == 1)
+    assert found["rows"][-1]["measured"] > found["rows"][-1]["bound"] / 2
+    assert "</svg>" in (tmp_path / "convergence.svg").read_text(encoding="utf-8")
