@@ -94,7 +94,7 @@ def study(
     first = compare(task.name, methods=("sgd",), lr=case.lr, seeds=1, folder=folder / "lr", **common)
     lr = first["methods"][0]["hyperparameters"]["lr"]
     summary = compare(
-        task.name, methods=METHODS, rho=case.rho, lr=lr, seeds=seeds, folder=folder, watch=watch, **common
+        task.name, methods=methods, rho=case.rho, lr=lr, seeds=seeds, folder=folder, watch=watch, **common
     )
     values: dict[str, dict[int, float]] = {}
     for run in read_runs(folder / "runs"):
