@@ -1,6 +1,7 @@
 """Lightning's automatic optimization, with the callback, against two gradients by hand."""
 
 import runpy
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ pytest.importorskip("lightning")
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 import ranks
@@ -193,7 +195,7 @@ def test_schedule_free():
     assert distance(ours, theirs) < 1e-6
 
 
-def test_what_is_refused():
+def test_what_is_refused(monkeypatch):
     """Sees training begin where the callback can do nothing."""
 
     def fit(make, kind=Automatic):
@@ -210,6 +212,12 @@ def test_what_is_refused():
 
     with pytest.raises(ValueError, match=r"training_step\(dataloader_iter\) fetches a new batch"):
         fit(lambda net: SAM(sgd(net)), Fetching)
+    monkeypatch.setattr(SingleDeviceStrategy, "handles_gradient_accumulation", True)
+    with pytest.raises(ValueError, match="strategy SingleDeviceStrategy takes the steps itself"):
+        fitted("SAM", network())
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs Lightning: pip install 'sharpless\[lightning\]'"):
+        runpy.run_module("sharpless.hosts.lightning")
 
 
 def test_another_loop(monkeypatch):
