@@ -324,24 +324,6 @@ def test_proxies_that_copy_attributes(gamma):
     assert sum(a for a, _ in perturbed) == sum(coins)
 
 
-def test_fabric():
-    """Sees Fabric's own proxy train something else."""
-    from lightning_fabric import Fabric
-
-    ours, theirs = network(), network()
-    fabric = Fabric(accelerator="cpu", devices=1)
-    opt = GRST(sgd(ours), p=0.6, gamma=2.0, rho=RHO, seed=3)
-    model, proxy = fabric.setup(ours, opt)
-    for (batch,) in batches(8):
-        proxy.zero_grad()
-        for x, y in proxy.passes(batch):
-            fabric.backward(mse_loss(model(x), y))
-        proxy.step()
-    oracle.train(theirs, mse_loss, batches(8), sgd(theirs), [uniform(3, s) < 0.6 for s in range(8)], RHO, 2.0)
-    assert distance(ours, theirs) < 1e-12
-    assert opt.cost.steps == 8
-
-
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_a_closure_after_passes(p):
     """Sees a host's closure, which has nothing left to do, called twice, counted, or its value lost."""
