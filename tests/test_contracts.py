@@ -342,6 +342,35 @@ def test_a_closure_after_passes(p):
     assert (opt.cost.steps, opt.cost.passes, opt.cost.plain_passes) == (3, 3 + 3 * p, 3)
 
 
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_a_closure_that_looks_at_the_gradient(p):
+    """Sees a host's closure clip or log nothing, since the gradient of the step waits elsewhere."""
+    model, twin = network(), network()
+    opt = RST(sgd(model), p=p, rho=RHO, gamma=2.0)
+    for (batch,) in batches(3):
+        for x, y in opt.passes(batch):
+            mse_loss(model(x), y).backward()
+        opt.step(lambda: [parameter.grad.mul_(0.5) for parameter in model.parameters()])
+        opt.zero_grad()
+    half = sgd(twin)
+    half.register_step_pre_hook(lambda *_: [parameter.grad.mul_(0.5) for parameter in twin.parameters()] and None)
+    oracle.train(twin, mse_loss, batches(3), half, [p == 1.0] * 3, RHO, 2.0)
+    assert distance(model, twin) < 1e-12
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_a_closure_that_adds_gradients_to_those_of_passes(p):
+    """Sees a micro-batch in a closure that does not climb, after others that did."""
+    model = network()
+    opt = RST(sgd(model), p=p, rho=RHO)
+    (((x, y),),) = batches(1)
+    for a, b in opt.passes((x, y)):
+        mse_loss(model(a), b).backward()
+    with pytest.raises(RuntimeError, match=r"the closure of step\(\) computed gradients, after passes\(\) had"):
+        opt.step(lambda: mse_loss(model(x), y).backward())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def bare(model, opt):
     for (x, y), *_ in batches(1):
         mse_loss(model(x), y).backward()

@@ -260,14 +260,14 @@ class RST(Wrapper):
         Args:
             closure: clears the gradients, computes the loss, calls `backward` and returns the loss. It is
                 called once or, on a sharpness-aware step, twice. After a loop over `passes`, which has done
-                this, one that computes no gradient is called once. Without a closure and without `passes`, this is
-                a step of the base and draws nothing.
+                this, it is called once, finds the gradient of the step in `.grad`, and may clip or log it. Without a
+                closure and without `passes`, this is a step of the base and draws nothing.
 
         Returns:
             The loss at the unperturbed weights, or None without a closure.
 
         Raises:
-            RuntimeError: the loop over `passes` has not ended.
+            RuntimeError: the loop over `passes` has not ended, or the closure adds gradients to those of one.
         """
         args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
         kwargs: dict[str, Any] = {}
@@ -316,13 +316,24 @@ class RST(Wrapper):
         """Return the clean loss of `closure`, and leave the gradient of the step in `.grad`.
 
         Raises:
-            RuntimeError: a part of the batch was asked for.
+            RuntimeError: a part of the batch was asked for, or gradients arrive after those of passes.
         """
-        if self._memory.closure_has_passes:
+        memory = self._memory
+        # Hosts hand over closures that clip, log or do nothing after passes(), or that loop over them.
+        if memory.closure_has_passes:
             with torch.enable_grad():
                 return closure()
-        # After passes(), hosts hand over a closure that has run them, or that is empty: it is not called for more.
-        again = self._memory.draw is None
+        if memory.draw is not None and memory.draw.left_gradients:
+            with torch.enable_grad(), gradients.arrival(self._parameters()) as arrived:
+                loss = closure()
+            if arrived:
+                gradients.take(self._parameters())
+                raise RuntimeError(
+                    "the closure of step() computed gradients, after passes() had: run all micro-batches of a step in "
+                    "loops over passes(), or all in closures"
+                )
+            return loss
+        again = memory.draw is None
         if again and self.batch_fraction < 1:
             raise RuntimeError(
                 f"batch_fraction = {self.batch_fraction:g} needs the batch, which step(closure) does not see: run "
