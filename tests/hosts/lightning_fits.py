@@ -93,6 +93,19 @@ class Manual(Automatic):
         return clean
 
 
+class Killed(Exception):
+    pass
+
+
+class Kill(pl.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step >= self.step:
+            raise Killed
+
+
 def trainer(**options):
     """A Trainer on CPU that writes nothing it is not asked for."""
     defaults = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "callbacks": [Sharpness()], "logger": False}

@@ -121,11 +121,12 @@ def accelerate(method, sizes):
 
 def accelerate_fsdp(method):
     """Train by Accelerate with FSDP2."""
-    from accelerate import FullyShardedDataParallelPlugin
+    from accelerate import DistributedType, FullyShardedDataParallelPlugin
 
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="no_wrap", cpu_ram_efficient_loading=False)
     rank, net = prepared(), reference.network()
-    one = accelerator(fsdp_plugin=plugin)
+    one = accelerator()
+    one.state.distributed_type, one.state.fsdp_plugin = DistributedType.FSDP, plugin  # which Accelerate keeps to GPUs
     opt = wrapped(method, sgd(net), model=net)
     model, prepared_opt = one.prepare(net, opt)
     accelerate_loop(one, model, prepared_opt, halves(rank))

@@ -3,18 +3,24 @@
 import pytest
 
 pytest.importorskip("lightning")
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from hosts.lightning_fits import WARNINGS, Automatic, Loader, Manual, expected, fitted, sgd, trainer
+import ranks
+from hosts import on_ranks
+from hosts.lightning_fits import WARNINGS, Automatic, Kill, Killed, Loader, Manual, expected, fitted, sgd, trainer
 from hosts.reference import METHODS, STEPS, batches, distance, network, noisy_network, train
 from sharpless import RST, SAM
 from sharpless.hosts.lightning import Sharpness
 
 pytestmark = pytest.mark.filterwarnings(*WARNINGS)
+CASES = {
+    f"{method}, {sizes}": (on_ranks.lightning, {"method": method, "sizes": sizes})
+    for method in METHODS
+    for sizes in ((8, 8), (8, 6, 4, 8))
+} | {f"{method}, FSDP2": (on_ranks.lightning_fsdp, {"method": method}) for method in ("SAM", "RST", "G-RST")}
 CLIPS = {
     "norm": (0.05, lambda parameters: clip_grad_norm_(parameters, 0.05)),
     "value": (0.02, lambda parameters: clip_grad_value_(parameters, 0.02)),
@@ -116,19 +122,6 @@ def test_logged_loss(method):
     assert (float(metrics["loss_epoch"]), float(metrics["mean"])) == (pytest.approx(mean), pytest.approx(mean))
 
 
-class Killed(Exception):
-    pass
-
-
-class Kill(pl.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_start(self, trainer, *_):
-        if trainer.global_step >= self.step:
-            raise Killed
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("overflow", [False, True])
 def test_resume(method, overflow, tmp_path):
@@ -184,3 +177,14 @@ def test_without_the_callback():
     with pytest.warns(UserWarning, match=r"Lightning called step\(\) without passes.* use sharpless.hosts.lightning"):
         fitted("SAM", network(), **scaled(callbacks=[]))
     trainer(callbacks=[]).fit(Automatic(network(), lambda net: RST(sgd(net), p=0.0)), Loader(batches()))  # is plain
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    return ranks.run(tmp_path_factory.mktemp("ranks"), 2, CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks(name, outcomes):
+    """Sees ranks climb along the union, or communicate twice; under FSDP2, one that climbs along its shard alone."""
+    assert not outcomes[name], outcomes[name]
