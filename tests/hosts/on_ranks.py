@@ -1,5 +1,6 @@
 """What runs on two gloo ranks in the tests of hosts, and how often they communicate."""
 
+import multiprocessing
 import os
 
 import torch
@@ -10,6 +11,8 @@ from torch.nn.functional import cross_entropy
 from hosts import reference
 from hosts.methods import wrapped
 
+# Hosts take seconds to import, in one process from which all ranks are forked.
+multiprocessing.set_forkserver_preload(["torch._dynamo", "lightning.pytorch", "lightning.fabric", "accelerate"])
 REDUCED = []
 
 
