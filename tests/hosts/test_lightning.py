@@ -1,5 +1,7 @@
 """Lightning's automatic optimization, with the callback, against two gradients by hand."""
 
+from functools import partial
+
 import pytest
 
 pytest.importorskip("lightning")
@@ -137,6 +139,54 @@ def test_resume(method, overflow, tmp_path):
     two = fitted(method, resumed, module=module, ckpt_path=tmp_path / "half.ckpt", **options())
     assert distance(whole, resumed) == 0
     assert one.optimizers().optimizer.cost == two.optimizers().optimizer.cost
+
+
+class Both:
+    """Two optimizers as one, for the reference."""
+
+    def __init__(self, *optimizers):
+        self.optimizers = optimizers
+
+    def step(self):
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+def muon(net):
+    matrices, others = [p for p in net.parameters() if p.ndim == 2], [p for p in net.parameters() if p.ndim != 2]
+    return torch.optim.Muon(matrices, lr=0.1), torch.optim.AdamW(others, lr=0.1)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_muon():
+    """Sees one of several bases that takes no step, or a step with a gradient that is not the mixed one."""
+    ours, theirs = network(), network()
+    make = partial(SAM, rho=METHODS["SAM"]["rho"])
+    trainer().fit(Automatic(ours, lambda net: make(muon(net))), Loader(batches()))
+    train(theirs, Both(*muon(theirs)), batches(), "SAM")
+    assert distance(ours, theirs) < 1e-6
+
+
+def test_schedule_free():
+    """Sees `train` and `eval` of a schedule-free base lost on the way through Lightning's proxy."""
+    schedulefree = pytest.importorskip("schedulefree")
+
+    class Free(Automatic):
+        def on_train_epoch_start(self):
+            self.optimizers().train()
+
+        def on_train_epoch_end(self):
+            self.optimizers().eval()
+
+    ours, theirs = network(), network()
+    base = schedulefree.SGDScheduleFree(theirs.parameters(), lr=0.3)
+    base.train()
+    train(theirs, base, batches(), "SAM")
+    base.eval()
+    make = partial(SAM, rho=METHODS["SAM"]["rho"])
+    free = Free(ours, lambda net: make(schedulefree.SGDScheduleFree(net.parameters(), lr=0.3)))
+    trainer().fit(free, Loader(batches()))
+    assert distance(ours, theirs) < 1e-6
 
 
 def test_what_is_refused():
