@@ -1,5 +1,8 @@
 """Accelerate against two gradients by hand."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("accelerate")
@@ -14,6 +17,7 @@ from hosts.on_ranks import accelerator, sgd
 from hosts.reference import METHODS, STEPS, distance, network, noisy_network
 from sharpless import SAM
 
+EXAMPLE = Path(__file__).parents[2] / "examples/hosts/accelerate_digits.py"
 pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
 CASES = {
     f"{method}, {sizes}": (on_ranks.accelerate, {"method": method, "sizes": sizes})
@@ -148,6 +152,11 @@ def test_without_passes():
     opt.step()
     with pytest.warns(UserWarning, match=r"Accelerate called step\(\) without passes.* see docs/hosts/accelerate.md"):
         opt.step()
+
+
+def test_the_example():
+    """Sees an example that a user cannot run, or of which nothing is learned."""
+    assert runpy.run_path(EXAMPLE)["main"](epochs=3) > 0.5
 
 
 @pytest.fixture(scope="module")

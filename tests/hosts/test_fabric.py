@@ -1,5 +1,8 @@
 """Fabric against two gradients by hand."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("lightning")
@@ -15,6 +18,7 @@ from hosts.methods import wrapped
 from hosts.reference import METHODS, STEPS, distance, network, noisy_network
 from sharpless import SAM
 
+EXAMPLE = Path(__file__).parents[2] / "examples/hosts/fabric_digits.py"
 pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
 CASES = {
     f"{method}, {sizes}": (on_ranks.fabric, {"method": method, "sizes": sizes})
@@ -138,6 +142,11 @@ def test_without_passes():
     opt.step()
     with pytest.warns(UserWarning, match=r"Fabric called step\(\) without passes.* see docs/hosts/fabric.md"):
         opt.step()
+
+
+def test_the_example():
+    """Sees an example that a user cannot run, or of which nothing is learned."""
+    assert runpy.run_path(EXAMPLE)["main"](epochs=3) > 0.5
 
 
 @pytest.fixture(scope="module")

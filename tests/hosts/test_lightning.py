@@ -1,6 +1,8 @@
 """Lightning's automatic optimization, with the callback, against two gradients by hand."""
 
+import runpy
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,7 @@ from hosts.reference import METHODS, STEPS, batches, distance, network, noisy_ne
 from sharpless import RST, SAM
 from sharpless.hosts.lightning import Sharpness
 
+EXAMPLE = Path(__file__).parents[2] / "examples/hosts/lightning_digits.py"
 pytestmark = pytest.mark.filterwarnings(*WARNINGS)
 CASES = {
     f"{method}, {sizes}": (on_ranks.lightning, {"method": method, "sizes": sizes})
@@ -227,6 +230,11 @@ def test_without_the_callback():
     with pytest.warns(UserWarning, match=r"Lightning called step\(\) without passes.* use sharpless.hosts.lightning"):
         fitted("SAM", network(), **scaled(callbacks=[]))
     trainer(callbacks=[]).fit(Automatic(network(), lambda net: RST(sgd(net), p=0.0)), Loader(batches()))  # is plain
+
+
+def test_the_example():
+    """Sees an example that a user cannot run, or of which nothing is learned."""
+    assert runpy.run_path(EXAMPLE)["main"](epochs=3) > 0.5
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,8 @@
 """Lightning's manual optimization, with nothing added, against two gradients by hand."""
 
+import runpy
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("lightning")
@@ -12,6 +15,7 @@ from hosts import on_ranks
 from hosts.lightning_fits import WARNINGS, Kill, Killed, Manual, expected, fitted
 from hosts.reference import METHODS, STEPS, distance, network, noisy_network
 
+EXAMPLE = Path(__file__).parents[2] / "examples/hosts/lightning_manual_digits.py"
 pytestmark = pytest.mark.filterwarnings(*WARNINGS)
 CASES = {method: (on_ranks.lightning, {"method": method, "sizes": (8, 8), "kind": "Manual"}) for method in METHODS}
 
@@ -69,6 +73,11 @@ def test_resume(method, tmp_path):
     two = manual(method, resumed, ckpt_path=tmp_path / "half.ckpt")
     assert distance(whole, resumed) == 0
     assert one.optimizers().optimizer.cost == two.optimizers().optimizer.cost
+
+
+def test_the_example():
+    """Sees an example that a user cannot run, or of which nothing is learned."""
+    assert runpy.run_path(EXAMPLE)["main"](epochs=3) > 0.5
 
 
 @pytest.fixture(scope="module")
