@@ -53,7 +53,7 @@ class Automatic(pl.LightningModule):
         self.log("loss", loss, on_step=True, on_epoch=True)
         self.mean.update(loss.detach(), len(x))
         self.log("mean", self.mean, on_epoch=True)
-        return loss * float("inf") if batch_idx in self.overflow else loss
+        return loss * float("inf") if self.trainer.global_step in self.overflow else loss
 
     def configure_optimizers(self):
         opt = self.make(self.net)
@@ -88,7 +88,7 @@ class Manual(Automatic):
             if not opt.perturbed:
                 self.log("loss", loss, on_step=True, on_epoch=True)
                 clean = loss.detach()
-            self.manual_backward(loss * float("inf") if batch_idx in self.overflow else loss)
+            self.manual_backward(loss * float("inf") if self.trainer.global_step in self.overflow else loss)
         opt.step()
         return clean
 
