@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("lightning")
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
@@ -124,6 +124,8 @@ def test_logged_loss(method):
     mean = sum(losses) / STEPS
     metrics = done.trainer.callback_metrics
     assert (float(metrics["loss_epoch"]), float(metrics["mean"])) == (pytest.approx(mean), pytest.approx(mean))
+    if method != "parts":
+        assert float(metrics["backwards"]) == STEPS
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -141,6 +143,15 @@ def test_resume(method, overflow, tmp_path):
     two = fitted(method, resumed, module=module, ckpt_path=tmp_path / "half.ckpt", **options())
     assert distance(whole, resumed) == 0
     assert one.optimizers().optimizer.cost == two.optimizers().optimizer.cost
+
+
+def test_averaged_weights():
+    """Sees passes in the epoch in which averaged weights go through the data for the statistics of BatchNorm alone."""
+    net, calls = noisy_network(), []
+    net.register_forward_pre_hook(lambda *_: calls.append(1))
+    callbacks = [Sharpness(), StochasticWeightAveraging(0.1, swa_epoch_start=1)]
+    fitted("SAM", net, callbacks=callbacks, max_epochs=3)
+    assert len(calls) == 3 * 2 * STEPS + STEPS
 
 
 class Both:
