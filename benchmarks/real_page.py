@@ -57,9 +57,10 @@ def page(summaries: dict[str, dict[str, Any]]) -> str:
         share = "" if row["share"] is None else f"{row['share']:.0%}"
         early = row.get("stopped_early")
         stopped = "" if early is None else f"{early['mean']:.4g} ± {early['std'] or 0:.2g}"
+        difference = f"{versus['difference']:+.3g} [{low:+.3g}, {high:+.3g}]"
         lines.append(
             f"| {row['data']} | {row['label']} | {value['mean']:.4g} ± {value['std'] or 0:.2g} | {stopped} | "
-            f"{row['rho'] or ''} | {versus['difference']:+.3g} [{low:+.3g}, {high:+.3g}] | {row['verdict']} | {share} | "
-            f"{row['cost']:.2f} | {row['seconds']['median']:.1f} |"
+            f"{row['rho'] or ''} | {difference} | {row['verdict']} | {share} | {row['cost']:.2f} | "
+            f"{row['seconds']['median']:.1f} |"
         )
     return "\n".join([*lines, ""])

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import oracle
 from problems import batches, distance, network, train
-from sharpless import RST, ascent, schedules
+from sharpless import RST, ascent, part_noise, pass_seconds, schedules
 from sharpless.coin import uniform
 
 # All ranks are forked from one process that has imported torch, which takes longer than most cases do.
@@ -492,3 +492,23 @@ def checkpoint_second_half():
     train(whole, opt_of_whole, batches(STEPS, size=8))
     assert distance(gathered(model), whole) < 1e-12
     assert opt.cost == opt_of_whole.cost
+
+
+def measured():
+    """Prices and noise are the same on all ranks, though each has data of its own, and no rank waits for another."""
+    torch.manual_seed(3)
+    model = DistributedDataParallel(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 1)).double())
+    x = torch.randn(64, 5, generator=torch.Generator().manual_seed(dist.get_rank())).double()
+
+    def run(part):
+        mse_loss(model(part), part.sum(1, keepdim=True)).backward()
+
+    found = [part_noise(run, x, model, sizes=[4, 16]), pass_seconds(run, x, model, repeats=2)]
+    both = [None, None]
+    dist.all_gather_object(both, found)
+    assert both[0] == both[1]
+    alone = part_noise(lambda part: mse_loss(model.module(part), part.sum(1, keepdim=True)).backward(), x, model.module)
+    own = [None, None]
+    dist.all_gather_object(own, (alone[4] * 1, alone[16] * 1))
+    assert found[0][64] == 1
+    assert own[0] != own[1]

@@ -51,6 +51,8 @@ CASES = {
         "DDP, assigned, SAM": (ranks.ddp_assigned, {"gamma": 1.0}),
         # Buffers of before DDP's broadcast found by the perturbed pass:
         "DDP, buffers": (ranks.ddp_buffers, {}),
+        # Plans that differ from rank to rank, since each has measured for itself:
+        "DDP, what is measured": (ranks.measured, {}),
         # The norm of one shard, new storage under FSDP's feet, a mixture of other gradients:
         "FSDP2, SAM": (ranks.fsdp, {"gamma": 1.0}),
         "FSDP2, G-RST": (ranks.fsdp, {"gamma": 2.0}),

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sharpless import batches, gradients
+from sharpless import batches, ddp, gradients
 from sharpless.ascent import sam
 from sharpless.displaced import Buffers, displaced
 from sharpless.options import check_number
@@ -34,7 +34,7 @@ def part_noise(
     Without BatchNorm, E‖D‖² grows slowly as parts get smaller. BatchNorm normalizes a part by its own statistics, and
     E‖D‖² can be a hundred times that of the whole batch. Such parts have broken trainings (docs/cheaper.md). Hand what
     this returns to `GRST.for_budget(…, noise=…)`, which avoids them. `.grad`, weights, buffers and random generators
-    are left as they were.
+    are left as they were. Under DistributedDataParallel all ranks have to call this, and get the same.
 
     >>> import torch
     >>> model = nn.Linear(3, 1)
@@ -47,7 +47,7 @@ def part_noise(
         batch: a batch as `passes` takes it, in random order.
         model: the network, in training mode.
         rho: the radius for the whole batch; parts of m of n examples are climbed with by ρ√(m/n).
-        sizes: the numbers of examples; by default the whole batch, half of it, a quarter, … down to 4.
+        sizes: the numbers of examples; by default the whole batch, half of it, a quarter, … down to 4 or a 32nd.
 
     Returns:
         E‖D‖² for each number of examples, from the smallest on, relative to that of the whole batch, which is 1.
@@ -87,16 +87,18 @@ def measuring(
             each = []
             for start in range(0, min(n - m + 1, DRAWS * m), m):
                 part = batch if m == n else batches.part(batch, start, start + m)
-                with buffers.again(model, found), rng.again(drawn):
+                with ddp.unreduced(model), buffers.again(model, found), rng.again(drawn):
                     yield part
                 clean = gradients.take(parameters)
                 weights, eps = _climb(parameters, clean, rho * math.sqrt(m / n))
-                with displaced(weights, eps), buffers.again(model, found), rng.again(drawn):
+                scene = displaced(weights, eps)
+                with ddp.unreduced(model), scene, buffers.again(model, found), rng.again(drawn):
                     yield part
                 each.append(_squared_distance(gradients.take(parameters), clean))
             squares[m] = fmean(each)
     finally:
         gradients.put(kept, parameters)
+    squares = ddp.agreed(squares, model)
     if not 0 < squares[n] < math.inf:
         raise ValueError(f"the correction g⁺ − g has the squared length {squares[n]:g}: its noise says nothing")
     return {m: square / squares[n] for m, square in squares.items() if 0 < square < math.inf}

@@ -7,12 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sharpless import batches, gradients
+from sharpless import batches, ddp, gradients
 from sharpless.cost import SMALLEST_PART
 from sharpless.displaced import Buffers
 from sharpless.rng import RepeatedRng
 
 __all__ = ["driven", "halves", "pass_seconds", "timing"]
+
+
+SMALLEST_SHARE = 32
+"""No smaller share of the batch is measured: six sizes, which torch.compile has room for."""
 
 
 def pass_seconds(
@@ -27,7 +31,8 @@ def pass_seconds(
 
     Small passes cost more than their share, so that a budget counted in gradients is exceeded on the clock. Hand what
     this returns to `GRST.for_budget(…, seconds=…)`. Measure once, and keep the numbers: a run that goes on has to be
-    planned with the ones it began with. `.grad`, buffers and random generators are left as they were.
+    planned with the ones it began with. `.grad`, buffers and random generators are left as they were. Under
+    DistributedDataParallel all ranks have to call this, and get the same.
 
     >>> model = nn.Linear(3, 1)
     >>> seconds = pass_seconds(lambda x: model(x).square().mean().backward(), torch.randn(64, 3), model)
@@ -38,7 +43,7 @@ def pass_seconds(
         run: computes the loss of the (part of the) batch it is handed, and calls `backward`.
         batch: a batch as `passes` takes it: tensors with examples along the first dimension, in any nest.
         model: the network.
-        sizes: the numbers of examples; by default the whole batch, half of it, a quarter, … down to 4.
+        sizes: the numbers of examples; by default the whole batch, half of it, a quarter, … down to 4 or a 32nd.
         repeats: how often each size is timed, in turn with the others, after two passes to warm up.
 
     Returns:
@@ -98,7 +103,7 @@ def timing(
                     found[m].append(_now(parameters) - start)
     finally:
         gradients.put(kept, parameters)
-    return {m: min(times[2:]) for m, times in found.items()}
+    return ddp.agreed({m: min(times[2:]) for m, times in found.items()}, model)
 
 
 def halves(batch: Any, sizes: Sequence[int] | None = None) -> list[int]:
@@ -106,7 +111,8 @@ def halves(batch: Any, sizes: Sequence[int] | None = None) -> list[int]:
 
     Args:
         batch: the batch.
-        sizes: those that are asked for; by default half of the batch, a quarter, … down to SMALLEST_PART.
+        sizes: those that are asked for; by default half of the batch, a quarter, … down to SMALLEST_PART and to one in
+            SMALLEST_SHARE.
 
     Raises:
         ValueError: the batch has no examples along a first dimension, or a size is out of range.
@@ -115,7 +121,7 @@ def halves(batch: Any, sizes: Sequence[int] | None = None) -> list[int]:
     if n is None:
         raise ValueError("batch has no tensor with a length: hand over tensors, as in passes((x, y))")
     found = [n]
-    while sizes is None and found[0] // 2 >= SMALLEST_PART:
+    while sizes is None and found[0] // 2 >= max(SMALLEST_PART, n // SMALLEST_SHARE):
         found.insert(0, found[0] // 2)
     if sizes is not None:
         if not (min(sizes, default=1) >= 1 and max(sizes, default=n) <= n):
