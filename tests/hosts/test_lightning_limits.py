@@ -42,6 +42,31 @@ def test_the_other_package():
     assert distance(net.net, theirs) < 1e-6
 
 
+class Skipping(Automatic):
+    """A module that has no loss for the third batch."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return None if batch_idx == 2 else loss
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        assert outputs or batch_idx == 2
+
+    def on_before_optimizer_step(self, optimizer):
+        assert isinstance(optimizer, RST)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("options", [{}, {"autocast": torch.float16, "scale": 2.0**10}], ids=["float32", "float16"])
+def test_a_batch_without_a_loss(method, options):
+    """Sees a step that moves weights though `training_step` returned None, or that is paid for."""
+    ours, theirs = network(), network()
+    done = fitted(method, ours, kind=Skipping, **scaled() if options else {})
+    expected(method, theirs, spoiled={2}, **options)
+    assert distance(ours, theirs) < 1e-6
+    assert done.trainer.optimizers[0].cost.plain_passes == STEPS - 1
+
+
 def test_averaged_weights():
     """Sees passes in the epoch in which averaged weights go through the data for the statistics of BatchNorm alone."""
     net, calls = noisy_network(), []
