@@ -23,6 +23,7 @@ FLOORS = [
     {"passes", "misuse"},
     {"optimizer"},
     {"grst"},
+    {"flatness"},
     {"report"},
     {"lab"},
     {"cli"},
