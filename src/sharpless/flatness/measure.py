@@ -95,7 +95,7 @@ def measure(objective: Objective, settings: Settings = Settings(), watch: Watch 
     radii = [(rho, False) for rho in s.rho] + [(rho, True) for rho in s.adaptive_rho]
     found["sharpness"] = [_near(objective, s, watch, rho, adaptive) for rho, adaptive in radii]
     if s.points:
-        at, coarse = _grid(s.points), _grid(2 * (s.points // 4) + 1)
+        at, coarse = _grid(s.points), _grid(2 * max(1, s.points // 4) + 1)
         with _watched(objective, watch, "slice", len(at)):
             found["slice"] = {"at": at, "losses": loss_slice(objective, at, s.seed)}
         with _watched(objective, watch, "surface", len(coarse) ** 2):

@@ -1,6 +1,5 @@
 """The loss as a function of the weights, on a fixed number of examples, in evaluation mode."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +12,10 @@ from torch.utils import _pytree as nests
 
 from sharpless.batches import part
 from sharpless.displaced import displaced
+from sharpless.flatness.checks import ONCE, check_losses, check_second_derivatives
 from sharpless.flatness.examples import frozen
 
 __all__ = ["Objective", "Spent"]
-
-AGREEMENT = 1e-5
-"""How far two passes may differ, relative to the loss: more than sums in another order make of float32."""
 
 
 @dataclass
@@ -79,7 +76,8 @@ class Objective:
         self._batches = [(size, nests.tree_map_only(Tensor, self._moved, pair)) for size, pair in held]
         self.examples = sum(size for size, _ in self._batches)
         """The number of examples in the mean."""
-        self._agree()
+        check_losses(self.losses)
+        self._is_checked = False
 
     @property
     def size(self) -> int:
@@ -104,6 +102,16 @@ class Objective:
         """Return the parts of a vector, (P,), in the shapes of the weights."""
         parts = torch.split(vector, [weight.numel() for weight in self.weights])
         return [part.view_as(weight) for part, weight in zip(parts, self.weights, strict=True)]
+
+    @torch.no_grad()
+    def losses(self, halves: bool = False) -> list[Tensor]:
+        """Return what the loss gives for each batch, or for the two halves of the first."""
+        pairs = [pair for _, pair in self._batches]
+        if halves:
+            size, pair = self._batches[0]
+            pairs = [part(pair, 0, size // 2), part(pair, size // 2, size)] if size > 1 else []
+        with self._at(None):
+            return [self._of(pair) for pair in pairs]
 
     @torch.no_grad()
     def loss(self, eps: Tensor | None = None) -> float:
@@ -136,9 +144,15 @@ class Objective:
     def product(self, vector: Tensor) -> Tensor:
         """Return the product of the Hessian at θ with a vector, (P,), by differentiating twice, batch by batch.
 
+        The first time it is compared with a difference of gradients: a layer that is not made to be differentiated
+        twice may say so, or drop out without a word.
+
         Raises:
             ValueError: the model cannot be differentiated twice.
         """
+        if not self._is_checked:
+            self._is_checked = True
+            check_second_derivatives(self)
         total = torch.zeros_like(vector)
         with self._at(None), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the one that has second derivatives
             for size, pair in self._batches:
@@ -157,12 +171,10 @@ class Objective:
         try:
             found = torch.autograd.grad(gradients, self.weights, directions, allow_unused=True, materialize_grads=True)
         except RuntimeError as error:
-            if "derivative" not in str(error):
-                raise
             told = str(error).splitlines()[0][:200]
-            raise ValueError(
-                f"model cannot be differentiated twice ({told}): leave eigenvalues and trace out, with 0 of them"
-            ) from error
+            if "memory" in told:
+                raise
+            raise ValueError(f"model cannot be differentiated twice ({told}): {ONCE}") from error
         return _flat(found)
 
     def _of(self, pair: Any) -> Tensor:
@@ -187,43 +199,6 @@ class Objective:
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self.device)
-
-    @torch.no_grad()
-    def _agree(self) -> None:
-        """Find out whether the model gives the same losses twice, and whether they are means.
-
-        Raises:
-            ValueError: it does not, or they are not, or they are no finite numbers.
-        """
-        with self._at(None):
-            pairs = [pair for _, pair in self._batches]
-            kind = self._of(pairs[0])
-            if not isinstance(kind, Tensor) or kind.numel() != 1:
-                found = tuple(kind.shape) if isinstance(kind, Tensor) else type(kind).__name__
-                raise ValueError(f"loss gives {found}: let it give one number, the mean over the examples of a batch")
-            one, two = ([float(self._of(pair)) for pair in pairs] for _ in range(2))
-            self._check_mean(one[0])
-        if not all(map(math.isfinite, one)):
-            raise ValueError("the loss is no finite number at these weights: the training has diverged")
-        for a, b in zip(one, two, strict=True):
-            if abs(a - b) > AGREEMENT * max(abs(a), abs(b)):
-                raise ValueError(
-                    f"model gives two losses for the same examples in evaluation mode, {a:.6g} and {b:.6g}: switch "
-                    "dropout and other noise off that eval() does not reach"
-                )
-
-    def _check_mean(self, whole: float) -> None:
-        """Find out whether the loss of the first batch is the sum over its halves, not their mean.
-
-        Raises:
-            ValueError: it is.
-        """
-        size, pair = self._batches[0]
-        if size < 2:
-            return
-        halves = [float(self._of(part(pair, *ends))) for ends in ((0, size // 2), (size // 2, size))]
-        if whole != 0 and abs(sum(halves) - whole) <= AGREEMENT * abs(whole):
-            raise ValueError("loss adds up over the examples of a batch: let it give their mean, reduction='mean'")
 
 
 def _unwatched() -> None:

@@ -49,7 +49,7 @@ class _Batches:
 
 
 def listed(names: Iterable[str]) -> list[str]:
-    """Return the names of checkpoints, with those in a folder of `sharpless train` in its place.
+    """Return the names of checkpoints, each once, with those in a folder of `sharpless train` in its place.
 
     Raises:
         ValueError: a folder holds none, or there is no such file.
@@ -66,7 +66,7 @@ def listed(names: Iterable[str]) -> list[str]:
             found.append(name)
         else:
             raise ValueError(f"checkpoint = {name} is not there: give a file of sharpless train, or FILE.py:function")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def objective(name: str, examples: int, batch_size: int, data_dir: str = "") -> Objective:
