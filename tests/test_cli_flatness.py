@@ -107,6 +107,7 @@ def test_the_pictures(mine):
         assert root.tag.endswith("svg")
         assert "nets.py:mine" in text
         assert "nets:rescaled" in text
+        assert "$" not in text  # formulas that are not set
     lines = re.findall(r"<title>nets[^<]*</title>\s*<path d=\"([^\"]*)\"", (mine / "out/slice.svg").read_text())
     assert len(lines) == 2
     one, two = ([float(number) for number in re.findall(r"[\d.]+", line)] for line in lines)

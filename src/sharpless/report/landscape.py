@@ -36,6 +36,8 @@ def slices(checkpoints: Sequence[Mapping[str, Any]]) -> str | None:
         axes.plot(one["slice"]["at"], losses, linestyle=(0, dashes), **drawn)
     if all(loss is None or loss > 0 for one in measured for loss in one["slice"]["losses"]):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
     axes.set(xlabel=DISTANCE)
     axes.set_title("training loss", loc="left")
     axes.legend(frameon=False, fontsize=7.5, loc="best")
