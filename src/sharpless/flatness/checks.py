@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
-__all__ = ["ONCE", "check_losses", "check_second_derivatives"]
+__all__ = ["ONCE", "check_losses", "check_second_derivatives", "has_python_functions"]
 
 AGREEMENT = 1e-5
 """How far two passes may differ, relative to the loss: more than sums in another order make of float32."""
@@ -44,6 +45,24 @@ def check_losses(losses: Callable[..., list[Tensor]]) -> None:
         raise ValueError("loss adds up over the examples of a batch: let it give their mean, reduction='mean'")
 
 
+def has_python_functions(loss: Tensor) -> bool:
+    """Return whether a `torch.autograd.Function` of somebody's has a part in a loss.
+
+    >>> has_python_functions(torch.ones(2, requires_grad=True).square().sum())
+    False
+    """
+    seen, waiting = set[Any](), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(node, BackwardCFunction):
+            return True
+        seen.add(node)
+        waiting += [before for before, _ in node.next_functions]
+    return False
+
+
 class _Function(Protocol):
     def vector(self) -> Tensor: ...
     def gradient(self, eps: Tensor | None = None) -> tuple[float, Tensor]: ...
@@ -51,7 +70,9 @@ class _Function(Protocol):
 
 
 def check_second_derivatives(function: _Function) -> None:
-    """Find out whether the Hessian is that of the gradient, along the gradient.
+    """Find out whether the Hessian is the derivative of the gradient, along the gradient.
+
+    Where a network has kinks, as those of ReLU, the two may differ a little.
 
     Raises:
         ValueError: it is not, by half of it or more, however short the step.

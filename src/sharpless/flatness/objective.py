@@ -12,7 +12,7 @@ from torch.utils import _pytree as nests
 
 from sharpless.batches import part
 from sharpless.displaced import displaced
-from sharpless.flatness.checks import ONCE, check_losses, check_second_derivatives
+from sharpless.flatness.checks import ONCE, check_losses, check_second_derivatives, has_python_functions
 from sharpless.flatness.examples import frozen
 
 __all__ = ["Objective", "Spent"]
@@ -64,6 +64,8 @@ class Objective:
         self.weights: list[Tensor] = [weight for weight in model.parameters() if weight.requires_grad]
         if not self.weights:
             raise ValueError("model has no weights that require gradients: let those require them that are to be moved")
+        if any(hasattr(weight, "to_local") for weight in self.weights):
+            raise ValueError("model is sharded over several devices: measure it whole, on one")
         kinds = {(weight.dtype, weight.device) for weight in self.weights}
         if len(kinds) > 1 or self.dtype not in {torch.float32, torch.float64}:
             found = " and ".join(sorted({f"{dtype} on {device}" for dtype, device in kinds}))
@@ -144,15 +146,19 @@ class Objective:
     def product(self, vector: Tensor) -> Tensor:
         """Return the product of the Hessian at θ with a vector, (P,), by differentiating twice, batch by batch.
 
-        The first time it is compared with a difference of gradients: a layer that is not made to be differentiated
-        twice may say so, or drop out without a word.
+        Torch's own operations say so where they lack a second derivative. Autograd functions written in Python may
+        drop out of the Hessian without a word: where there are any, the first product is compared with a difference of
+        gradients.
 
         Raises:
             ValueError: the model cannot be differentiated twice.
         """
         if not self._is_checked:
             self._is_checked = True
-            check_second_derivatives(self)
+            with self._at(None), torch.enable_grad():
+                written_in_python = has_python_functions(self._of(self._batches[0][1]))
+            if written_in_python:
+                check_second_derivatives(self)
         total = torch.zeros_like(vector)
         with self._at(None), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the one that has second derivatives
             for size, pair in self._batches:

@@ -1,7 +1,7 @@
 """What flatness is measured of: a network with its loss and examples, trained here or by anyone."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from sharpless.lab.faults import culprit, is_out_of_memory, reason
 from sharpless.lab.tasks.images import networks, parts
 from sharpless.lab.tasks.images.checkpoints import JUNK
 from sharpless.lab.tasks.images.data import load
-from sharpless.lab.tasks.images.examples import Examples
+from sharpless.lab.tasks.images.sample import Sample
 
 __all__ = ["listed", "objective"]
 
@@ -33,19 +33,6 @@ class _Trained:
     seed: int
     fingerprint: str  # of the data
     weights: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """The first examples of a set, without augmentation, in an order that is the same for all checkpoints."""
-
-    examples: Examples
-    count: int
-    batch_size: int
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.examples), generator=torch.Generator().manual_seed(0))
-        yield from self.examples.batches(list(torch.split(order[: self.count], self.batch_size)))
 
 
 def listed(names: Iterable[str]) -> list[str]:
@@ -102,7 +89,7 @@ def objective(name: str, examples: int, batch_size: int, data_dir: str = "") -> 
         model.load_state_dict(dict(trained.weights))
     except JUNK as error:
         raise ValueError(f"checkpoint = {name} does not fit its network {recipe.network}: {reason(error)}") from None
-    batches = _Batches(data.train.to(setup.device), examples, batch_size)
+    batches = Sample(data.train.to(setup.device), examples, batch_size)
     loss = partial(cross_entropy, label_smoothing=recipe.label_smoothing)
     return _measurable(name, recipe.network, lambda: Objective(model.to(setup.device), loss, batches, examples))
 

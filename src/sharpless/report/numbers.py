@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-__all__ = ["MISSING", "Digits", "enough", "number", "probability"]
+__all__ = ["MISSING", "Digits", "enough", "measure", "number", "probability"]
 
 MISSING = "—"
 MOST_DECIMALS = 6
@@ -106,3 +106,14 @@ def enough(needed: int | None, most: int = 100) -> str:
     ('40', 'more than 100')
     """
     return f"more than {most}" if needed is None else str(needed)
+
+
+def measure(found: Mapping[str, Any] | None) -> str:
+    """Return a mean of any size with its standard deviation, where there is one.
+
+    >>> measure({"mean": 3212.1, "std": 273.1}), measure({"mean": 0.000389, "std": None}), measure({"mean": None})
+    ('3.21e+03 ± 2.7e+02', '0.000389', '—')
+    """
+    if found is None or found["mean"] is None:
+        return MISSING
+    return f"{found['mean']:.3g}" + ("" if found["std"] is None else f" ± {found['std']:.2g}")

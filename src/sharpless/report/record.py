@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from sharpless import schedules
 
-__all__ = ["Choice", "Curve", "Look", "Metric", "Run", "Tried", "diverged_in"]
+__all__ = ["Choice", "Curve", "Flatness", "Look", "Metric", "Run", "Tried", "diverged_in"]
 
 MOST = 2**63
 """No number in a record of a run is larger, but for results and losses."""
@@ -147,6 +147,14 @@ class Plan(_Record):
         return self.cost <= self.budget + 1e-9
 
 
+class Flatness(_Record):
+    """How flat the minimum is that a run has found."""
+
+    examples: Count
+    measures: Annotated[dict[Text, Value], Field(max_length=20)]
+    refused: Text | None  # why there are none
+
+
 class Run(_Record):
     """One training run, as its file says."""
 
@@ -172,6 +180,7 @@ class Run(_Record):
     seconds: Amount  # of training, evaluation not counted
     data_seconds: Amount | None  # of these, waiting for data
     curve: Curve
+    flatness: Flatness | None = None
     data: Facts  # "fingerprint" and whatever else describes the data
     setup: Facts
     versions: Facts
