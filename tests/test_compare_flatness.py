@@ -20,6 +20,7 @@ from sharpless.lab.tasks import digits
 from sharpless.lab.tasks.images import training
 from sharpless.lab.tasks.images.recipe import Recipe
 from sharpless.lab.trial import TaskError, Trial
+from sharpless.report.numbers import significant
 
 TASK = f"{__file__}:train"
 
@@ -132,7 +133,7 @@ def test_summary_and_page(tmp_path):
         values = [record["flatness"]["measures"]["trace"] for record in own]
         found = entry["flatness"]["measures"]["trace"]
         assert found["mean"] == pytest.approx(sum(values) / 2)
-        assert f"<td>{found['mean']:.3g} ± {found['std']:.2g}</td>" in page
+        assert f"<td>{significant(found['mean'], 3)} ± {significant(found['std'], 2)}</td>" in page
     with pytest.raises(ValueError, match="flatness is True there and False here"):
         Study(Task.of(TASK), ["sgd", "sam"], range(2), tmp_path)
 

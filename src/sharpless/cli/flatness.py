@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sharpless.cli import arguments, extras
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import store
+from sharpless.report.numbers import measure, significant
 
 if TYPE_CHECKING:
     from sharpless.flatness import Settings
@@ -102,7 +103,7 @@ def _measured(checkpoints: Sequence[str], settings: "Settings", options: argpars
     """Return what is found of each checkpoint, written down as soon as it is."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    from sharpless.flatness import measure  # noqa: PLC0415
+    from sharpless import flatness  # noqa: PLC0415
     from sharpless.lab.measured import objective  # noqa: PLC0415
 
     found: list[dict[str, Any]] = []
@@ -115,7 +116,7 @@ def _measured(checkpoints: Sequence[str], settings: "Settings", options: argpars
                 progress.update(bar, total=total, completed=done, description=f"{shown(name)}: {what}")
 
             loss = objective(checkpoint, options.examples, options.batch_size, options.data_dir)
-            found.append({"name": name, "checkpoint": checkpoint, **measure(loss, settings, watch)})
+            found.append({"name": name, "checkpoint": checkpoint, **flatness.measure(loss, settings, watch)})
             progress.update(bar, total=1, completed=1, description=shown(name))
             written = {
                 **{"format": 1, "settings": vars(settings), "checkpoints": found},
@@ -191,10 +192,8 @@ def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4g}"
+    return "not finite" if value is None else significant(value, 4)
 
 
 def _estimate(found: Mapping[str, Any]) -> str:
-    if found["mean"] is None or found["standard_error"] is None:
-        return "not finite"
-    return f"{found['mean']:.3g} ± {found['standard_error']:.2g}"
+    return "not finite" if found["mean"] is None else measure(found, "standard_error")
