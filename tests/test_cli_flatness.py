@@ -116,6 +116,8 @@ def test_the_pictures(mine):
 
 def test_what_is_left_out(mine, capsys):
     """Sees measures, or pictures of before, that were not asked for."""
+    assert main(["flatness", "nets.py:mine", "--out", "out", *QUICK]) == 0
+    capsys.readouterr()
     off = [option for name in QUICK[::2] for option in (name, "0")]
     assert main(["flatness", "nets.py:mine", "--out", "out", *off, "--rho", "0.2", "--adaptive-rho"]) == 0
     (found,) = json.loads((mine / "out/flatness.json").read_text())["checkpoints"]
@@ -163,11 +165,19 @@ def test_a_narrow_terminal(mine, width, monkeypatch, capsys):
     ],
 )
 def test_bad_input(arguments, message, mine, capsys):
-    """Sees bad input explained in more than a sentence, or a traceback."""
+    """Sees bad input explained in more than a sentence, or after files were written."""
     assert _status(["flatness", *arguments, *([] if "--out" in arguments else ["--out", "out"])]) == 2
     printed = capsys.readouterr().err
     assert message in printed
     assert printed.count("\n") == 1
+    assert "--eigenvalues" in arguments or not (mine / "out").exists()
+
+
+def test_the_last_is_looked_at_before_the_first_is_measured(mine, capsys):
+    """Sees a wrong checkpoint that is found after those before it have been measured."""
+    assert main(["flatness", "nets.py:mine", "nets.py:noisy", "--out", "out", *QUICK]) == 2
+    assert "nets.py:noisy: model gives two losses" in capsys.readouterr().err
+    assert not (mine / "out").exists()
 
 
 def test_checkpoints_that_are_not_whole(trained, tmp_path, capsys):

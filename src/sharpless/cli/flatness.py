@@ -3,7 +3,7 @@
 import argparse
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from sharpless.lab import store
 from sharpless.report.numbers import measure, significant
 
 if TYPE_CHECKING:
-    from sharpless.flatness import Settings
+    from sharpless.flatness import Objective, Settings
 
 __all__ = ["add"]
 
@@ -78,7 +78,7 @@ def _flatness(options: argparse.Namespace) -> int:
     print(f"up to {options.examples} examples, in {shown(str(options.out))}", flush=True)
 
     from sharpless.flatness import Settings  # noqa: PLC0415
-    from sharpless.lab.measured import listed  # noqa: PLC0415
+    from sharpless.lab.measured import listed, objective  # noqa: PLC0415
 
     settings = Settings(
         tuple(options.rho),
@@ -91,20 +91,27 @@ def _flatness(options: argparse.Namespace) -> int:
         options.seed,
     )
     checkpoints = listed(options.checkpoints)
+
+    def load(checkpoint: str) -> "Objective":
+        return objective(checkpoint, options.examples, options.batch_size, options.data_dir)
+
+    for checkpoint in checkpoints:  # what is wrong with the last is better found before the first is measured
+        load(checkpoint)
     with store.locked(options.out):
-        found = _measured(checkpoints, settings, options)
+        found = _measured(checkpoints, settings, load, options.out)
         _draw(found, options.out)
     _tell(found)
     print(f"\n{shown(str(options.out / 'flatness.json'))}")
     return 0
 
 
-def _measured(checkpoints: Sequence[str], settings: "Settings", options: argparse.Namespace) -> list[dict[str, Any]]:
+def _measured(
+    checkpoints: Sequence[str], settings: "Settings", load: "Callable[[str], Objective]", folder: Path
+) -> list[dict[str, Any]]:
     """Return what is found of each checkpoint, written down as soon as it is."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     from sharpless import flatness  # noqa: PLC0415
-    from sharpless.lab.measured import objective  # noqa: PLC0415
 
     found: list[dict[str, Any]] = []
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
@@ -115,7 +122,7 @@ def _measured(checkpoints: Sequence[str], settings: "Settings", options: argpars
             def watch(what: str, done: int, total: int | None, bar: Any = bar, name: str = name) -> None:
                 progress.update(bar, total=total, completed=done, description=f"{shown(name)}: {what}")
 
-            loss = objective(checkpoint, options.examples, options.batch_size, options.data_dir)
+            loss = load(checkpoint)
             found.append({"name": name, "checkpoint": checkpoint, **flatness.measure(loss, settings, watch)})
             progress.update(bar, total=1, completed=1, description=shown(name))
             written = {
@@ -123,7 +130,7 @@ def _measured(checkpoints: Sequence[str], settings: "Settings", options: argpars
                 "versions": {package: version(package) for package in ("sharpless", "torch", "scipy")},
                 "machine": f"{platform.system()} {platform.machine()}",
             }
-            store.write(options.out / "flatness.json", json.dumps(written, ensure_ascii=False, allow_nan=False))
+            store.write(folder / "flatness.json", json.dumps(written, ensure_ascii=False, allow_nan=False))
     return found
 
 
@@ -141,7 +148,9 @@ def _draw(found: Sequence[Mapping[str, Any]], folder: Path) -> None:
     from sharpless.report import landscape  # noqa: PLC0415
 
     for name, picture in (("slice.svg", landscape.slices(found)), ("surface.svg", landscape.surfaces(found))):
-        if picture is not None:
+        if picture is None:
+            (folder / name).unlink(missing_ok=True)  # of other networks, by now
+        else:
             store.write(folder / name, picture)
 
 

@@ -21,6 +21,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _in_proportion(value: Any) -> Any:
+    return None if isinstance(value, float) and not abs(value) <= MOST_RESULT else value
+
+
 def _written(value: Any) -> Any:
     """Return a text with what is not UTF-8, as the name of a file may hold it, spelled out."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
@@ -151,7 +155,7 @@ class Flatness(_Record):
     """How flat the minimum is that a run has found."""
 
     examples: Count
-    measures: Annotated[dict[Text, Value], Field(max_length=20)]
+    measures: Annotated[dict[Text, Annotated[float | None, BeforeValidator(_in_proportion)]], Field(max_length=20)]
     refused: Text | None  # why there are none
 
 
