@@ -301,6 +301,22 @@ def test_nothing_is_left_behind():
     assert [module.training for module in model] == [False, True, True, True]
 
 
+def test_precision():
+    """Sees losses whose differences are rounded to TF32, or a setting of torch's that stays changed."""
+    seen = set()
+
+    def loss(output, y):
+        seen.add(torch.backends.cudnn.allow_tf32)
+        return cross_entropy(output, y)
+
+    before = torch.backends.cudnn.allow_tf32
+    objective = Objective(network(), loss, batches())
+    sharpness(objective, 0.1, steps=2)
+    trace(objective, 2)
+    assert seen == {False}
+    assert torch.backends.cudnn.allow_tf32 is before is True
+
+
 def test_a_loss_that_raises():
     """Sees weights that stay moved where the loss fails in the middle."""
     model, calls = network(), []

@@ -197,7 +197,8 @@ class Objective:
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         try:
-            with displaced([] if eps is None else self.weights, [] if eps is None else self.split(eps)):
+            weights, moves = ([], []) if eps is None else (self.weights, self.split(eps))
+            with _whole_float32(), displaced(weights, moves):
                 yield
         finally:
             for module, training in modes.items():
@@ -209,6 +210,17 @@ class Objective:
 
 def _unwatched() -> None:
     """Do nothing where nobody watches."""
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Have GPUs convolve in float32 within the block, not in TF32, whose three digits are too few here."""
+    cudnn, before = torch.backends.cudnn, torch.backends.cudnn.allow_tf32
+    cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
 
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:
