@@ -1,4 +1,4 @@
-"""Two gradients by hand over six steps, in float32: what a host has to arrive at. This file must not import sharpless."""
+"""Two gradients by hand over six steps, in float32: what a host has to arrive at. It must not import sharpless."""
 
 from contextlib import nullcontext
 
@@ -103,7 +103,7 @@ def _gradient_of_step(model, batch, chosen, sharp, autocast, scale):
     weights = [w.detach().clone() for w in model.parameters()]
     with torch.no_grad():
         for w, g in zip(model.parameters(), clean, strict=True):
-            w += chosen["rho"] * q**0.5 * g / norm
+            w.add_(chosen["rho"] * q**0.5 * g / norm)
         _put(model, found)
     torch.set_rng_state(noise)
     perturbed, _ = _gradient(model, (x[:size], y[:size]), autocast, scale)
