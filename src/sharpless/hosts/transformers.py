@@ -11,6 +11,7 @@ from sharpless.options import check_model
 
 try:
     from transformers import Trainer
+    from transformers.training_args import OptimizerNames
 except ImportError as error:
     raise ImportError(
         "sharpless.hosts.transformers needs transformers and accelerate: pip install 'sharpless[transformers]'"
@@ -43,13 +44,13 @@ class Sharpness(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        gpus, optim = self.args.n_gpu, str(self.args.optim.value)
+        gpus, optim = self.args.n_gpu, OptimizerNames(self.args.optim).value
         if self.is_deepspeed_enabled:
             raise ValueError("deepspeed keeps the gradients to itself, and none could be climbed along: leave it out")
         if gpus > 1:
             raise ValueError(
-                f"{gpus} GPUs in one process are trained by DataParallel, whose noise no second pass could repeat: start "
-                f"one process for each with torchrun --nproc-per-node {gpus}, or set CUDA_VISIBLE_DEVICES to one of them"
+                f"{gpus} GPUs in one process are trained by DataParallel, whose noise no second pass could repeat: "
+                f"start one process for each with torchrun --nproc-per-node {gpus}, or set CUDA_VISIBLE_DEVICES"
             )
         if "layerwise" in optim or "lomo" in optim:
             raise ValueError(
@@ -74,10 +75,10 @@ class Sharpness(Trainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Return the sharpness-aware optimizer, made the first time."""
-        super().create_optimizer(*args, **kwargs)
+        base = super().create_optimizer(*args, **kwargs)
         if self._found() is None:
-            self.optimizer = self.wrap_optimizer(self.optimizer)
-        return self.optimizer
+            self.optimizer = self.wrap_optimizer(base)
+        return self.optimizer or base
 
     @property
     def opt(self) -> RST:
@@ -103,7 +104,11 @@ class Sharpness(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Run forward and backward once on a plain step, twice on a sharpness-aware one; return the clean loss."""
+        """Run forward and backward, once on a plain step and twice on a sharpness-aware one.
+
+        Returns:
+            The clean loss.
+        """
         opt, network = self.opt, getattr(model, "_orig_mod", model)
         if opt.model is not network:
             check_model(network, opt)
@@ -113,7 +118,7 @@ class Sharpness(Trainer):
         for part in opt.passes(inputs):
             # A loss divided by the number of items in all micro-batches is a mean over a part with its share of them.
             share = (batches.length(part) or 0) / examples if examples else 1.0
-            items = num_items_in_batch * share if examples and num_items_in_batch is not None else num_items_in_batch
+            items = None if num_items_in_batch is None else torch.as_tensor(num_items_in_batch) * share
             loss = super().training_step(model, part, items)
             if not opt.perturbed:
                 losses.append(share * loss)
