@@ -3,9 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from hosts import reference
-from hosts.trainers import Classifier, SharpTrainer, on_ranks, sgd, trainer
+from hosts.trainers import Classifier, SharpTrainer, arguments, on_ranks, sgd, trainer
+from sharpless import GRST, SAM
+from sharpless.hosts.transformers import Sharpness
 
 METHODS = list(reference.METHODS)
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")
@@ -100,3 +104,121 @@ def test_ranks(tmp_path):
         for ours, reductions in (found[method] for found in ranks):
             assert reference.distance(ours, theirs) < 1e-6
             assert reductions == reference.STEPS
+
+
+def language_model():
+    config = LlamaConfig(
+        vocab_size=17, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config)
+
+
+def sentences(count=16, longest=7):
+    """Rows of unequal length: labels of −100 count for nothing."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(17, (count, longest), generator=generator)
+    lengths = torch.randint(2, longest + 1, (count, 1), generator=generator)
+    return ids, ids.masked_fill(torch.arange(longest) >= lengths, -100)
+
+
+def summed(model, rows, labels, divisor):
+    """The gradient of the summed loss of some rows, divided by a number."""
+    logits = model(rows).logits[:, :-1]
+    loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum") / divisor
+    return torch.autograd.grad(loss, list(model.parameters())), loss.item()
+
+
+class Speedy(SharpTrainer):
+    """As if with deepspeed, which needs GPUs."""
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        self.is_deepspeed_enabled = True
+
+
+@pytest.mark.parametrize("q", [1.0, 0.5])
+def test_items_in_all_micro_batches(q, tmp_path):
+    """Sees a part whose loss is divided by the number of items of all micro-batches: half of the gradient is lost."""
+    ours, theirs, rho, gamma = language_model(), language_model(), 0.1, 1.5
+    ids, labels = sentences()
+    data = [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
+    options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    base = torch.optim.SGD(ours.parameters(), lr=0.5)
+    opt = GRST(base, p=1.0, gamma=gamma, rho=rho, batch_fraction=q)
+    kind = type("Handed", (Sharpness, Trainer), {})
+    host = kind(ours, arguments(tmp_path, **options), train_dataset=data, optimizers=(opt, None))
+    host.train()
+
+    base, losses = torch.optim.SGD(theirs.parameters(), lr=0.5), []
+    for rows in torch.arange(16).split(8):
+        items = int((labels[rows, 1:] != -100).sum())
+        total, loss = [torch.zeros_like(w) for w in theirs.parameters()], 0.0
+        for micro in rows.split(4):
+            part, rest = micro[: int(4 * q)], micro[int(4 * q) :]
+            clean, clean_loss = summed(theirs, ids[part], labels[part], items)
+            norm = sum((g**2).sum() for g in clean) ** 0.5
+            before = [w.detach().clone() for w in theirs.parameters()]
+            with torch.no_grad():
+                for w, g in zip(theirs.parameters(), clean, strict=True):
+                    w.add_(rho * q**0.5 * g / norm)
+            perturbed, _ = summed(theirs, ids[part], labels[part], items)
+            with torch.no_grad():
+                for w, old in zip(theirs.parameters(), before, strict=True):
+                    w.copy_(old)
+            others, other_loss = summed(theirs, ids[rest], labels[rest], items) if q < 1 else ([0.0] * len(clean), 0.0)
+            terms = zip(total, clean, perturbed, others, strict=True)
+            total = [t + g + (gamma / q) * (h - g) + r for t, g, h, r in terms]
+            loss += clean_loss + other_loss
+        losses.append(loss)
+        for w, g in zip(theirs.parameters(), total, strict=True):
+            w.grad = g
+        base.step()
+    assert reference.distance(ours, theirs) < 1e-6
+    assert [row["loss"] for row in host.state.log_history[:-1]] == pytest.approx(losses, abs=1e-5)
+
+
+def test_the_base_of_the_arguments(tmp_path):
+    """Sees groups or hyperparameters of TrainingArguments lost, or an optimizer wrapped anew by a second train()."""
+
+    class Late(Sharpness, Trainer):
+        def wrap_optimizer(self, base):
+            return GRST(base, p="linear:0,1", total_steps=self.state.max_steps)
+
+    data = [{"x": torch.randn(8, 5), "labels": torch.randint(3, (8,)), "factor": torch.tensor(1.0)}] * 3
+    options = arguments(tmp_path, learning_rate=0.01, weight_decay=0.1, adam_beta2=0.9)
+    host = Late(Classifier(reference.network()), options, lambda rows: rows[0], train_dataset=data)
+    host.train()
+    opt = host.opt
+    assert (type(opt.base), opt.total_steps, opt.cost.steps) == (torch.optim.AdamW, 3, 3)
+    assert [group["weight_decay"] for group in opt.param_groups] == [0.1, 0.0]
+    assert (opt.param_groups[0]["lr"], opt.param_groups[0]["betas"]) == (0.01, (0.9, 0.9))
+    host.train()
+    assert (host.opt is opt, opt.cost.steps) == (True, 6)
+
+
+def test_refusals(tmp_path, monkeypatch):
+    """Sees plain training, or wrong training, without a word."""
+    model = Classifier(reference.network())
+    data = [{"x": torch.randn(8, 5), "labels": torch.randint(3, (8,)), "factor": torch.tensor(1.0)}]
+
+    def made(kind=SharpTrainer, **options):
+        return kind(model, arguments(tmp_path, **options), lambda rows: rows[0], train_dataset=data)
+
+    with pytest.raises(NotImplementedError, match=r"Nothing does not say which steps to take: define wrap_optimizer"):
+        made(type("Nothing", (Sharpness, Trainer), {})).train()
+    own = {"create_optimizer": lambda self, model=None: setattr(self, "optimizer", sgd(self.model))}
+    with pytest.raises(RuntimeError, match=r"the optimizer is not sharpness-aware: it is made when train\(\) begins"):
+        made(type("Own", (SharpTrainer,), own)).train()
+    other = {"wrap_optimizer": lambda self, base: SAM(sgd(nn.Linear(2, 2)))}
+    with pytest.raises(ValueError, match=r"model has no parameter in common with base"):
+        made(type("Other", (SharpTrainer,), other)).train()
+    with pytest.raises(ValueError, match=r"optim = 'galore_adamw_layerwise' takes its step during backward"):
+        made(optim="galore_adamw_layerwise")
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match=r"2 GPUs in one process are trained by DataParallel"):
+        made()
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"deepspeed keeps the gradients to itself"):
+        made(Speedy)

@@ -90,8 +90,8 @@ class Sharpness(Trainer):
         opt = self._found()
         if opt is None:
             raise RuntimeError(
-                f"optimizer is a {type(self.optimizer).__name__}, not a sharpness-aware one: it is made when train() "
-                "begins, and a create_optimizer of your own has to make SAM, RST or GRST"
+                "the optimizer is not sharpness-aware: it is made when train() begins, and a create_optimizer of your "
+                "own has to make SAM, RST or GRST"
             )
         return opt
 
