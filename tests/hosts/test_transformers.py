@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
-from hosts import reference
+from hosts import examples, reference
 from hosts.trainers import Classifier, SharpTrainer, arguments, on_ranks, sgd, trainer
 from sharpless import GRST, SAM
 from sharpless.hosts.transformers import Sharpness
@@ -277,3 +277,8 @@ def test_refusals(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"deepspeed keeps the gradients to itself"):
         made(Speedy)
+
+
+def test_the_example():
+    """Sees an example that a user cannot run."""
+    assert 0 <= examples.load("transformers").main(epochs=1) <= 1
