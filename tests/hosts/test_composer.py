@@ -79,6 +79,21 @@ def test_micro_batches(method):
     assert reference.distance(ours, theirs) < 1e-6
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_clipping(method):
+    """Sees a hook, as the page has it, that clips a pass in place of the step's gradient."""
+    theirs, ours = reference.network(), reference.network()
+
+    def clip(parameters):
+        torch.nn.utils.clip_grad_norm_(parameters, 0.2)
+
+    reference.train(theirs, examples.sgd(theirs), reference.batches(), method, clip=clip)
+    host, opt, _ = trainer(method, ours)
+    opt.base.register_step_pre_hook(lambda *_: clip(ours.parameters()))
+    host.fit()
+    assert reference.distance(ours, theirs) < 1e-6
+
+
 def test_resume(tmp_path):
     """Sees coin, ledger or momentum lost in composer's checkpoints, in mid-epoch."""
     whole, stopped = reference.noisy_network(), reference.noisy_network()

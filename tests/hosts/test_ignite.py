@@ -10,7 +10,7 @@ from hosts import examples, reference
 from hosts.methods import wrapped
 
 pytest.importorskip("ignite")
-from ignite.engine import Engine, Events
+from ignite.engine import Engine, Events, create_supervised_trainer
 from ignite.engine.deterministic import DeterministicEngine
 from ignite.handlers import Checkpoint, DiskSaver
 
@@ -64,6 +64,14 @@ def test_resume(tmp_path):
     again.run(data)
     assert all(map(torch.equal, whole.state_dict().values(), stopped.state_dict().values()))
     assert other.cost == opt.cost
+
+
+def test_plain_steps_are_warned_of():
+    """Sees ignite's own trainer take plain steps without a word."""
+    model = reference.network()
+    opt = wrapped("SAM", examples.sgd(model), model=model)
+    with pytest.warns(UserWarning, match="without passes"):
+        create_supervised_trainer(model, opt, cross_entropy).run([micro for (micro,) in reference.batches()])
 
 
 def test_the_example():

@@ -68,6 +68,13 @@ def test_resume(tmp_path):
     assert again.optimizer_.cost == whole.optimizer_.cost
 
 
+def test_numbers_of_groups():
+    """Sees skorch's way to change a number of the optimizer come to nothing, as its page promises that it does not."""
+    host = net("SAM", reference.network()).initialize()
+    host.set_params(optimizer__rho=0.7, optimizer__lr=0.01)
+    assert [(group["rho"], group["lr"]) for group in host.optimizer_.param_groups] == [(0.7, 0.01)]
+
+
 def test_predictions_of_the_clean_passes():
     """Sees scores of training that count examples twice, or none of the rest of a batch."""
     host, (x, y) = net("parts", reference.network()), data()

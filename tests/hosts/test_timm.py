@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from hosts import examples, reference
 from hosts.methods import wrapped
@@ -79,6 +80,15 @@ def test_resume():
     example.sharp_epoch(stopped, micros()[3:], other, again, nullcontext)
     assert all(map(torch.equal, whole.state_dict().values(), stopped.state_dict().values()))
     assert other.cost == opt.cost
+
+
+def test_a_scaler_that_steps():
+    """Sees timm's own call of the scaler take a step for each pass."""
+    model = reference.network()
+    opt = wrapped("SAM", examples.sgd(model), model=model)
+    with pytest.raises(RuntimeError, match="in the middle of passes"):
+        for x, y in opt.passes(micros()[0]):
+            NativeScaler("cpu")(cross_entropy(model(x), y), opt)
 
 
 def test_the_example():
