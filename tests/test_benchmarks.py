@@ -207,3 +207,28 @@ def test_throughput(scripts, monkeypatch):
     before = [p.detach().clone() for p in loop.model.parameters()]
     loop.epoch()
     assert all(not torch.equal(p, b) for p, b in zip(loop.model.parameters(), before, strict=True))
+
+
+def test_hosts(scripts):
+    """Sees a property that is said to hold although a test of it failed, or was left out."""
+    from xml.etree import ElementTree
+
+    import hosts
+
+    cases = [
+        "test_right[SAM]",
+        "test_right[RST]",
+        "test_fp16_overflow",
+        "test_resume[SAM]",
+        "test_resume[RST]",
+        "test_fsdp2",
+    ]
+    tags = ["", "", "<failure/>", "", "<error/>", "<skipped/>"]
+    tree = "".join(f'<testcase name="{name}">{tag}</testcase>' for name, tag in zip(cases, tags, strict=True))
+    found = hosts.properties(ElementTree.fromstring(f"<testsuite>{tree}</testsuite>"))
+    assert found == {
+        "passed": 3, "failed": 2, "held": ["right"], "broken": ["fp16 overflow", "resume"], "skipped": ["fsdp2"]
+    }  # fmt: skip
+    options = hosts.arguments(["lightning==2.4.0", "fabric", "--base-site", "/a"])
+    assert options.hosts == [("lightning", "2.4.0"), ("fabric", None)]
+    assert options.command == "python benchmarks/hosts.py lightning==2.4.0 fabric --base-site FOLDER"

@@ -10,7 +10,7 @@ from sharpless import GRST, pass_seconds
 
 ROOT = Path(__file__).parents[1]
 RESULTS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "benchmarks/results").glob("*.md")))
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
 def test_rows_of_results():

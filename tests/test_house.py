@@ -12,7 +12,7 @@ import sharpless
 SOURCE = Path(sharpless.__file__).parent
 # Imports point down: a module may import those on lower floors only.
 FLOORS = [
-    {"schedules", "coin"},
+    {"schedules", "coin", "callers"},
     {"cost", "when"},
     {"batches", "tensors", "bases"},
     {"gradients", "ascent", "displaced", "wrapper", "ddp"},
@@ -29,7 +29,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-WITHOUT_TORCH = {"schedules", "coin", "cost", "when", "report", "cli"}
+WITHOUT_TORCH = {"callers", "schedules", "coin", "cost", "when", "report", "cli"}
 
 
 def modules():
