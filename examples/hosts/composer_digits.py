@@ -18,7 +18,11 @@ class InClosures:
     """For an optimizer in composer, whose closure runs all micro-batches and adds up their losses for the log."""
 
     def step(self, closure=None):
-        """Take a step, and log the clean loss; without a closure it may be one that moves nothing, for a checkpoint."""
+        """Take a step, and log the clean loss.
+
+        Raises:
+            RuntimeError: there is no closure, and the step is not one that moves nothing, as checkpoints take it.
+        """
         if closure is None and any(group["lr"] for group in self.param_groups):
             raise RuntimeError("precision = amp_fp16 takes plain steps, without a closure: set amp_bf16 or fp32")
         return super().step(closure and (lambda: closure(loss_dict={}) if self.perturbed else closure()))

@@ -22,7 +22,11 @@ class Sharpness(Callback):
     order, run_valid = -5, False
 
     def before_fit(self):
-        """Refuse what other callbacks, which change batches and losses as a whole, would make wrong."""
+        """Refuse what callbacks that change whole batches would make wrong.
+
+        Raises:
+            ValueError: the optimizer climbs with a part of the batch.
+        """
         if self.opt.opt.batch_fraction < 1:
             raise ValueError("batch_fraction < 1 is not for fastai, whose callbacks change whole batches: set it to 1")
 
