@@ -5,11 +5,8 @@ python examples/hosts/fastai_digits.py
 """
 
 import torch
-from fastai.callback.schedule import Learner
-from fastai.callback.training import Callback, GradientClip
-from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
-from fastai.optimizer import OptimWrapper
+from fastai.basics import Callback, DataLoader, DataLoaders, Learner, OptimWrapper
+from fastai.callback.all import GradientClip
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -21,17 +18,8 @@ class Sharpness(Callback):
 
     order, run_valid = -5, False
 
-    def before_fit(self):
-        """Refuse what callbacks that change whole batches would make wrong.
-
-        Raises:
-            ValueError: the optimizer climbs with a part of the batch.
-        """
-        if self.opt.opt.batch_fraction < 1:
-            raise ValueError("batch_fraction < 1 is not for fastai, whose callbacks change whole batches: set it to 1")
-
     def before_batch(self):
-        """Let the first pass begin."""
+        """Let the first pass begin, with the whole batch: callbacks that mix examples know no parts."""
         self.passes = self.opt.opt.passes()
         next(self.passes)
 
@@ -55,14 +43,11 @@ def main(epochs: int = 30) -> float:
     torch.manual_seed(0)
     x, y = (torch.tensor(array) for array in load_digits(return_X_y=True))
     x, noisy = x.float() / 16, torch.where(torch.rand(len(y)) < 0.3, torch.randint(10, y.shape), y)
-    rows = list(zip(x[:1200], noisy[:1200], strict=True))
-    train = DataLoader(rows, bs=64, shuffle=True, drop_last=True)
+    train = DataLoader(list(zip(x[:1200], noisy[:1200], strict=True)), bs=64, shuffle=True, drop_last=True)
     model = nn.Sequential(nn.Linear(64, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 10))
     opt = GRST(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), p=0.5, rho=0.3, model=model)
-    learn = Learner(
-        DataLoaders(train, train), model, nn.CrossEntropyLoss(), lambda params, lr: OptimWrapper(opt=opt),
-        cbs=[Sharpness(), GradientClip(5.0)],
-    )  # fmt: skip
+    callbacks, loaders = [Sharpness(), GradientClip(5.0)], DataLoaders(train, train)
+    learn = Learner(loaders, model, nn.CrossEntropyLoss(), lambda *_, **__: OptimWrapper(opt=opt), cbs=callbacks)
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(epochs, 0.1)
     print(opt.cost)

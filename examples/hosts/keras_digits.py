@@ -16,32 +16,26 @@ class SharpModel(keras.Model):
 
     def train_step(self, data):
         """Take a step, and return the metrics of the clean passes."""
-        opt, found = self.opt, self.kept()
+        opt, others = self.opt, self.non_trainable_variables  # moving averages and seeds, which are no buffers
+        found = [variable.value.clone() for variable in others]
         for part in opt.passes(data):
             x, y, weight = keras.utils.unpack_x_y_sample_weight(part)
-            if opt.perturbed:  # with moving averages and seeds as the clean pass found them: they are no buffers
-                left = self.kept()
-                self.keep(found)
+            if opt.perturbed:  # begins with what the clean pass found, and leaves what that left
+                left = [variable.value.clone() for variable in others]
+                for variable, value in zip(others, found, strict=True):
+                    variable.assign(value)
             y_pred = self(x, training=True)
             loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight)
             loss.backward()
             if opt.perturbed:
-                self.keep(left)
+                for variable, value in zip(others, left, strict=True):
+                    variable.assign(value)
             else:
                 self._loss_tracker.update_state(loss.detach(), sample_weight=len(x))
                 logs = self.compute_metrics(x, y, y_pred.detach(), weight)
         opt.step()
         opt.zero_grad()
         return logs
-
-    def kept(self):
-        """Return what a pass changes beside gradients."""
-        return [variable.value.detach().clone() for variable in self.non_trainable_variables]
-
-    def keep(self, values):
-        """Put it back."""
-        for variable, value in zip(self.non_trainable_variables, values, strict=True):
-            variable.assign(value)
 
 
 def main(epochs: int = 30) -> float:

@@ -16,7 +16,7 @@ from composer import Callback, Trainer
 from composer.models import ComposerClassifier
 
 METHODS = ["SAM", "RST", "G-RST"]
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
 example = examples.load("composer")
 
 

@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 
 METHODS = ["SAM", "RST", "G-RST"]
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
 example = examples.load("fastai")
 
 
@@ -110,7 +110,7 @@ def test_resume(tmp_path):
 
 def test_parts_are_refused():
     """Sees parts with the callback, which are not what was asked for."""
-    with pytest.raises(ValueError, match="batch_fraction < 1"):
+    with pytest.raises(ValueError, match=r"batch_fraction = 0\.5 splits the batch"):
         fit(learner("parts", reference.network(), reference.batches()))
 
 

@@ -15,7 +15,7 @@ from ignite.engine.deterministic import DeterministicEngine
 from ignite.handlers import Checkpoint, DiskSaver
 
 METHODS = list(reference.METHODS)
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
 example = examples.load("ignite")
 
 

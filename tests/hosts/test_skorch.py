@@ -12,7 +12,7 @@ pytest.importorskip("skorch")
 from skorch.callbacks import Callback, Checkpoint, GradientNormClipping, LoadInitState, LRScheduler
 
 METHODS = list(reference.METHODS)
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
 example = examples.load("skorch")
 
 

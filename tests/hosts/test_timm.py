@@ -16,7 +16,7 @@ from timm.scheduler import StepLRScheduler
 from timm.utils import ModelEmaV3, NativeScaler
 
 METHODS = list(reference.METHODS)
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
 example = examples.load("timm")
 
 

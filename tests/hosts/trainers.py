@@ -12,6 +12,7 @@ import torch.multiprocessing
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.functional import cross_entropy
+from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hosts import reference
@@ -32,7 +33,12 @@ class Classifier(nn.Module):
 
 
 class SharpTrainer(Sharpness, Trainer):
+    """A Trainer that takes the examples one after the other."""
+
     method = "SAM"
+
+    def _get_train_sampler(self, *_):
+        return SequentialSampler(self.train_dataset)
 
     def wrap_optimizer(self, base):
         return wrapped(self.method, base)
@@ -55,7 +61,7 @@ def arguments(folder, **options):
         **{
             "output_dir": str(folder), "use_cpu": True, "max_grad_norm": 0.0, "lr_scheduler_type": "constant",
             "per_device_train_batch_size": 1, "num_train_epochs": 1, "logging_steps": 1, "save_strategy": "no",
-            "disable_tqdm": True, "train_sampling_strategy": "sequential", "remove_unused_columns": False,
+            "disable_tqdm": True, "report_to": "none", "remove_unused_columns": False,
         }
         | options
     )  # fmt: skip
