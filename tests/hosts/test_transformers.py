@@ -106,16 +106,25 @@ def test_resume(method, tmp_path):
         assert again.opt.cost == whole.opt.cost
 
 
+def together(micros, size):
+    """Two micro-batches as one, in which the first `size` examples of both come first."""
+    parts = [[tensor[rows] for tensor in micro] for rows in (slice(size), slice(size, None)) for micro in micros]
+    return [tuple(map(torch.cat, zip(*parts, strict=True)))]
+
+
 def test_ranks(tmp_path):
-    """Sees ranks that climb along a common gradient, or that reduce both passes."""
+    """Sees ranks that climb along a common gradient, that reduce both passes, or that climb along one shard."""
     data, methods = reference.batches((8, 8, 6, 6)), ["SAM", "G-RST", "parts"]
     ranks = on_ranks(tmp_path, methods, data)
     for method in methods:
-        theirs = reference.network()
+        theirs, union = reference.network(), reference.network()
         reference.train(theirs, sgd(theirs), data, method)
-        for ours, reductions in (found[method] for found in ranks):
+        size = round(8 * reference.METHODS[method]["share"])
+        reference.train(union, sgd(union), [together(micros[:2], size) for micros in data], method)
+        for ours, reductions, sharded in (found[method] for found in ranks):
             assert reference.distance(ours, theirs) < 1e-6
             assert reductions == reference.STEPS
+            assert reference.distance(sharded, union) < 1e-6
 
 
 def language_model():
@@ -128,11 +137,12 @@ def language_model():
 
 
 def sentences(count=16, longest=7):
-    """Rows of unequal length: labels of −100 count for nothing."""
+    """Rows of unequal length: labels of −100 count for nothing, and versions differ in whether the first ones do."""
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(17, (count, longest), generator=generator)
     lengths = torch.randint(2, longest + 1, (count, 1), generator=generator)
-    return ids, ids.masked_fill(torch.arange(longest) >= lengths, -100)
+    places = torch.arange(longest)
+    return ids, ids.masked_fill((places >= lengths) | (places == 0), -100)
 
 
 def summed(model, rows, labels, divisor):

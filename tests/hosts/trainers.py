@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.functional import cross_entropy
@@ -67,7 +68,7 @@ def arguments(folder, **options):
     )  # fmt: skip
 
 
-def trainer(method, model, steps, folder, *, kind=SharpTrainer, factors=(), optimizer=None, **options):
+def trainer(method, model, steps, folder, *, kind=SharpTrainer, factors=(), **options):
     """A Trainer whose data set is the micro-batches of `steps`, one after the other."""
     micros = [micro for step in steps for micro in step]
     factors = [*factors, *[1.0] * (len(micros) - len(factors))]
@@ -79,7 +80,7 @@ def trainer(method, model, steps, folder, *, kind=SharpTrainer, factors=(), opti
         arguments(folder, **{"gradient_accumulation_steps": len(steps[0])} | options),
         data_collator=lambda rows: rows[0],
         train_dataset=data,
-        optimizers=(optimizer or sgd(model), None),
+        optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.3, "momentum": 0.9}),
         callbacks=[Begin()],
     )
     made.method = method
@@ -96,6 +97,17 @@ class Counting(SharpTrainer):
         return super().training_step(model, *args)
 
 
+class Sharded(SharpTrainer):
+    """On several ranks: with FSDP2, which accelerate keeps to GPUs."""
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled = True
+        state, options = self.accelerator.state, {"auto_wrap_policy": "no_wrap", "cpu_ram_efficient_loading": False}
+        state.distributed_type = DistributedType.FSDP
+        state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, **options)
+
+
 def reduced(reductions, bucket):
     reductions.append(bucket.index())
     return allreduce_hook(None, bucket)
@@ -107,7 +119,7 @@ def on_ranks(folder, methods, steps, world=2):
     The ranks are forked from a fresh process that has imported what they need, which takes longer than training does.
 
     Returns:
-        For each rank and method the model, and how many all-reduces it took part in.
+        For each rank and method the network, how many all-reduces it took part in, and the network under FSDP2.
     """
     (folder / "task.pkl").write_bytes(pickle.dumps((world, folder, methods, steps)))
     paths = os.pathsep.join(filter(None, sys.path))
@@ -126,7 +138,14 @@ def _rank(rank, world, folder, methods, steps):
         options = {"gradient_accumulation_steps": len(steps[0]) // world, "ddp_backend": "gloo"}
         host = trainer(method, Classifier(reference.network()), steps, folder, kind=Counting, **options)
         host.train()
-        found[method] = host.model.network, len(host.reductions)
+        network, reductions = host.model.network, len(host.reductions)
+        pairs, options = [micros[:2] for micros in steps], options | {"gradient_accumulation_steps": 1}
+        host = trainer(method, Classifier(reference.network()), pairs, folder, kind=Sharded, **options)
+        host.train()
+        sharded = reference.network()
+        weights = {name: weight.full_tensor() for name, weight in host.model.network.state_dict().items()}
+        sharded.load_state_dict(weights)
+        found[method] = network, reductions, sharded
     (folder / f"{rank}.pkl").write_bytes(pickle.dumps(found))
     dist.destroy_process_group()
     os._exit(0)
