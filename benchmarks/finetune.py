@@ -61,6 +61,7 @@ METHODS = (
     *(Method("thrifty", thrifty, 5, rho) for rho in (0.05, 0.01, 0.003, 1e-6)),
     *(grid(0.25, 12, rho) for rho in (0.05, 0.01)),
     *(grid(1.0, 25, rho) for rho in (0.05, 0.02)),
+    grid(0.25, 25, 0.05),
 )
 
 

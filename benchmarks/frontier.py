@@ -16,7 +16,7 @@ from typing import Any
 from sharpless.lab import compare, store
 
 MARGIN = 0.3
-BASICS = ("sgd", "sgd-long", "sam", "thrifty")
+BASICS = ("sgd", "sgd-long", "sam", "thrifty:unit=gradients")
 GROUPNORM = {"network": "convnet-groupnorm", "lr": 0.1, "epochs": 80}
 VIT = {"network": "vit", "optimizer": "adamw", "width": 32, "lr": 2e-3, "weight_decay": 0.05, "lr_warmup": 0.1}
 
@@ -48,7 +48,7 @@ STUDIES = {
     "digits": Study({"30% noise": {}}, (*BASICS, *grid(*CELLS), "peer-looksam"), (0.1, 0.2, 0.4, 0.8), choice_seeds=3),
     "digits-noise": Study(
         {f"{noise:.0%} noise": {"noise": noise} for noise in (0.5, 0.0, 0.1)},
-        ("sgd", "sam", "thrifty", *grid((1, 1 / 8), (1 / 4, 1 / 4))),
+        ("sgd", "sam", "thrifty:unit=gradients", *grid((1, 1 / 8), (1 / 4, 1 / 4))),
         (0.1, 0.2, 0.4, 0.8),
     ),
     "when": Study({"30% noise": {}}, ("sgd", "sam", *g_rst(1 / 4, *WHEN)), (0.2, 0.4)),
@@ -62,12 +62,12 @@ STUDIES = {
     ),
     "groupnorm": Study(
         {"GroupNorm, 30% noise": GROUPNORM},
-        ("sgd", "sam", "thrifty", *grid((1, 1 / 2), (1, 1 / 4), (1 / 2, 1), (1 / 4, 1), (0.05, 1))),
+        ("sgd", "sam", "thrifty:unit=gradients", *grid((1, 1 / 2), (1, 1 / 4), (1 / 2, 1), (1 / 4, 1), (0.05, 1))),
         (0.05, 0.1, 0.2, 0.4),
     ),
     "vit": Study(
         {"ViT with AdamW, 30% noise": VIT},
-        ("sgd", "sam", "thrifty", "g-rst:p=warmup:0.1/1,gamma=1", *grid((1 / 4, 1))),
+        ("sgd", "sam", "thrifty:unit=gradients", "g-rst:p=warmup:0.1/1,gamma=1", *grid((1 / 4, 1))),
         (0.0125, 0.025, 0.05),
         seeds=6,
     ),

@@ -1,11 +1,17 @@
-"""The networks on which overhead is measured, with a batch and a loss each."""
+"""The networks on which steps are timed, with a batch and a loss each."""
 
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
+
+sys.path.append(str(Path(__file__).parents[1] / "examples"))
+
+from forecasting import Forecaster
 
 
 @dataclass(frozen=True)
@@ -16,9 +22,10 @@ class Task:
     x: Tensor
     y: Tensor
     steps: int
+    criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(self.model(x), y)
+        return self.criterion(self.model(x), y)
 
 
 class Residual(nn.Module):
@@ -79,11 +86,47 @@ def transformer(device: str) -> Task:
     return Task(model, torch.randn(batch, 64, 256, device=device), _labels(batch, 10, device), steps)
 
 
+def digits(device: str) -> Task:
+    """The network of the default comparison, on batches of 64 digits of 8×8."""
+
+    def block(inputs: int, outputs: int) -> list[nn.Module]:
+        return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    body = [*block(1, 16), *block(16, 32), nn.MaxPool2d(2), *block(32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model = nn.Sequential(*body, nn.Linear(32, 10)).to(device, memory_format=torch.channels_last)
+    return Task(model, torch.randn(64, 1, 8, 8, device=device), _labels(64, 10, device), 20)
+
+
+def forecaster(device: str) -> Task:
+    """The network of `examples/forecasting.py` for ETTh1 and a horizon of 96, on batches of 256 windows."""
+    model = Forecaster(variables=7, past=512, horizon=96).to(device)
+    x, y = torch.randn(256, 7, 512, device=device), torch.randn(256, 7, 96, device=device)
+    return Task(model, x, y, 2, mse_loss)
+
+
+def resnet18_with(batch: int) -> Callable[[str], Task]:
+    """Return the maker of ResNet-18 with batches of that size."""
+
+    def make(device: str) -> Task:
+        task = resnet18(device)
+        return replace(task, x=torch.randn(batch, 3, 32, 32, device=device), y=_labels(batch, 10, device))
+
+    return make
+
+
 TASKS: dict[str, Callable[[str], Task]] = {
     "tiny": tiny,
     "tables": tables,
     "resnet18": resnet18,
     "transformer": transformer,
+}
+
+BY_THE_CLOCK: dict[str, Callable[[str], Task]] = {
+    "digits, 64": digits,
+    "forecaster, 256": forecaster,
+    "transformer, 32": transformer,
+    **{f"resnet18, {batch}": resnet18_with(batch) for batch in (16, 64, 128)},
+    "tiny, 16": tiny,
 }
 
 

@@ -7,7 +7,8 @@ ABOUT = (
     "`python benchmarks/real_tasks.py NAME`, then `--table`. *Better* and *worse* than the base optimizer: the 95 % "
     "interval of the difference, paired by seed and each by itself, excludes 0. The share is that of SAM's gain over "
     "the base, where SAM has one by the same measure. Cost is in gradients per step of plain training, seconds are "
-    "medians."
+    "medians. *Stopped early* is the result at the point of the curve that is best on validation data, where a task "
+    "reports both in the runs that are compared."
 )
 
 
@@ -42,17 +43,24 @@ def page(summaries: dict[str, dict[str, Any]]) -> str:
         lines.append(
             f"| {method} | {len(mine)} | {better} | {len(worse)} | {of_gain} | {numbers} | {', '.join(worse)} |"
         )
-    lines += ["", "| data | method | result | ρ | minus base [95 %] | | share | cost | seconds |", "|" + "---|" * 9]
+    lines += [
+        "",
+        "| data | method | result | stopped early | ρ | minus base [95 %] | | share | cost | seconds |",
+        "|" + "---|" * 10,
+    ]
     for row in found:
         value, versus = row["value"], row["versus_base"]
         if versus["difference"] is None:
-            lines.append(f"| {row['data']} | {row['label']} | diverged |" + " |" * 6)
+            lines.append(f"| {row['data']} | {row['label']} | diverged |" + " |" * 7)
             continue
         low, high = versus["ci95"] or (float("nan"), float("nan"))
         share = "" if row["share"] is None else f"{row['share']:.0%}"
+        early = row.get("stopped_early")
+        stopped = "" if early is None else f"{early['mean']:.4g} ± {early['std'] or 0:.2g}"
+        difference = f"{versus['difference']:+.3g} [{low:+.3g}, {high:+.3g}]"
         lines.append(
-            f"| {row['data']} | {row['label']} | {value['mean']:.4g} ± {value['std'] or 0:.2g} | {row['rho'] or ''} | "
-            f"{versus['difference']:+.3g} [{low:+.3g}, {high:+.3g}] | {row['verdict']} | {share} | {row['cost']:.2f} | "
+            f"| {row['data']} | {row['label']} | {value['mean']:.4g} ± {value['std'] or 0:.2g} | {stopped} | "
+            f"{row['rho'] or ''} | {difference} | {row['verdict']} | {share} | {row['cost']:.2f} | "
             f"{row['seconds']['median']:.1f} |"
         )
     return "\n".join([*lines, ""])

@@ -20,8 +20,8 @@ import real_page
 from sharpless.lab import Trial, compare, store
 from sharpless.lab.definition import Task
 from sharpless.lab.methods import Method
-from sharpless.report.runs import read_runs
-from sharpless.report.statistics import paired
+from sharpless.report.runs import Run, read_runs
+from sharpless.report.statistics import estimate, paired
 
 METHODS = (
     "sgd", "sgd-long", "ema", "sam", "late", "rst", "g-rst", "thrifty:budget=1.05", "thrifty:budget=1.1",
@@ -94,17 +94,31 @@ def study(
     first = compare(task.name, methods=("sgd",), lr=case.lr, seeds=1, folder=folder / "lr", **common)
     lr = first["methods"][0]["hyperparameters"]["lr"]
     summary = compare(
-        task.name, methods=METHODS, rho=case.rho, lr=lr, seeds=seeds, folder=folder, watch=watch, **common
+        task.name, methods=methods, rho=case.rho, lr=lr, seeds=seeds, folder=folder, watch=watch, **common
     )
     values: dict[str, dict[int, float]] = {}
+    early: dict[str, list[float]] = {}
     for run in read_runs(folder / "runs"):
         if run.value is not None:
             values.setdefault(run.method, {})[run.seed] = run.value
+        if (stopped := stopped_early(run)) is not None:
+            early.setdefault(run.method, []).append(stopped)
     for entry in summary["methods"]:
         entry["versus_base"] = paired(values.get(entry["method"], {}), values["sgd"])
+        entry["stopped_early"] = estimate(early[entry["method"]]) if entry["method"] in early else None
     options = {key: Path(value).name if key == "data" else value for key, value in task.options.items()}
     kept = {**summary, "options": options, "grid": {"rho": case.rho, "lr": case.lr}, "choice_seeds": choice_seeds}
     store.write(RESULTS / f"real-{name}.json", json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+
+
+def stopped_early(run: Run) -> float | None:
+    """Return the result at the point of the curve that is best on validation data, where both were reported."""
+    points = [
+        (validation, test)
+        for validation, test in zip(run.curve.validation or (), run.curve.test or (), strict=False)
+        if validation is not None and test is not None
+    ]
+    return max(points, key=lambda point: run.metric.sign * point[0])[1] if points else None
 
 
 def watch(done: float, runs: int) -> None:

@@ -35,6 +35,19 @@ def test_overhead(tmp_path):
     assert {"command", "machine", "torch", "sharpless"} <= results["facts"].keys()
 
 
+def test_wallclock(tmp_path):
+    """Sees a ratio to something else than plain training, or a plan that is not the one of what was measured."""
+    results = results_of("wallclock.py", tmp_path, "--networks", "digits, 64", "--rounds", "2")
+    (study,) = results["studies"]
+    rows = {row["method"]: row for row in study["rows"]}
+    assert list(study["pass_seconds"]) == ["4", "8", "16", "32", "64"]
+    assert rows["sam"]["gradients"] == 2
+    assert 1.2 < rows["sam"]["ratio"] < 4
+    assert rows["thrifty:budget=1.1,unit=gradients"]["gradients"] == pytest.approx(1.1)
+    assert rows["thrifty:budget=1.25"]["planned"] >= rows["thrifty:budget=1.25"]["gradients"] - 1e-9
+    assert (tmp_path / "wallclock-cpu-1.md").exists()
+
+
 def test_gpu_script_without_a_gpu(tmp_path):
     """Sees a script that fails at the first GPU it meets, and results of a CPU passed off as a GPU's."""
     results = results_of("gpu.py", tmp_path, "--device", "cpu", "--steps", "5")
@@ -209,26 +222,34 @@ def test_throughput(scripts, monkeypatch):
     assert all(not torch.equal(p, b) for p, b in zip(loop.model.parameters(), before, strict=True))
 
 
-def test_hosts(scripts):
-    """Sees a property that is said to hold although a test of it failed, or was left out."""
-    from xml.etree import ElementTree
+def test_parts(scripts):
+    """Sees a part that is measured with the noise of another, or a task that trains another network."""
+    import parts
+    from sharpless.lab.trial import Trial
 
-    import hosts
+    noise = parts.noise("1 × 1", 0, batches=2)
+    assert list(noise) == [4, 7, 16, 32, 64]
+    assert noise[4] > noise[16] > noise[64] == 1.0
+    trial = Trial(Method("g-rst:p=1,batch_fraction=0.0625"), 0)
+    parts.train(trial, "perceptron", epochs=1)
+    assert trial.cost.ratio == pytest.approx(1 + 4 / 64)
+    row = {"label": "SAM", "part": 64, "noise": [1.0, 1.0], "versus_sam": None, "mean": 90.0, "std": 1.0}
+    assert "| 1 × 1 | 64 of 64 | 1.0 | 1.0 | 90.0 ± 1.0 |  |" in parts.page([{"network": "1 × 1", "rows": [row]}], {})
 
-    cases = [
-        "test_right[SAM]",
-        "test_right[RST]",
-        "test_fp16_overflow",
-        "test_resume[SAM]",
-        "test_resume[RST]",
-        "test_fsdp2",
-    ]
-    tags = ["", "", "<failure/>", "", "<error/>", "<skipped/>"]
-    tree = "".join(f'<testcase name="{name}">{tag}</testcase>' for name, tag in zip(cases, tags, strict=True))
-    found = hosts.properties(ElementTree.fromstring(f"<testsuite>{tree}</testsuite>"))
-    assert found == {
-        "passed": 3, "failed": 2, "held": ["right"], "broken": ["fp16 overflow", "resume"], "skipped": ["fsdp2"]
-    }  # fmt: skip
-    options = hosts.arguments(["lightning==2.4.0", "fabric", "--base-site", "/a"])
-    assert options.hosts == [("lightning", "2.4.0"), ("fabric", None)]
-    assert options.command == "python benchmarks/hosts.py lightning==2.4.0 fabric --base-site FOLDER"
+
+def test_convergence(scripts, tmp_path, monkeypatch):
+    """Sees a benchmark that no longer runs, a bound that is broken, or a worst case that is far from it."""
+    import convergence
+
+    monkeypatch.setattr(convergence, "RUNS", 2)
+    monkeypatch.setattr(sys, "argv", ["convergence.py", "--steps", "40", "--out", str(tmp_path)])
+    few = {name: (make, convergence.GRID[::12]) for name, (make, _) in convergence.PROBLEMS.items()}
+    few["double well"] = (few["double well"][0], convergence.WELL[:1])
+    monkeypatch.setattr(convergence, "PROBLEMS", few)
+    convergence.main()
+    found = json.loads((tmp_path / "convergence.json").read_text(encoding="utf-8"))
+    assert {"command", "machine", "versions", "runs"} <= found.keys()
+    assert [row["p"] for row in found["rows"]] == [1.0, 0.1] * 3 + [1.0]
+    assert all(row["measured"] < row["bound as met"] for row in found["rows"] if row["p"] == 1)
+    assert found["rows"][-1]["measured"] > found["rows"][-1]["bound"] / 2
+    assert "</svg>" in (tmp_path / "convergence.svg").read_text(encoding="utf-8")

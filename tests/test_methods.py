@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from sharpless.cost import expected_cost
+from sharpless.cost import expected_cost, plan
 from sharpless.lab.methods import DEFAULTS, KINDS, Method
 from sharpless.optimizer import RST
 from sharpless.schedules import Constant, Linear, Periodic, Piecewise
@@ -30,7 +30,7 @@ def wrapped(name, **changes):
         ("g-rst:p=linear:0,1", Linear(0.0, 1.0), 2.0, 1.0),
         ("g-rst:p=linear:0,1,gamma=3,batch_fraction=0.25", Linear(0.0, 1.0), 3.0, 0.25),
         ("g-rst:p=0.25,degree=2", Constant(0.25), 8.0, 1.0),
-        ("thrifty", Constant(6.4 / 7), 7 / 6.4, 7 / 64),
+        ("thrifty", Constant(round(6.4 / 7, 12)), 7 / 6.4, 7 / 64),
     ],
 )
 def test_what_a_method_does(name, schedule, gamma, share):
@@ -42,6 +42,24 @@ def test_what_a_method_does(name, schedule, gamma, share):
     assert opt.batch_fraction == pytest.approx(share)
     assert opt.param_groups[0]["rho"] == 0.2
     assert opt.param_groups[0]["coin_seed"] == 3
+
+
+SECONDS = {4: 0.38, 16: 0.41, 32: 0.6, 64: 1.0}
+
+
+def test_thrifty_by_what_was_measured():
+    """Sees a budget of seconds planned in gradients, noise that is forgotten, or both forgotten in another process."""
+    noise = {4: 50.0, 16: 2.0, 64: 1.0}
+    method = Method("thrifty:budget=1.5").measured(SECONDS, noise)
+    wanted = plan(1.5, 64, seconds=SECONDS, noise=noise)
+    assert method.settings(64).plan == pickle.loads(pickle.dumps(method)).settings(64).plan == wanted
+    assert wanted.seconds <= 1.5
+    gradients = Method("thrifty:budget=1.5,unit=gradients").measured(SECONDS, noise)
+    assert gradients.settings(64).plan == plan(1.5, 64, noise=noise)
+    assert Method("sam").measured(SECONDS, noise).seconds is None
+    cheapest = Method("thrifty:budget=1.01").measured(SECONDS, noise).settings(64).plan
+    assert cheapest.seconds > 1.01
+    assert cheapest.gamma == 4
 
 
 def test_late_costs_what_thrifty_does():

@@ -1,6 +1,7 @@
 """The page of the studies of real tasks."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,3 +44,17 @@ def test_verdicts(monkeypatch, goal):
     assert "| ema | 1 | 0 | 1 | -50% (-50%) | 1.00 | 1.00 | a |" in real_page.page({"a": summary})
     summary["sam_beats_base"]["verdict"] = False
     assert all(row["share"] is None for row in real_page.rows("a", summary))
+
+
+def test_early_stopping(monkeypatch):
+    """Sees the best test result taken for the one at the best validation, or a goal read the other way."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import real_tasks
+
+    def stopped(goal, validation, test):
+        curve = SimpleNamespace(validation=validation, test=test)
+        return real_tasks.stopped_early(SimpleNamespace(curve=curve, metric=SimpleNamespace(sign=goal)))
+
+    assert stopped(-1, [3.0, 1.0, None, 2.0], [9.0, 7.0, 1.0, 6.0]) == 7.0
+    assert stopped(1, [3.0, 1.0, None, 2.0], [9.0, 7.0, 1.0, 6.0]) == 9.0
+    assert stopped(1, None, [9.0]) is None

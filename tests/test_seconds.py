@@ -22,7 +22,7 @@ def price(prices, m):
 def extra(prices, m):
     """What a step with m of N examples takes beyond a plain one, in plain steps."""
     passes = 2 * price(prices, N) if m == N else 2 * price(prices, m) + price(prices, N - m)
-    return passes / price(prices, N) - 1
+    return max(passes / price(prices, N) - 1, m / N)
 
 
 @pytest.mark.parametrize("prices", [SMALL, {4: 0.14, 16: 0.26, 64: 1.0}, {64: 1.0}, {1: 1 / 64, 64: 1.0}])
@@ -31,7 +31,7 @@ def test_the_best_pair_is_chosen(prices, budget):
     """Sees a plan that overdraws its seconds, whose γ is beyond 4, or that another pair of p and m would beat."""
     fitting = {}
     for m in [*range(4, N - 1), N]:
-        p = min(1.0, (budget - 1) / extra(prices, m)) if extra(prices, m) > 0 else 1.0
+        p = min(1.0, (budget - 1) / extra(prices, m))
         if p >= 0.25:
             fitting[m] = m**-NOISE / p
     if not fitting:
@@ -62,7 +62,7 @@ def test_a_budget_that_cannot_be_had():
 @pytest.mark.parametrize("prices", [{}, {32: 1.0}, {4: -1.0, 64: 1.0}, {0: 1.0, 64: 1.0}, {4: math.nan, 64: 1.0}])
 def test_prices_that_say_nothing(prices):
     """Sees a plan made of prices that are none, or of a batch whose price is not known."""
-    with pytest.raises(ValueError, match=r"seconds = .* does not price a batch of 64"):
+    with pytest.raises(ValueError, match=r"seconds = .* says nothing of a batch of 64"):
         plan(1.1, N, seconds=prices)
 
 
@@ -129,3 +129,10 @@ def test_what_cannot_be_timed(batch, options, message):
     model = torch.nn.Linear(3, 1)
     with pytest.raises(ValueError, match=message):
         pass_seconds(lambda part: model(part).sum().backward(), batch, model, **options)
+
+
+def test_prices_that_fall():
+    """Sees a noisy measurement, by which two halves cost less than the whole, taken for a bargain."""
+    found = plan(1.1, N, seconds={4: 0.5, 32: 0.2, 64: 1.0})
+    assert found.seconds >= 1 + found.p * found.batch_fraction - 1e-9
+    assert found.cost <= 1.1 + 1e-9

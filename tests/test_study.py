@@ -7,9 +7,11 @@ import pytest
 
 from sharpless.lab.choice import CHOICE_SEEDS, best, check_grid, more, points
 from sharpless.lab.comparison import compare
+from sharpless.lab.conclude import conclude
 from sharpless.lab.definition import Task
+from sharpless.lab.faults import Failure
 from sharpless.lab.methods import Method
-from sharpless.lab.study import Failure, Study
+from sharpless.lab.study import Study
 
 TASKS = '''
 import math, os, pathlib, torch
@@ -276,3 +278,60 @@ def test_compare_in_python(folder):
     assert seen[-1] == (8, 8)
     assert json.loads(Path("out/summary.json").read_text()) == summary
     assert Path("out/report.html").exists()
+
+
+PRICED = """
+from time import sleep
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+def train(trial, how: str = "passes"):
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    base = torch.optim.SGD(model.parameters(), lr=0.1)
+    opt = trial.optimizer(base, model=model, total_steps=8, batch_size=32, rho=0.1)
+    x = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
+    for step in range(8):
+        if how == "closure":
+            opt.step(lambda: mse_loss(model(x).sum(1), x.sum(1)).backward())
+            continue
+        for part in opt.passes(x):
+            sleep(0.001 * len(part) / 32 + 0.002)
+            mse_loss(model(part).sum(1), part.sum(1)).backward()
+        opt.step()
+        opt.zero_grad()
+    trial.report(test=mse_loss(model(x).sum(1), x.sum(1)).item())
+"""
+
+
+def test_a_budget_of_seconds_is_measured_once(folder):
+    """Sees a plan in gradients where passes have a fixed price, another plan after a stop, or a run too many."""
+    (folder / "priced.py").write_text(PRICED)
+    methods = ("sgd", "thrifty:budget=1.2", "thrifty:budget=1.2,unit=gradients")
+    study = Study(Task.of("priced.py:train"), methods, [0], folder / "out")
+    records = {run.method.name: found for run, found in study.execute(1)}
+    told = json.loads((folder / "out/study.json").read_text())
+    assert list(told["pass_seconds"]) == list(told["part_noise"]) == ["4", "8", "16", "32"]
+    assert told["pass_seconds"]["4"] > 0.5 * told["pass_seconds"]["32"]
+    timed, counted = records[methods[1]], records[methods[2]]
+    assert timed["gamma"] == 4
+    assert timed["plan"]["unit"] == "seconds"
+    assert timed["plan"]["cost"] > 1.2
+    assert counted["plan"]["cost"] == pytest.approx(1.2)
+    assert not list((folder / "out/work").glob("*"))
+    again = Study(Task.of("priced.py:train"), methods, [0, 1], folder / "out")
+    (found,) = (found for run, found in again.execute(1) if run.method.name == methods[1])
+    assert found["plan"] == timed["plan"]
+    summary = conclude([folder / "out"], folder / "out")
+    assert [entry["plan"] and entry["plan"]["unit"] for entry in summary["methods"]] == [None, "seconds", "gradients"]
+    assert any(
+        "a budget of 1.2 times the seconds of plain training cannot be had" in one for one in summary["warnings"]
+    )
+
+
+def test_a_task_whose_passes_cannot_be_measured(folder):
+    """Sees the other methods stopped by it, or thrifty trained by another plan than was asked for."""
+    (folder / "priced.py").write_text(PRICED)
+    study = Study(Task.of("priced.py:train", {"how": "closure"}), ("sgd", "thrifty"), [0], folder / "out")
+    assert [run.method.name for run, _ in study.execute(1)] == ["sgd"]
+    assert "measuring passes failed: TaskError: thrifty climbs with a part of the batch" in str(study.failures[0])

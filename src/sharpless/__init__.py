@@ -3,17 +3,21 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["GRST", "RST", "SAM", "Cost", "ascent", "pass_seconds", "schedules"]
+__all__ = ["GRST", "RST", "SAM", "Cost", "ascent", "part_noise", "pass_seconds", "schedules"]
 
 if TYPE_CHECKING:
     from sharpless import ascent, schedules
     from sharpless.cost import Cost
     from sharpless.grst import GRST, SAM
+    from sharpless.noise import part_noise
     from sharpless.optimizer import RST
     from sharpless.timing import pass_seconds
 else:
     # Imported when they are asked for (PEP 562): the command line draws a plan, and helps, without waiting for torch.
-    MODULE_OF = {"GRST": "grst", "SAM": "grst", "RST": "optimizer", "Cost": "cost", "pass_seconds": "timing"}
+    MODULE_OF = {
+        **{"GRST": "grst", "SAM": "grst", "RST": "optimizer", "Cost": "cost"},
+        **{"part_noise": "noise", "pass_seconds": "timing"},
+    }
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:

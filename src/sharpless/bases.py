@@ -46,7 +46,8 @@ def check(base: Any, name: str = "base") -> None:
 
 def parameters_of(base: Optimizer) -> list[Tensor]:
     """Return the parameters that `base` trains, each of them once."""
-    return list(dict.fromkeys(parameter for group in base.param_groups for parameter in group["params"]))
+    # By id, since hashing a tensor is a call of Python's.
+    return list({id(parameter): parameter for group in base.param_groups for parameter in group["params"]}.values())
 
 
 class Several(Optimizer):

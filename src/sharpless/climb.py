@@ -95,11 +95,12 @@ class Climb:
         return global_norm(grads).double().square() if grads else None
 
     def _climbers(self, base: Optimizer, grads: Sequence[Tensor | None]) -> Iterator[_Climber]:
-        remaining = dict(zip(parameters_of(base), grads, strict=True))  # a parameter may stand in a group twice
+        # By id, since hashing a tensor is a call of Python's; a parameter may stand in a group twice.
+        remaining = dict(zip(map(id, parameters_of(base)), grads, strict=True))
         for optimizer, key, group in keyed_groups(base):
             maximized = bool(group.get("maximize", getattr(optimizer, "maximize", False)))
             for parameter in group["params"]:
-                grad = remaining.pop(parameter, None)
+                grad = remaining.pop(id(parameter), None)
                 if grad is not None and group[key] > 0 and (self._only is None or parameter in self._only):
                     yield _Climber(optimizer, parameter, grad, group[key], maximized)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sharpless.schedules import Schedule
 
-__all__ = ["Cost", "Plan", "expected_cost", "expected_sharp_steps", "plan"]
+__all__ = ["BudgetError", "Cost", "Plan", "expected_cost", "expected_sharp_steps", "plan"]
 
 ADDED_UP = 100_000
 """The most steps whose probabilities are added up one by one."""
@@ -90,43 +90,66 @@ class Plan:
 SMALLEST_PART = 4
 """The fewest examples that a plan climbs with."""
 
-
 HIGHEST_GAMMA = 4.0
-"""The largest γ ÷ degree of a plan in seconds: beyond it the correction was found to buy little."""
+"""The largest γ ÷ degree of a plan: beyond it the correction was found to buy little."""
 
 NOISE = 0.7
 """r(m) of a part of m examples falls as m to this power: mostly by 5 to 10 from m = 4 to 64 (variance.md), 16^0.7."""
 
+MOST_NOISE = 10.0
+"""The largest second moment of a step's correction, in units of SAM's, where it was measured (docs/cheaper.md)."""
 
-def plan(budget: float, batch_size: int, degree: float = 1.0, seconds: Mapping[int, float] | None = None) -> Plan:
-    """Return p, q and γ of G-RST for a budget: climb as often as possible, with as few examples as that takes.
+
+class BudgetError(ValueError):
+    """A budget cannot be had; `cheapest` is the plan that comes nearest to it."""
+
+    def __init__(self, message: str, cheapest: Plan) -> None:
+        super().__init__(message)
+        self.cheapest = cheapest
+
+
+def plan(
+    budget: float,
+    batch_size: int,
+    degree: float = 1.0,
+    seconds: Mapping[int, float] | None = None,
+    noise: Mapping[int, float] | None = None,
+    smallest_part: int = SMALLEST_PART,
+) -> Plan:
+    """Return p, q and γ of G-RST for a budget, such that the sharpness term has the least variance.
 
     A sharpness-aware step corrects the gradient by γD, where D = g⁺ − g is that of m = q·n of the n examples and
     γ = degree/p. The second moment of the correction, relative to the square of its mean, is r(m)/p with r(m) =
-    E‖D‖²/‖E D‖². For a budget 1 + p·q that is r(m)·m/(n·(budget − 1)): where noise dominates, r grows more
-    slowly than 1/m, since a smaller part climbs a direction that is steeper for it, and the product falls with m. So
-    p is taken as near to 1 as whole examples allow, and γ near to the degree (benchmarks/results/variance.md).
-    Parts of fewer than SMALLEST_PART examples were not studied, and are not used.
+    E‖D‖²/‖E D‖², which falls as m^-0.7 (benchmarks/results/variance.md). Such a step takes 2·t(m) + t(n−m) in the place
+    of t(n), where t(m) is the price of a pass over m examples: by the number of gradients, m/n, or by the clock, as it
+    was measured. Of the p and m that the budget allows, those are taken for which r(m)/p is smallest. Counted in
+    gradients, that is to climb as often as possible, with as few examples as it takes.
+
+    γ is at most 4 times the degree, and parts have at least 4 examples: others were not found to help. BatchNorm can
+    make small parts so noisy that they break a training. Where the noise of parts was measured, the second moment of
+    the correction is at most 10 times SAM's.
 
     >>> thrifty = plan(1.1, batch_size=128)
     >>> round(thrifty.p, 3), thrifty.batch_fraction * 128, round(thrifty.gamma, 3), round(thrifty.cost, 9)
     (0.985, 13.0, 1.016, 1.1)
 
     Args:
-        budget: the cost wanted, in gradients per step: above 1 (plain training), up to 2 (SAM).
+        budget: the cost wanted, in units of plain training: above 1 (plain training), up to 2 (SAM).
         batch_size: n, the number of examples that one pass would run on (of a micro-batch, under accumulation).
         degree: the regularization degree p·γ.
-        seconds: how long a pass takes by its number of examples, as `sharpless.pass_seconds` measures it; what lies
-            between is interpolated. With it, the budget is one of seconds: a step that climbs with m examples takes
-            2·t(m) + t(n−m) in the place of t(n), and of the p and m that this allows those are taken that make r(m)/p
-            smallest, with γ of at most 4 times the degree.
+        seconds: how long a pass takes by its number of examples, as `sharpless.pass_seconds` measures it, with which
+            the budget is one of seconds. What lies between is interpolated, and parts smaller than all are not used.
+        noise: E‖D‖² of a part by its number of examples, relative to the whole batch's, as `sharpless.part_noise`
+            measures it.
+        smallest_part: the fewest examples to climb with.
 
     Returns:
-        The plan, whose cost is the budget.
+        The plan, whose cost is at most the budget.
 
     Raises:
-        ValueError: the budget is not in (1, 2], the batch size not positive, the degree negative or not finite, or the
-            budget of seconds cannot be had.
+        BudgetError: the budget cannot be had; the message says the least that can.
+        ValueError: the budget is not in (1, 2], a number of examples not positive, the degree negative or not finite,
+            or the seconds or the noise do not say what they should.
     """
     if not 1.0 < budget <= 2.0:
         raise ValueError(f"budget = {budget} is out of range: give more than 1 (plain training) and at most 2 (SAM)")
@@ -134,51 +157,68 @@ def plan(budget: float, batch_size: int, degree: float = 1.0, seconds: Mapping[i
         raise ValueError(f"batch_size = {batch_size} is out of range: give the number of examples, a whole one")
     if not 0.0 <= degree < math.inf:
         raise ValueError(f"degree = {degree} is out of range: give a finite number, 0 or more")
-    if seconds is not None:
-        return _plan_in_seconds(budget, int(batch_size), degree, seconds)
-    extra = float(f"{(budget - 1.0) * batch_size:.12g}")  # examples a step, without the rounding error of 1.1 - 1
-    size = min(max(math.ceil(extra), SMALLEST_PART), batch_size)
-    if batch_size - size < 2:  # what is left would be no batch
-        size = batch_size
-    p = extra / size
-    why = f"{extra:.4g} examples a step are there to climb with: take {size} in {100 * p:.3g} % of the steps, "
-    why += "often and few rather than seldom and many, which has more variance"
-    return Plan(p, size / batch_size, degree / p, why)
+    n = int(batch_size)
+    prices = {1: 1.0 / n, n: 1.0} if seconds is None else _checked("seconds", seconds, n)
+    measured = {} if noise is None else _checked("noise", noise, n)
+    first = max(smallest_part, min(prices), min(measured, default=1))
+    parts = [*range(first, n - 1), n]  # what is left is a batch, or nothing
+    extra = {m: _extra(prices, n, m) for m in parts}
+    least = {m: max(1 / HIGHEST_GAMMA, _interpolated(measured, m) / MOST_NOISE if measured else 0.0) for m in parts}
+    cheapest = min((m for m in parts if least[m] <= 1), key=lambda m: least[m] * extra[m])
 
+    def planned(m: int, p: float) -> Plan:
+        costs = "costs" if seconds is None else "takes"
+        why = f"a step that climbs with {m} of {n} examples {costs} {1 + extra[m]:.3g} times what a plain one {costs}"
+        why += f": in {100 * p:.3g} % of the steps, of all that can be paid it has the least variance"
+        return Plan(p, m / n, degree / p, why, None if seconds is None else 1 + p * extra[m])
 
-def _plan_in_seconds(budget: float, batch_size: int, degree: float, seconds: Mapping[int, float]) -> Plan:
-    known = sorted(seconds.items())
-    if not known or known[-1][0] < batch_size or not all(count > 0 and 0 < t < math.inf for count, t in known):
-        raise ValueError(
-            f"seconds = {dict(seconds)} does not price a batch of {batch_size}: give the seconds of a pass for some "
-            f"numbers of examples, {batch_size} among them"
+    chances = {m: float(f"{min(1.0, (budget - 1) / extra[m]):.12g}") for m in parts}  # 1.1 - 1 is more than 0.1
+    fitting = [m for m in parts if chances[m] >= least[m]]
+    if not fitting:
+        p = least[cheapest]
+        raise BudgetError(
+            f"budget = {budget:g} cannot be had{'' if seconds is None else ' in seconds'} with γ of at most "
+            f"{HIGHEST_GAMMA:g} times the degree{' and a noise that a training bears' * bool(measured)}: the cheapest "
+            f"is {1 + p * extra[cheapest]:.3f}, with {cheapest} of {n} examples in {100 * p:.3g} % of the steps",
+            planned(cheapest, p),
         )
-    whole = _interpolated(known, batch_size)
-    sizes = [*range(min(SMALLEST_PART, batch_size), batch_size - 1), batch_size]  # what is left is a batch, or nothing
-    extra = {m: (2 * _interpolated(known, m) + _interpolated(known, batch_size - m)) / whole - 1 for m in sizes}
-    extra[batch_size] = 1.0
-    cheapest = min(extra, key=lambda m: extra[m])
-    if (budget - 1) * HIGHEST_GAMMA < extra[cheapest]:
-        least = 1 + extra[cheapest] / HIGHEST_GAMMA
+    size = min(
+        fitting, key=lambda m: max((n / m) ** NOISE, _interpolated(measured, m) if measured else 0.0) / chances[m]
+    )
+    return planned(size, chances[size])
+
+
+def _checked(name: str, values: Mapping[int, float], n: int) -> dict[int, float]:
+    """Return what was measured, from the smallest part on.
+
+    Raises:
+        ValueError: a batch of n examples is not among it, or what is there is no positive number.
+    """
+    known = dict(sorted(values.items()))
+    if not known or max(known) < n or not all(count > 0 and 0 < value < math.inf for count, value in known.items()):
         raise ValueError(
-            f"budget = {budget:g} cannot be had in seconds with γ of at most {HIGHEST_GAMMA:g} times the degree: the "
-            f"cheapest is {least:.3f}, with {cheapest} of {batch_size} examples in a quarter of the steps"
+            f"{name} = {dict(values)} says nothing of a batch of {n}: give a positive number for some numbers of "
+            f"examples, {n} among them"
         )
-    chances = {m: min(1.0, (budget - 1) / extra[m]) if extra[m] > 0 else 1.0 for m in sizes}
-    fitting = [m for m in sizes if chances[m] * HIGHEST_GAMMA >= 1]
-    size = min(fitting, key=lambda m: m**-NOISE / chances[m])
-    p = chances[size]
-    why = f"a step with {size} of {batch_size} examples takes {1 + extra[size]:.3g} times as long as a plain one: "
-    why += f"it is taken in {100 * p:.3g} % of the steps, which has the least variance of what the budget buys"
-    return Plan(p, size / batch_size, degree / p, why, 1 + p * extra[size])
+    return known
 
 
-def _interpolated(known: list[tuple[int, float]], count: int) -> float:
-    """Return the seconds of a pass over `count` examples; of fewer than are known, those of the fewest."""
-    if count == 0:
-        return 0.0
-    place = bisect_left(known, (count, 0.0))
+def _extra(prices: Mapping[int, float], n: int, m: int) -> float:
+    """Return what a step that climbs with m of n examples takes beyond a plain one, in plain ones.
+
+    It is no less than m/n, the number of gradients: less is an error of the measurement.
+    """
+    if m == n:
+        return 1.0
+    passes = 2 * _interpolated(prices, m) + _interpolated(prices, n - m)
+    return max(passes / _interpolated(prices, n) - 1, m / n)
+
+
+def _interpolated(known: Mapping[int, float], count: int) -> float:
+    """Return the value for `count` examples; for fewer than are known, that of the fewest."""
+    counts = list(known)
+    place = bisect_left(counts, count)
     if place == 0:
-        return known[0][1]
-    (low, before), (high, after) = known[place - 1], known[place]
-    return before + (after - before) * (count - low) / (high - low)
+        return known[counts[0]]
+    low, high = counts[place - 1], counts[place]
+    return known[low] + (known[high] - known[low]) * (count - low) / (high - low)

@@ -1,13 +1,15 @@
 """What DistributedDataParallel needs: ranks that climb alone, and ranks that decide alike."""
 
 import gc
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["around", "mean_over_ranks", "to_climb_alone"]
+__all__ = ["agreed", "around", "mean_over_ranks", "to_climb_alone", "unreduced"]
 
 
 def around(model: nn.Module) -> nn.Module:
@@ -64,3 +66,17 @@ def mean_over_ranks(square: Tensor | None, model: nn.Module | None) -> Tensor:
         torch.distributed.all_reduce(square, group=model.process_group)
         square /= torch.distributed.get_world_size(model.process_group)
     return square
+
+
+def agreed(measured: Mapping[int, float], model: nn.Module) -> dict[int, float]:
+    """Return what was measured, the largest that any rank of `model` has: ranks have to make the same plan of it."""
+    if not isinstance(model, DistributedDataParallel):
+        return dict(measured)
+    values = torch.tensor(list(measured.values()), dtype=torch.float64, device=next(model.parameters()).device)
+    torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, group=model.process_group)
+    return dict(zip(measured, values.tolist(), strict=True))
+
+
+def unreduced(model: nn.Module) -> AbstractContextManager[None]:
+    """Return a block within which each rank of `model` keeps its own gradients."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()

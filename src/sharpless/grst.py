@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Self, Unpack
 
-from sharpless.cost import plan
+from sharpless import misuse
+from sharpless.cost import SMALLEST_PART, BudgetError, plan
 from sharpless.optimizer import RST
 from sharpless.options import Base, Options, Probability, check_number
 from sharpless.schedules import schedule
@@ -74,12 +75,14 @@ class GRST(RST):
         degree: float = 1.0,
         rho: float = 0.05,
         seconds: Mapping[int, float] | None = None,
+        noise: Mapping[int, float] | None = None,
         **options: Unpack[Options],
     ) -> Self:
-        """Return G-RST with p, q and γ chosen so that the cost is `budget` (see `sharpless.cost.plan`, which says why).
+        """Return G-RST with p, q and γ chosen so that the cost is at most `budget` (see `sharpless.cost.plan`).
 
-        Small budgets climb with few examples. In a network with BatchNorm that can break a fine-tuning: where the part
-        has fewer than about 32 examples, compare with SAM first (docs/cheaper.md).
+        BatchNorm normalizes each part of a batch by its own statistics, and small parts have broken trainings
+        (docs/cheaper.md). So where `model` has BatchNorm, parts have 32 examples or more, unless the noise of smaller
+        ones was measured.
 
         >>> import torch
         >>> base = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1)
@@ -88,22 +91,32 @@ class GRST(RST):
 
         Args:
             base: the base optimizer.
-            budget: gradients per step: above 1 (plain training), up to 2 (SAM).
+            budget: the cost in units of plain training: above 1 (plain training), up to 2 (SAM).
             batch_size: examples that one pass would run on, on one device.
             degree: the regularization degree, SAM's being 1.
             rho: the radius of the perturbation, for whole batches.
             seconds: how long a pass takes by its number of examples, from `sharpless.pass_seconds`; with it the budget
-                is one of seconds.
+                is one of seconds, and without it one of gradients.
+            noise: how noisy parts of the batch are, from `sharpless.part_noise`.
             **options: the options of RST, without `batch_fraction`.
 
         Raises:
+            BudgetError: the budget cannot be had; the message says the least that can.
             ValueError: an argument is out of range.
         """
         given: dict[str, Any] = dict(options)
         for name in ("p", "gamma", "gamma_cap", "batch_fraction"):
             if name in given:
                 raise ValueError(f"{name} = {given[name]} is what the budget decides: leave it out")
-        chosen = plan(budget, batch_size, degree, seconds)
+        model = given.get("model")
+        guarded = noise is None and model is not None and misuse.has_batch_statistics(model)
+        try:
+            chosen = plan(budget, batch_size, degree, seconds, noise, misuse.FEW if guarded else SMALLEST_PART)
+        except BudgetError as error:
+            if not guarded:
+                raise
+            why = "model has BatchNorm, which may not bear smaller parts: find out, and give noise = part_noise(…)"
+            raise BudgetError(f"{error}; {why}", error.cheapest) from None
         opt = cls(base, chosen.p, gamma=chosen.gamma, rho=rho, batch_fraction=chosen.batch_fraction, **given)
         opt.degree = float(degree)
         return opt

@@ -73,13 +73,14 @@ class Memory:
     def is_bare(self, groups: list[dict[str, Any]], steps: int) -> bool:
         """Return whether steps without passes begin here.
 
-        The first one of a run is often a host's, and distributed checkpoints take one that moves nothing.
+        The first one of a run is often a host's, and distributed checkpoints take one that moves nothing. A host whose
+        closures have the passes in them takes others where it trains nothing.
 
         Args:
             groups: the parameter groups.
             steps: the steps that had passes, of this run.
         """
-        if self.draw is not None:
+        if self.draw is not None or self.closure_has_passes:
             self.bare_steps = 0
         elif any(float(group.get("lr", 1.0)) != 0 for group in groups):
             self.bare_steps += 1

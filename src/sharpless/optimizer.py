@@ -64,9 +64,10 @@ class RST(Wrapper):
             them as that left them: running statistics of BatchNorm, codebooks, queues, observers. It draws the
             same numbers from the global generators of torch (on CPU, CUDA and XPU), Python and NumPy: dropout
             masks, and augmentation in the loop body. Generators and state that are no buffers are left to
-            themselves; `perturbed` tells a loop when to leave them alone. Under DistributedDataParallel the clean
-            pass does not communicate, so that each rank climbs along its own gradient. Networks with BatchNorm
-            need a model beside GradScaler, whose overflows would spoil the running statistics.
+            themselves; `perturbed` tells a loop when to leave them alone. Under DistributedDataParallel, in which the
+            model may be wrapped later, the clean pass does not communicate, so that each rank climbs along its own
+            gradient. Networks with BatchNorm need a model beside GradScaler, whose overflows would spoil the running
+            statistics.
         seed: decides, with the step, how the coins fall; equal on all ranks and independent of torch's
             generators. A loaded checkpoint brings its own.
         freeze_batchnorm: False lets the perturbed pass update the buffers too.

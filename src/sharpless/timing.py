@@ -1,21 +1,22 @@
 """What a pass costs in seconds, by its number of examples: the prices by which a budget in seconds is planned."""
 
-from collections.abc import Callable, Sequence
-from statistics import median
+from collections.abc import Callable, Generator, Sequence
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sharpless import batches, gradients
+from sharpless import batches, ddp, gradients
+from sharpless.cost import SMALLEST_PART
 from sharpless.displaced import Buffers
 from sharpless.rng import RepeatedRng
 
-__all__ = ["pass_seconds"]
+__all__ = ["driven", "halves", "pass_seconds", "timing"]
 
-SMALLEST = 4
-"""The fewest examples that are timed unless others are asked for."""
+
+SMALLEST_SHARE = 32
+"""No smaller share of the batch is measured: six sizes, which torch.compile has room for."""
 
 
 def pass_seconds(
@@ -24,13 +25,14 @@ def pass_seconds(
     model: nn.Module,
     *,
     sizes: Sequence[int] | None = None,
-    repeats: int = 7,
+    repeats: int = 11,
 ) -> dict[int, float]:
     """Measure how long a forward-backward pass takes, on all of a batch and on parts of it.
 
     Small passes cost more than their share, so that a budget counted in gradients is exceeded on the clock. Hand what
     this returns to `GRST.for_budget(…, seconds=…)`. Measure once, and keep the numbers: a run that goes on has to be
-    planned with the ones it began with. `.grad`, buffers and random generators are left as they were.
+    planned with the ones it began with. `.grad`, buffers and random generators are left as they were. Under
+    DistributedDataParallel all ranks have to call this, and get the same.
 
     >>> model = nn.Linear(3, 1)
     >>> seconds = pass_seconds(lambda x: model(x).square().mean().backward(), torch.randn(64, 3), model)
@@ -41,11 +43,76 @@ def pass_seconds(
         run: computes the loss of the (part of the) batch it is handed, and calls `backward`.
         batch: a batch as `passes` takes it: tensors with examples along the first dimension, in any nest.
         model: the network.
-        sizes: the numbers of examples; by default the whole batch, half of it, a quarter, … down to 4.
+        sizes: the numbers of examples; by default the whole batch, half of it, a quarter, … down to 4 or a 32nd.
         repeats: how often each size is timed, in turn with the others, after two passes to warm up.
 
     Returns:
-        The median duration in seconds for each number of examples, from the smallest on.
+        The duration in seconds for each number of examples, from the smallest on: the shortest of the repeats, since
+        what else a machine does only makes them longer.
+
+    Raises:
+        ValueError: the batch has no examples along a first dimension, or a size is out of range.
+    """
+    seconds: dict[int, float] = driven(timing(batch, model, sizes=sizes, repeats=repeats), run)
+    return seconds
+
+
+def driven(measuring: Generator[Any, None, Any], run: Callable[[Any], Any]) -> Any:
+    """Run what a measurement yields to its end.
+
+    Returns:
+        What the measurement returns.
+    """
+    while True:
+        try:
+            part = next(measuring)
+        except StopIteration as end:
+            return end.value
+        run(part)
+
+
+def timing(
+    batch: Any, model: nn.Module, *, sizes: Sequence[int] | None = None, repeats: int = 11
+) -> Generator[Any, None, dict[int, float]]:
+    """Yield parts of a batch to run forward and backward on, and time what is done with them; see `pass_seconds`.
+
+    Yields:
+        The batch, and parts of it.
+
+    Returns:
+        The shortest duration in seconds for each number of examples.
+
+    Raises:
+        ValueError: the batch has no examples along a first dimension, or a size is out of range.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats = {repeats} is out of range: give 1 or more")
+    counts = halves(batch, sizes)
+    parts = {m: batch if m == counts[-1] else batches.part(batch, 0, m) for m in counts}
+    parameters = list(model.parameters())
+    kept, buffers, rng = gradients.take(parameters), Buffers(), RepeatedRng()
+    drawn = rng.remember({parameter.device for parameter in parameters})
+    found: dict[int, list[float]] = {m: [] for m in counts}
+    try:
+        with buffers.again(model, buffers.remember(model)), rng.again(drawn):
+            for _ in range(repeats + 2):
+                for m, part in parts.items():
+                    gradients.take(parameters)
+                    start = _now(parameters)
+                    yield part
+                    found[m].append(_now(parameters) - start)
+    finally:
+        gradients.put(kept, parameters)
+    return ddp.agreed({m: min(times[2:]) for m, times in found.items()}, model)
+
+
+def halves(batch: Any, sizes: Sequence[int] | None = None) -> list[int]:
+    """Return the numbers of examples to measure, from the smallest on, all of the batch among them.
+
+    Args:
+        batch: the batch.
+        sizes: those that are asked for; by default half of the batch, a quarter, … down to SMALLEST_PART and to one in
+            SMALLEST_SHARE.
 
     Raises:
         ValueError: the batch has no examples along a first dimension, or a size is out of range.
@@ -53,44 +120,19 @@ def pass_seconds(
     n = batches.length(batch)
     if n is None:
         raise ValueError("batch has no tensor with a length: hand over tensors, as in passes((x, y))")
-    if repeats < 1:
-        raise ValueError(f"repeats = {repeats} is out of range: give 1 or more")
-    counts = sorted({n, *(_halves(n) if sizes is None else sizes)})
-    if not counts[0] >= 1 or counts[-1] > n:
-        raise ValueError(f"sizes = {list(sizes or ())} are out of range: give numbers of examples from 1 to {n}")
-    parts = {count: batches.part(batch, 0, count) if count < n else batch for count in counts}
-    parameters = list(model.parameters())
-    kept, buffers, rng = gradients.take(parameters), Buffers(), RepeatedRng()
-    found: dict[int, list[float]] = {count: [] for count in counts}
-    drawn = rng.remember({parameter.device for parameter in parameters})
-    try:
-        with buffers.again(model, buffers.remember(model)), rng.again(drawn):
-            for _ in range(repeats + 2):
-                for count, part in parts.items():
-                    found[count].append(_timed(run, part, parameters))
-    finally:
-        gradients.put(kept, parameters)
-    return {count: median(times[2:]) for count, times in found.items()}
+    found = [n]
+    while sizes is None and found[0] // 2 >= max(SMALLEST_PART, n // SMALLEST_SHARE):
+        found.insert(0, found[0] // 2)
+    if sizes is not None:
+        if not (min(sizes, default=1) >= 1 and max(sizes, default=n) <= n):
+            raise ValueError(f"sizes = {list(sizes)} are out of range: give numbers of examples from 1 to {n}")
+        found = sorted({n, *sizes})
+    return found
 
 
-def _halves(n: int) -> list[int]:
-    sizes = [n]
-    while sizes[-1] // 2 >= SMALLEST:
-        sizes.append(sizes[-1] // 2)
-    return sizes
-
-
-def _timed(run: Callable[[Any], Any], part: Any, parameters: Sequence[Tensor]) -> float:
-    """Return how long one pass takes, on its device too."""
-    gradients.take(parameters)
-    _wait(parameters)
-    start = perf_counter()
-    run(part)
-    _wait(parameters)
-    return perf_counter() - start
-
-
-def _wait(parameters: Sequence[Tensor]) -> None:
+def _now(parameters: Sequence[Tensor]) -> float:
+    """Return the time when the devices have done what they were told."""
     for device in {parameter.device for parameter in parameters}:
         if device.type in {"cuda", "xpu", "mps"}:
             torch.get_device_module(device).synchronize()
+    return perf_counter()

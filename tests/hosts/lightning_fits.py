@@ -24,10 +24,10 @@ class Loader:
         self.batches, self.place = [micro for step in steps for micro in step], 0
 
     def __iter__(self):
+        self.place %= len(self.batches)
         while self.place < len(self.batches):
             self.place += 1
             yield self.batches[self.place - 1]
-        self.place = 0
 
     def __len__(self):
         return len(self.batches)
@@ -54,6 +54,9 @@ class Automatic(pl.LightningModule):
         self.mean.update(loss.detach(), len(x))
         self.log("mean", self.mean, on_epoch=True)
         return loss * float("inf") if self.trainer.global_step in self.overflow else loss
+
+    def on_after_backward(self):
+        self.log("backwards", 1.0, on_step=False, on_epoch=True, reduce_fx="sum")
 
     def configure_optimizers(self):
         opt = self.make(self.net)

@@ -13,4 +13,7 @@ def wrapped(method, base, **options):
         return RST(base, p=0.5, rho=rho, seed=SEED, **options)
     if method == "G-RST":
         return GRST(base, p=0.5, rho=rho, seed=SEED, **options)
-    return GRST.for_budget(base, 1.25, batch_size=8, rho=rho, seed=SEED, **options)
+    model = options.pop("model", None)
+    opt = GRST.for_budget(base, 1.25, batch_size=8, rho=rho, seed=SEED, **options)
+    opt.model = model  # a network with BatchNorm would be given larger parts
+    return opt

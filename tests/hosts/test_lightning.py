@@ -1,6 +1,7 @@
 """Lightning's automatic optimization, with the callback, against two gradients by hand."""
 
 import runpy
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 
 pytest.importorskip("lightning")
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 import ranks
@@ -21,12 +23,8 @@ from sharpless.hosts.lightning import Sharpness
 
 EXAMPLE = Path(__file__).parents[2] / "examples/hosts/lightning_digits.py"
 pytestmark = pytest.mark.filterwarnings(*WARNINGS)
-CASES = {
-    f"{method}, {sizes}": (on_ranks.lightning, {"method": method, "sizes": sizes})
-    for method in METHODS
-    for sizes in ((8, 8), (8, 6, 4, 8))
-}
-SHARDED = {f"{method}, FSDP2": (on_ranks.lightning_fsdp, {"method": method}) for method in ("SAM", "RST", "G-RST")}
+CASES = {method: (on_ranks.lightning, {"method": method, "sizes": (8, 6, 4, 8)}) for method in METHODS}
+SHARDED = {f"{method} sharded": (on_ranks.lightning_fsdp, {"method": method}) for method in ("SAM", "G-RST")}
 CLIPS = {
     "norm": (0.05, lambda parameters: clip_grad_norm_(parameters, 0.05)),
     "value": (0.02, lambda parameters: clip_grad_value_(parameters, 0.02)),
@@ -126,6 +124,8 @@ def test_logged_loss(method):
     mean = sum(losses) / STEPS
     metrics = done.trainer.callback_metrics
     assert (float(metrics["loss_epoch"]), float(metrics["mean"])) == (pytest.approx(mean), pytest.approx(mean))
+    if method != "parts":
+        assert float(metrics["backwards"]) == STEPS
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -143,6 +143,15 @@ def test_resume(method, overflow, tmp_path):
     two = fitted(method, resumed, module=module, ckpt_path=tmp_path / "half.ckpt", **options())
     assert distance(whole, resumed) == 0
     assert one.optimizers().optimizer.cost == two.optimizers().optimizer.cost
+
+
+def test_averaged_weights():
+    """Sees passes in the epoch in which averaged weights go through the data for the statistics of BatchNorm alone."""
+    net, calls = noisy_network(), []
+    net.register_forward_pre_hook(lambda *_: calls.append(1))
+    callbacks = [Sharpness(), StochasticWeightAveraging(0.1, swa_epoch_start=1)]
+    fitted("SAM", net, callbacks=callbacks, max_epochs=3)
+    assert len(calls) == 3 * 2 * STEPS + STEPS
 
 
 class Both:
@@ -193,7 +202,7 @@ def test_schedule_free():
     assert distance(ours, theirs) < 1e-6
 
 
-def test_what_is_refused():
+def test_what_is_refused(monkeypatch):
     """Sees training begin where the callback can do nothing."""
 
     def fit(make, kind=Automatic):
@@ -210,6 +219,12 @@ def test_what_is_refused():
 
     with pytest.raises(ValueError, match=r"training_step\(dataloader_iter\) fetches a new batch"):
         fit(lambda net: SAM(sgd(net)), Fetching)
+    monkeypatch.setattr(SingleDeviceStrategy, "handles_gradient_accumulation", True)
+    with pytest.raises(ValueError, match="strategy SingleDeviceStrategy takes the steps itself"):
+        fitted("SAM", network())
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs Lightning: pip install 'sharpless\[lightning\]'"):
+        runpy.run_module("sharpless.hosts.lightning")
 
 
 def test_another_loop(monkeypatch):

@@ -58,6 +58,7 @@ def _train(options: argparse.Namespace) -> int:
     store.check_folder(options.out)
     base = {"sgd": "SGD", "adamw": "AdamW"}[resolved["optimizer"]]
     label = method.label(base, resolved["batch_size"] // resolved["accumulate"], method.epochs(resolved["epochs"]))
+    label = method.name if method.is_planned else label  # what is measured decides
     # What follows takes seconds to be imported.
     print(f"{label} on {shown(resolved['data'])}, in {shown(str(options.out))}", flush=True)
 
@@ -73,7 +74,7 @@ def _train(options: argparse.Namespace) -> int:
     )
     if not method.is_sharp:
         point.pop("rho", None)
-    run = Run(study.task, method, options.seed, study.folder, study.threads, point)
+    run = Run(study.task, study.methods[0], options.seed, study.folder, study.threads, point)
     for path in (run.path, _weights_of(run)):
         store.check_file(path)
     if run.path.exists() and _weights_of(run).exists():
@@ -81,6 +82,10 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     with store.locked(options.out):
         study.open_folder()
+        study.measure("here")
+        if study.failures:
+            raise ValueError(study.failures[0].why)
+        run = replace(run, method=study.methods[0])
         try:
             _watched(run, options.log)
         except Stopped as stopped:
@@ -99,7 +104,7 @@ def _watched(run: "Run", log: Any) -> None:
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-    from sharpless.lab.study import Failure  # noqa: PLC0415
+    from sharpless.lab.faults import Failure  # noqa: PLC0415
     from sharpless.lab.tasks.images.logs import Logs  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("left"), TimeRemainingColumn())

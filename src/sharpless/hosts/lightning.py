@@ -60,7 +60,8 @@ class Sharpness(Callback):
 
         def make_closure(kwargs: OrderedDict[str, Any], optimizer: Any, batch_idx: int) -> Any:
             closure = make(kwargs, optimizer, batch_idx)
-            closure.closure = partial(_run, closure, opt, kwargs, partial(_recorded, pl_module, metrics, opt))
+            if closure._backward_fn is not None:  # averages of the weights go through the data for BatchNorm alone
+                closure.closure = partial(_run, closure, opt, kwargs, partial(_recorded, pl_module, metrics, opt))
             return closure
 
         loop._make_closure = make_closure
@@ -162,10 +163,10 @@ def _run(closure: Any, opt: RST, kwargs: OrderedDict[str, Any], recorded: Callab
             size = (batches.length(part) or 0) if opt.batch_fraction < 1 else 0
             with recorded(size):
                 result = closure._step_fn()
+                if result.closure_loss is not None:
+                    closure._backward_fn(result.closure_loss)
             if not opt.perturbed:
                 results.append((size, result))
-            if closure._backward_fn is not None and result.closure_loss is not None:
-                closure._backward_fn(result.closure_loss)
     finally:
         kwargs["batch"] = batch
     last = results[-1][1]

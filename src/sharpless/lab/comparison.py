@@ -82,9 +82,10 @@ def compare(
     )
     with store.locked(study.folder):
         study.open_folder()
-        for _, found in study.execute(jobs, on, watch):
-            if not isinstance(found, dict):
-                warnings.warn(str(found), stacklevel=2)
+        for _ in study.execute(jobs, on, watch):
+            pass
+        for failure in study.failures:
+            warnings.warn(str(failure), stacklevel=2)
         if not study.finished:
             raise ValueError("no run came to its end: " + "; ".join(map(str, study.failures[:3])))
         return conclude([study.folder], study.folder, margin)

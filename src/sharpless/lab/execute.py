@@ -19,7 +19,9 @@ import torch
 from sharpless.lab.stopping import Stopped
 
 if TYPE_CHECKING:
-    from sharpless.lab.study import Failure, Run
+    from sharpless.lab.faults import Failure
+    from sharpless.lab.pricing import Measurement
+    from sharpless.lab.study import Run
 
 __all__ = ["cluster", "execute", "room"]
 
@@ -27,11 +29,15 @@ PATIENCE = 30.0  # seconds in which a run that was told to stop writes its check
 BETWEEN_LOOKS = 0.25  # seconds
 SHARES: list[Any] = []  # in a worker: the array in which it tells how far its runs are
 
-Results = Iterator[tuple["Run", "dict[str, Any] | Failure"]]
+Results = Iterator[tuple[Any, "dict[str, Any] | Failure"]]
+"""Of what was executed, and what came of it."""
 
 
 def execute(
-    runs: Sequence["Run"], jobs: int | None = None, on: str = "local", watch: Callable[[float], None] | None = None
+    runs: Sequence["Run | Measurement"],
+    jobs: int | None = None,
+    on: str = "local",
+    watch: Callable[[float], None] | None = None,
 ) -> Results:
     """Yield runs as they end, with their records.
 
@@ -60,7 +66,9 @@ def room(threads: int) -> int:
     return max(1, cores // threads)
 
 
-def local(runs: Sequence["Run"], jobs: int, gpus: int = 0, watch: Callable[[float], None] | None = None) -> Results:
+def local(
+    runs: Sequence["Run | Measurement"], jobs: int, gpus: int = 0, watch: Callable[[float], None] | None = None
+) -> Results:
     """Yield runs and their records as they end, from processes on this machine.
 
     Leaving the loop, also by Ctrl-C, ends the processes; runs that are under way leave a checkpoint.
@@ -104,7 +112,7 @@ def local(runs: Sequence["Run"], jobs: int, gpus: int = 0, watch: Callable[[floa
             executor.shutdown()  # its thread too, or Python would wait for it at its end
 
 
-def on_ray(runs: Sequence["Run"], gpus: int = 0) -> Results:
+def on_ray(runs: Sequence["Run | Measurement"], gpus: int = 0) -> Results:
     """Yield runs and their records as they end, from a Ray cluster: the one at RAY_ADDRESS, or one on this machine.
 
     The folder of the runs should be one that all nodes see; otherwise checkpoints stay on the node that wrote them.
@@ -148,7 +156,7 @@ def cluster() -> Any:
         raise ModuleNotFoundError("on = ray needs ray: pip install 'sharpless[ray]'") from error
 
 
-def _work(run: "Run", row: int | None = None) -> "dict[str, Any] | Failure":
+def _work(run: "Run | Measurement", row: int | None = None) -> "dict[str, Any] | Failure":
     """Return the record of a run, executed in a worker that tells in a row of SHARES how much of it is done."""
     # What small parts do beside BatchNorm is what a comparison shows.
     warnings.filterwarnings("ignore", message="batch_fraction = .* and model has BatchNorm")

@@ -3,13 +3,34 @@
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from traceback import walk_tb
 
-__all__ = ["blamed", "culprit", "is_out_of_memory", "reason"]
+__all__ = ["Failure", "blamed", "culprit", "is_out_of_memory", "reason"]
 
 LIBRARIES = (Path(__file__).parents[1], *map(Path, {*sysconfig.get_paths().values()}))
 """Where code lies that is not the user's."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that did not come to its end, and why."""
+
+    run: str
+    why: str
+    of_memory: bool = False
+
+    @classmethod
+    def of(cls, run: str, error: Exception, task: str) -> "Failure":
+        """Return the failure of a run whose task, by its name, raised an error."""
+        where = culprit(error, task)
+        why = f"{reason(error, 1000)}{'' if where is None else f' ({where})'}"
+        return cls(run, why, is_out_of_memory(error))
+
+    def __str__(self) -> str:
+        remedy = "; give a smaller batch, or fewer --jobs" if self.of_memory else ""
+        return f"{self.run} failed: {self.why}{remedy}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

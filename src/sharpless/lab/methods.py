@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sharpless.cost import plan
+from sharpless.cost import BudgetError, Plan, plan
 from sharpless.schedules import Constant, Periodic, Piecewise, Schedule, parse
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Settings:
     schedule: Schedule = field(default_factory=lambda: Constant(0.0))
     batch_fraction: float = 1.0
     gamma: float = 1.0
+    plan: Plan | None = None
+    """How they follow from a budget, if they do."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Kind:
     look: Look
     parameters: Mapping[str, Any]
     """The parameters it takes, with their defaults."""
-    settings: Callable[[Mapping[str, Any], int | None], Settings]
-    """From the parameters and the batch size to what is done."""
+    settings: Callable[["Method", int | None], Settings]
+    """From the method with its parameters and the batch size to what is done."""
     title: str = ""
     """Its name in tables."""
     package: str = ""
@@ -81,7 +83,8 @@ ABOVE_1 = math.nextafter(1.0, 2.0)
 PARAMETERS: dict[str, Callable[[str], Any]] = {
     "average": _number(0.0, math.nextafter(1.0, 0.0), "a decay in [0, 1), 0 for no average"),
     "cost": _number(ABOVE_1, 1000.0, "more than 1, in trainings of the base"),
-    "budget": _number(ABOVE_1, 2.0, "more than 1 and at most 2 gradients per step"),
+    "budget": _number(ABOVE_1, 2.0, "more than 1 and at most 2, in trainings of the base"),
+    "unit": _choice("seconds", "gradients"),
     "tail": _number(0.0, 1.0, "a share of the steps"),
     "p": parse,
     "degree": _number(0.0, 3e38, "a number from 0 on"),
@@ -93,7 +96,8 @@ PARAMETERS: dict[str, Callable[[str], Any]] = {
 """How the parameters of methods are read; each says what it takes."""
 
 
-def _g_rst(own: Mapping[str, Any], _: int | None) -> Settings:
+def _g_rst(method: "Method", _: int | None) -> Settings:
+    own = method.own
     p: Schedule = own["p"]
     if own["gamma"] is not None:
         return Settings(p, own["batch_fraction"], own["gamma"])
@@ -104,30 +108,34 @@ def _g_rst(own: Mapping[str, Any], _: int | None) -> Settings:
     return Settings(p, own["batch_fraction"], gamma)
 
 
-def _thrifty(own: Mapping[str, Any], batch_size: int | None) -> Settings:
+def _thrifty(method: "Method", batch_size: int | None) -> Settings:
     if batch_size is None:
         raise ValueError("thrifty chooses a part of the batch: give trial.optimizer(…, batch_size=…)")
-    chosen = plan(own["budget"], batch_size)
-    return Settings(Constant(chosen.p), chosen.batch_fraction, chosen.gamma)
+    try:
+        chosen = plan(method.own["budget"], batch_size, seconds=method.seconds, noise=method.noise)
+    except BudgetError as error:
+        chosen = error.cheapest  # the page says so
+    return Settings(Constant(chosen.p), chosen.batch_fraction, chosen.gamma, chosen)
 
 
-def _late(own: Mapping[str, Any], _: int | None) -> Settings:
-    return Settings(
-        Piecewise((0.0, 1.0), (float(f"{2.0 - own['budget']:.12g}"),)) if own["budget"] < 2 else Constant(1.0)
-    )
+def _late(method: "Method", _: int | None) -> Settings:
+    return _last(method.own["budget"] - 1)
 
 
-def _temperon(own: Mapping[str, Any], _: int | None) -> Settings:
-    return Settings(
-        Piecewise((0.0, 1.0), (float(f"{1.0 - own['tail']:.12g}"),)) if 0 < own["tail"] < 1 else Constant(own["tail"])
-    )
+def _temperon(method: "Method", _: int | None) -> Settings:
+    return _last(method.own["tail"])
 
 
-def _plain(_: Mapping[str, Any], __: int | None) -> Settings:
+def _last(share: float) -> Settings:
+    """Return SAM in the last share of the steps."""
+    return Settings(Piecewise((0.0, 1.0), (float(f"{1.0 - share:.12g}"),)) if 0 < share < 1 else Constant(share))
+
+
+def _plain(_: "Method", __: int | None) -> Settings:
     return Settings()
 
 
-def _always(_: Mapping[str, Any], __: int | None) -> Settings:
+def _always(_: "Method", __: int | None) -> Settings:
     return Settings(Constant(1.0))
 
 
@@ -157,7 +165,7 @@ KINDS: dict[str, Kind] = {
         "RST (arXiv 2203.09962)",
         Look("#009988", "^", (5, 1.5)),
         COIN,
-        lambda own, _: Settings(own["p"], own["batch_fraction"]),
+        lambda method, _: Settings(method.own["p"], method.own["batch_fraction"]),
         "RST",
     ),
     "g-rst": Kind(
@@ -168,9 +176,9 @@ KINDS: dict[str, Kind] = {
         "G-RST",
     ),
     "thrifty": Kind(
-        "G-RST with p, q and γ chosen for a budget",
+        "G-RST with p, q and γ chosen for a budget of seconds, or of gradients",
         Look("#aa4499", "P", (3, 1, 1, 1)),
-        {"budget": 1.1, **CLIMB},
+        {"budget": 1.1, "unit": "seconds", **CLIMB},
         _thrifty,
         "thrifty",
     ),
@@ -181,7 +189,7 @@ KINDS: dict[str, Kind] = {
         "LookSAM (arXiv 2203.02714) of pytorch_optimizer, every k-th step by the budget",
         Look("#a0622d", "h", (8, 2)),
         {"budget": 1.1},
-        lambda own, _: Settings(Periodic(round(1 / (own["budget"] - 1)))),
+        lambda method, _: Settings(Periodic(round(1 / (method.own["budget"] - 1)))),
         "peer LookSAM",
         "pytorch_optimizer",
     ),
@@ -202,19 +210,24 @@ class Method:
     """One row of a comparison.
 
     >>> Method("g-rst:p=0.25").settings(64)
-    Settings(schedule=Constant(p=0.25), batch_fraction=1.0, gamma=4.0)
+    Settings(schedule=Constant(p=0.25), batch_fraction=1.0, gamma=4.0, plan=None)
     >>> Method("late").epochs(10), Method("sgd-long:cost=2").epochs(10)
     (10, 20)
 
     Args:
         name: the kind, and its parameters after a colon: `rst:p=linear:0,1,ascent=asam`. Every kind takes `average`,
             the decay of an exponential moving average of the weights that is tested in their place.
+        seconds: how long a pass takes by its number of examples, by which a budget of seconds is planned. Without it,
+            the budget is one of gradients.
+        noise: how noisy parts of a batch are, by their number of examples.
 
     Raises:
         ValueError: there is no such kind or parameter, or a value is out of range.
     """
 
     name: str
+    seconds: Mapping[int, float] | None = field(default=None, repr=False, compare=False)
+    noise: Mapping[int, float] | None = field(default=None, repr=False, compare=False)
     kind: Kind = field(init=False, repr=False, compare=False)
     own: dict[str, Any] = field(init=False, repr=False, compare=False)
     given: tuple[str, ...] = field(init=False, repr=False, compare=False)
@@ -243,7 +256,7 @@ class Method:
             self.settings(None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Method, (self.name,)
+        return Method, (self.name, self.seconds, self.noise)
 
     @property
     def head(self) -> str:
@@ -258,7 +271,18 @@ class Method:
     @property
     def is_sharp(self) -> bool:
         """Whether it is sharpness-aware at all, and so has a radius."""
-        return self.settings(64).schedule.mean() > 0
+        return self.head == "thrifty" or self.settings(None).schedule.mean() > 0
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether p, q and γ follow from a budget, for which passes and parts of the batch are measured."""
+        return "unit" in self.own
+
+    def measured(self, seconds: Mapping[int, float], noise: Mapping[int, float]) -> "Method":
+        """Return this method, planned with what was measured as far as it asks for it."""
+        if not self.is_planned:
+            return self
+        return Method(self.name, seconds if self.own["unit"] == "seconds" else None, noise)
 
     def settings(self, batch_size: int | None) -> Settings:
         """Return what is done, with batches of `batch_size` examples.
@@ -267,7 +291,7 @@ class Method:
             ValueError: the parameters do not fit one another or the batch.
         """
         try:
-            return self.kind.settings(self.own, batch_size)
+            return self.kind.settings(self, batch_size)
         except ValueError as error:
             raise ValueError(f"method {self.name}: {error}") from None
 

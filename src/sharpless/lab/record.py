@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sharpless.cost import Plan
 from sharpless.lab.trial import Trial, finite
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def record(run: "Run", trial: Trial) -> dict[str, Any]:
         "schedule": str(settings.schedule),
         "gamma": settings.gamma,
         "batch_fraction": settings.batch_fraction,
+        "plan": None if settings.plan is None else _planned(method.own["budget"], settings.plan),
         "passes": cost.passes,
         "plain_passes": trial.plain_passes,
         "seconds": trial.seconds,
@@ -57,6 +59,11 @@ def record(run: "Run", trial: Trial) -> dict[str, Any]:
             **({"gpu": torch.cuda.get_device_name()} if trial.device.type == "cuda" else {}),
         },
     }
+
+
+def _planned(budget: float, plan: Plan) -> dict[str, Any]:
+    unit, cost = ("gradients", plan.cost) if plan.seconds is None else ("seconds", plan.seconds)
+    return {"budget": budget, "cost": cost, "unit": unit, "why": plan.why}
 
 
 def _processor() -> str:

@@ -16,27 +16,15 @@ from sharpless.lab import store
 from sharpless.lab.choice import AUTO, CHOICE_SEEDS, Grid, Point, best, check_grid, more, points
 from sharpless.lab.definition import Task
 from sharpless.lab.execute import execute
-from sharpless.lab.faults import culprit, is_out_of_memory, reason
+from sharpless.lab.faults import Failure
 from sharpless.lab.methods import BASE, Method
+from sharpless.lab.pricing import Measurement
 from sharpless.lab.record import record
 from sharpless.lab.stopping import Stopped
 from sharpless.lab.threads import MOST_THREADS, computing_with, settled
 from sharpless.lab.trial import Trial
 
-__all__ = ["Failure", "Run", "Study"]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A run that did not come to its end, and why."""
-
-    run: str
-    why: str
-    of_memory: bool = False
-
-    def __str__(self) -> str:
-        remedy = "; give a smaller batch, or fewer --jobs" if self.of_memory else ""
-        return f"{self.run} failed: {self.why}{remedy}"
+__all__ = ["Run", "Study"]
 
 
 @dataclass(frozen=True)
@@ -91,9 +79,7 @@ class Run:
         except Stopped:
             raise
         except Exception as error:  # of the task, whatever it is: the other runs go on
-            where = culprit(error, self.task.name)
-            why = f"{reason(error, 1000)}{'' if where is None else f' ({where})'}"
-            return Failure(self.name, why, is_out_of_memory(error))
+            return Failure.of(self.name, error, self.task.name)
         return record(self, trial)
 
     def read(self) -> dict[str, Any] | None:
@@ -163,6 +149,7 @@ class Study:
             raise ValueError(f"choice_seeds = {choice_seeds} is out of range: give 1 or more")
         self.task = task
         self.methods = [Method(name) for name in dict.fromkeys(methods)]
+        """The rows; those that are planned know what was measured, once it has been."""
         self.seeds, self.folder = list(dict.fromkeys(seeds)), folder.absolute()
         self.grid: dict[str, Any] = {
             name: values if isinstance(values, str) else list(values) for name, values in (grid or {}).items()
@@ -172,7 +159,9 @@ class Study:
         check = getattr(task.function, "check", None)
         self.facts: dict[str, Any] = (check and check(task.options, self.methods)) or {}
         """What the task says of its data, which no run of the folder may differ in."""
-        self.threads = settled(threads, self._check_folder(threads))
+        known = self._check_folder(threads)
+        self.threads = settled(threads, known.get("threads", 0))
+        self._know(known)
         self.failures: list[Failure] = []
         """The runs that failed, of those executed here."""
 
@@ -189,6 +178,7 @@ class Study:
             watch: is called now and then with how many of the runs are done, parts of runs included, and with how
                 many there are, as far as is known by then.
         """
+        self.measure(on)
         tried = {method: points(method, self.grid) for method in self.methods}
         final = len(self.methods) * len(self.seeds)
         while True:
@@ -205,6 +195,33 @@ class Study:
             if point is not None
         ]
         yield from self._execute(runs, before, jobs, on, watch)
+
+    def measure(self, on: str = "local") -> None:
+        """Measure passes and parts of a batch, if a method plans by that and nobody has; else its runs are left out.
+
+        Args:
+            on: see `execute`; `here` for this process.
+        """
+        if self.measured or not any(method.is_planned for method in self.methods):
+            return
+        measurement = Measurement(self.task, self.folder, self.threads)
+        if on == "here":
+            found = measurement.train(measurement.trial())
+        else:
+            found = next(found for _, found in execute([measurement], 1, on))
+        if isinstance(found, Failure):
+            self.failures.append(found)
+            self.methods = [method for method in self.methods if not method.is_planned]
+        else:
+            self._know(found)
+            self.open_folder()
+
+    def _know(self, there: Mapping[str, Any]) -> None:
+        """Let the methods know what was measured, if it was."""
+        self.measured = {name: there[name] for name in ("pass_seconds", "part_noise") if there.get(name)}
+        if len(self.measured) == 2:
+            seconds, noise = ({int(m): value for m, value in each.items()} for each in self.measured.values())
+            self.methods = [method.measured(seconds, noise) for method in self.methods]
 
     @property
     def finished(self) -> list[Path]:
@@ -317,21 +334,22 @@ class Study:
 
     def open_folder(self) -> None:
         """Make the folder, and say in it whose runs it holds."""
-        told = {**self._told(), "threads": self.threads}
+        told = {**self._told(), "threads": self.threads, **self.measured}
         store.write(self._description, json.dumps(told, indent=1, ensure_ascii=False))
 
-    def _check_folder(self, threads: int) -> int:
+    def _check_folder(self, threads: int) -> dict[str, Any]:
         """Find out whether the folder is free, or holds runs of this study.
 
         Returns:
-            The number of threads that the folder was opened with, 0 where it is free.
+            What is said there of its runs: threads, and what was measured before them; nothing where
+            it is free.
 
         Raises:
             ValueError: it is no folder, or holds something else.
         """
         store.check_folder(self.folder)
         if not any(path for place in ("runs", "choice", "work") for path in (self.folder / place).glob("*")):
-            return 0
+            return {}
         there = store.read(self._description) or {}
         mine, known = self._told(), there.get("threads")
         if type(known) is not int or not 1 <= known <= MOST_THREADS or not mine.keys() <= there.keys():
@@ -343,7 +361,7 @@ class Study:
                 f"{self.folder} holds runs with {known} threads each, on which their rounding depends, and threads = "
                 f"{threads} here: leave --threads out, or choose another folder with --out"
             )
-        return known
+        return there
 
 
 def _reported(found: Mapping[str, Any]) -> list[str]:

@@ -49,6 +49,7 @@ class Trial:
         choosing: whether this run is one of those by which hyperparameters are chosen.
         folder: a folder for the task's own files, there until the run has ended.
         watch: is called after every step with the share of the run that is done, 0 where it is not known.
+        wrap: what makes an optimizer of base, model and ρ in the place of the method.
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class Trial:
         choosing: bool = False,
         folder: Path | None = None,
         watch: Callable[[float], None] | None = None,
+        wrap: "Callable[[Optimizer, nn.Module | None, float], Optimizer] | None" = None,
     ) -> None:
-        self.method, self.seed, self.choosing = method, seed, choosing
+        self.method, self.seed, self.choosing, self.wrap = method, seed, choosing, wrap
         self.hyperparameters = dict(hyperparameters or {})
         self.data_seconds = 0.0
         """Seconds of training spent waiting for data, for tasks that measure them."""
@@ -168,6 +170,9 @@ class Trial:
                 _set(one, name, self.hyperparameters[name])
         if self.method.is_sharp:
             self.hyperparameters.setdefault("rho", float(rho))
+        if self.wrap is not None:
+            self._opt = self.wrap(one, model, float(rho))
+            return self._opt
         try:
             self._opt = self.method.wrap(
                 one,

@@ -8,7 +8,7 @@ from typing import Any
 from sharpless.report.numbers import enough
 from sharpless.report.record import Run
 
-__all__ = ["at_the_edge", "diverged", "names", "stuck", "too_few_seeds"]
+__all__ = ["at_the_edge", "beyond_budget", "diverged", "names", "stuck", "too_few_seeds"]
 
 
 def names(labels: Mapping[str, str]) -> dict[str, str]:
@@ -112,6 +112,19 @@ def at_the_edge(methods: Mapping[str, Sequence[Run]], edges: Mapping[str, Mappin
         f"{'above' if end == 'upper' else 'below'} {value:g} in --{name.replace('_', '-')}."
         for (name, end, value), found in ends.items()
     ]
+
+
+def beyond_budget(methods: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return a sentence for each method whose budget could not be had."""
+    found = []
+    for run in (runs[0] for runs in methods.values()):
+        if run.plan is not None and not run.plan.is_kept:
+            clock = "times the seconds" if run.plan.unit == "seconds" else "times the gradients"
+            found.append(
+                f"{run.label}: a budget of {run.plan.budget:g} {clock} of plain training cannot be had here with γ of "
+                f"at most 4. The cheapest plan was taken, which is expected to cost {run.plan.cost:.3g}."
+            )
+    return found
 
 
 def too_few_seeds(

@@ -133,6 +133,20 @@ class Curve(_Record):
         return self
 
 
+class Plan(_Record):
+    """How p, q and γ follow from a budget."""
+
+    budget: Annotated[float, Field(gt=1, le=2)]
+    cost: Amount  # expected, in the unit of the budget
+    unit: Literal["seconds", "gradients"]
+    why: Annotated[Text, Field(max_length=400)]
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the budget could be had."""
+        return self.cost <= self.budget + 1e-9
+
+
 class Run(_Record):
     """One training run, as its file says."""
 
@@ -152,6 +166,7 @@ class Run(_Record):
     sharp_steps: list[Count]  # counted from 0
     gamma: Number
     batch_fraction: Annotated[float, Field(gt=0, le=1)]  # the share q of the batch that sharp steps climb with
+    plan: Plan | None = None
     passes: Annotated[float, Field(gt=0, le=MOST)]  # forward-backward passes, in full-batch gradients
     plain_passes: Annotated[float, Field(ge=1, le=MOST)]  # what plain training spends
     seconds: Amount  # of training, evaluation not counted

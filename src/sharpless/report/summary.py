@@ -5,7 +5,7 @@ from statistics import fmean, mean, median
 from typing import Any
 
 from sharpless.report.budgets import at_equal
-from sharpless.report.cautions import at_the_edge, diverged, stuck, too_few_seeds
+from sharpless.report.cautions import at_the_edge, beyond_budget, diverged, stuck, too_few_seeds
 from sharpless.report.choice import described as described_choice
 from sharpless.report.margin import Margin, default_margin, read_margin
 from sharpless.report.runs import Run, by_method
@@ -75,6 +75,7 @@ def summarize(runs: Sequence[Run], margin: str | float | None = None) -> dict[st
         "warnings": diverged(methods)
         + stuck(methods)
         + at_the_edge(methods, {method: choice["edge"] for method, choice in chosen.items()})
+        + beyond_budget(methods)
         + too_few_seeds(pairs, versus_sam, labels, allowed.value, " points" if metric.unit == "%" else ""),
         "sam_beats_base": advantage,
         "comparisons": sum(len(found) > 1 for found in pairs.values()),
@@ -155,6 +156,7 @@ def _describe(runs: Sequence[Run], base: Sequence[Run], versus_sam: Mapping[str,
         "rho": first.hyperparameters.get("rho"),
         "hyperparameters": first.hyperparameters,
         "choice": described_choice(first, base),
+        "plan": None if first.plan is None else first.plan.model_dump(),
         "points": mean(len(run.values) for run in runs),
         "steps": mean(run.steps for run in runs),
         "sharp_steps": mean(len(run.sharp_steps) for run in runs),

@@ -38,7 +38,7 @@ def train(trial: Trial, noise: float = 0.3, epochs: int = 30, batch_size: int = 
     model = nn.Sequential(
         *block(1, 16), *block(16, 32), nn.MaxPool2d(2), *block(32, 32),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
-    )  # fmt: skip
+    ).to(memory_format=torch.channels_last)  # fmt: skip
     base = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     epochs, per_epoch = trial.epochs(epochs), len(y) // batch_size
     opt = trial.optimizer(base, model=model, total_steps=epochs * per_epoch, batch_size=batch_size, rho=0.3)

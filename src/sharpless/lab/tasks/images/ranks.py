@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sharpless.lab.faults import reason
+from sharpless.lab.pricing import Measured
 from sharpless.lab.stopping import Stopped
 from sharpless.lab.tasks.images.setup import Setup, launched
 
@@ -117,7 +118,7 @@ def follow() -> NoReturn:
         _join()
         while (told := _from_leader(None)) is not None:
             device, job = told
-            with suppress(Stopped):
+            with suppress(Stopped, Measured):
                 work(_team(device), job)
         dist.destroy_process_group()
     except Exception as error:  # which the leader most likely meets as well, and tells of at length

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from sharpless.lab.faults import blamed
-from sharpless.lab.methods import Method
 from sharpless.lab.stopping import told_to_stop
 from sharpless.lab.tasks.images.checks import check_batches, examples
 from sharpless.lab.tasks.images.data import Data
@@ -53,7 +52,7 @@ def train(trial: Trial, recipe: Recipe, setup: Setup | None = None, data: Data |
     setup = setup or Setup()
     job = {
         **{"recipe": recipe, "setup": setup, "data": data},
-        **{"method": trial.method.name, "seed": trial.seed, "choosing": trial.choosing},
+        **{"method": trial.method, "seed": trial.seed, "choosing": trial.choosing, "wrap": trial.wrap},
         **{"hyperparameters": dict(trial.hyperparameters), "threads": torch.get_num_threads()},
     }
     with gathered(setup, job) as team:
@@ -62,7 +61,7 @@ def train(trial: Trial, recipe: Recipe, setup: Setup | None = None, data: Data |
 
 def work(team: Team, job: Mapping[str, Any]) -> None:
     """Train as one of a team that `train` leads."""
-    trial = Trial(Method(job["method"]), job["seed"], job["hyperparameters"], choosing=job["choosing"])
+    trial = Trial(job["method"], job["seed"], job["hyperparameters"], choosing=job["choosing"], wrap=job["wrap"])
     with computing_with(job["threads"]):
         _train(trial, job["recipe"], job["setup"], team, job["data"])
 

@@ -1,0 +1,96 @@
+"""How long passes take in a task, and how noisy parts are: measured once for a study, in the task's own loop."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from sharpless.lab.faults import Failure
+from sharpless.lab.methods import BASE, Method
+from sharpless.lab.threads import computing_with
+from sharpless.lab.trial import TaskError, Trial
+from sharpless.noise import measuring
+from sharpless.optimizer import RST
+from sharpless.timing import timing
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from sharpless.lab.definition import Task
+
+__all__ = ["Measured", "Measurement", "Measuring"]
+
+
+class Measured(BaseException):
+    """Ends a task whose passes and parts have been measured; no error, which a task might catch.
+
+    Args:
+        seconds: the duration of a pass for each number of examples.
+        noise: how noisy a part of the batch is, for each number of examples.
+    """
+
+    def __init__(self, seconds: dict[int, float], noise: dict[int, float]) -> None:
+        super().__init__(seconds, noise)
+        self.seconds, self.noise = seconds, noise
+
+
+class Measuring(RST):
+    """The base optimizer, whose first loop over passes hands out parts of several sizes and measures them.
+
+    Args:
+        base: the base optimizer.
+        model: the network, if the task names it.
+        rho: the radius.
+    """
+
+    def __init__(self, base: "Optimizer", model: nn.Module | None, rho: float) -> None:
+        super().__init__(base, 0.0, rho, model=model)
+        self.radius = rho
+
+    def passes(self, batch: Any = None) -> Iterator[Any]:
+        """Yield parts of the batch, again and again.
+
+        Raises:
+            Measured: they have been measured.
+        """
+        model = nn.ParameterList(self._parameters()) if self.model is None else self.model
+        noise = yield from measuring(batch, model, rho=self.radius)  # first: it warms up
+        raise Measured((yield from timing(batch, model)), noise)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Refuse to train.
+
+        Raises:
+            TaskError: always.
+        """
+        raise TaskError(
+            "thrifty climbs with a part of the batch, and the task takes a step without passes: run forward and "
+            "backward in `for … in opt.passes(batch)`"
+        )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is executed in the place of a run: the beginning of a task, which takes no step."""
+
+    task: "Task"
+    folder: Path
+    threads: int
+    name = "measuring passes"
+
+    def trial(self, watch: Callable[[float], None] | None = None) -> Trial:
+        """Return what the task sees."""
+        return Trial(Method(BASE), folder=self.folder / "work" / "seconds", watch=watch, wrap=Measuring)
+
+    def train(self, trial: Trial) -> dict[str, Any] | Failure:
+        """Return what was measured, or why that failed."""
+        try:
+            with computing_with(self.threads):
+                self.task(trial)
+        except Measured as measured:
+            return {"pass_seconds": measured.seconds, "part_noise": measured.noise}
+        except Exception as error:  # of the task, whatever it is
+            return Failure.of(self.name, error, self.task.name)
+        return Failure(self.name, "the task never asked trial.optimizer for passes")
