@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
@@ -144,8 +145,8 @@ class Gated(nn.Module):
         return self.trunk(x) + (self.second(x) if (self.calls - 1) // self.turn % 2 else self.first(x))
 
 
-def ddp(gamma, micro=1, make=network, zeros=False, fraction=1.0, **options):
-    """DDP, each rank climbing alone: the reference, and one all-reduce a step."""
+def ddp(gamma, micro=1, make=network, zeros=False, fraction=1.0, given="parallel", **options):
+    """DDP, each rank climbing alone: the reference, and one all-reduce a step; `given` is what the optimizer knows."""
     rank, world = dist.get_rank(), dist.get_world_size()
     steps = batches(STEPS, micro, size=8)
     ours = make()
@@ -158,7 +159,7 @@ def ddp(gamma, micro=1, make=network, zeros=False, fraction=1.0, **options):
         return allreduce_hook(None, bucket)
 
     parallel.register_comm_hook(None, counting_hook)
-    opt = wrap(parallel, gamma, batch_fraction=fraction)
+    opt = wrap({"parallel": parallel, "model": ours}[given], gamma, batch_fraction=fraction)
     for batches_of_step in share(steps, rank, world):
         *first, last = batches_of_step
         with parallel.no_sync():
@@ -176,6 +177,17 @@ def ddp(gamma, micro=1, make=network, zeros=False, fraction=1.0, **options):
     climb_each_alone(theirs, steps, gamma, world, zeros=zeros, together=together, size=size)
     assert distance(ours, theirs) < 1e-12, distance(ours, theirs)
     assert reductions.count(0) == STEPS + together * (1 if size is None else 2), reductions
+
+
+def ddp_twice():
+    """A model in two wrappers: the optimizer has to be told which one the loop calls."""
+    model = network()
+    both = [DistributedDataParallel(model) for _ in range(2)]
+    opt = wrap(model, 1.0)
+    with pytest.raises(RuntimeError, match=r"model is in 2 DistributedDataParallel: set opt\.model"):
+        list(opt.passes())
+    opt.model = both[0]
+    assert len(list(opt.passes())) == 2
 
 
 def ddp_gated(gamma, turn=1, **options):

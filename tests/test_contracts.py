@@ -324,24 +324,6 @@ def test_proxies_that_copy_attributes(gamma):
     assert sum(a for a, _ in perturbed) == sum(coins)
 
 
-def test_fabric():
-    """Sees Fabric's own proxy train something else."""
-    from lightning_fabric import Fabric
-
-    ours, theirs = network(), network()
-    fabric = Fabric(accelerator="cpu", devices=1)
-    opt = GRST(sgd(ours), p=0.6, gamma=2.0, rho=RHO, seed=3)
-    model, proxy = fabric.setup(ours, opt)
-    for (batch,) in batches(8):
-        proxy.zero_grad()
-        for x, y in proxy.passes(batch):
-            fabric.backward(mse_loss(model(x), y))
-        proxy.step()
-    oracle.train(theirs, mse_loss, batches(8), sgd(theirs), [uniform(3, s) < 0.6 for s in range(8)], RHO, 2.0)
-    assert distance(ours, theirs) < 1e-12
-    assert opt.cost.steps == 8
-
-
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_a_closure_after_passes(p):
     """Sees a host's closure, which has nothing left to do, called twice, counted, or its value lost."""
@@ -358,6 +340,35 @@ def test_a_closure_after_passes(p):
     assert distance(model, twin) < 1e-12
     assert len(calls) == 3
     assert (opt.cost.steps, opt.cost.passes, opt.cost.plain_passes) == (3, 3 + 3 * p, 3)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_a_closure_that_looks_at_the_gradient(p):
+    """Sees a host's closure clip or log nothing, since the gradient of the step waits elsewhere."""
+    model, twin = network(), network()
+    opt = RST(sgd(model), p=p, rho=RHO, gamma=2.0)
+    for (batch,) in batches(3):
+        for x, y in opt.passes(batch):
+            mse_loss(model(x), y).backward()
+        opt.step(lambda: [parameter.grad.mul_(0.5) for parameter in model.parameters()])
+        opt.zero_grad()
+    half = sgd(twin)
+    half.register_step_pre_hook(lambda *_: [parameter.grad.mul_(0.5) for parameter in twin.parameters()] and None)
+    oracle.train(twin, mse_loss, batches(3), half, [p == 1.0] * 3, RHO, 2.0)
+    assert distance(model, twin) < 1e-12
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_a_closure_that_adds_gradients_to_those_of_passes(p):
+    """Sees a micro-batch in a closure that does not climb, after others that did."""
+    model = network()
+    opt = RST(sgd(model), p=p, rho=RHO)
+    (((x, y),),) = batches(1)
+    for a, b in opt.passes((x, y)):
+        mse_loss(model(a), b).backward()
+    with pytest.raises(RuntimeError, match=r"the closure of step\(\) computed gradients, after passes\(\) had"):
+        opt.step(lambda: mse_loss(model(x), y).backward())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def bare(model, opt):

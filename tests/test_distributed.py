@@ -13,6 +13,10 @@ CASES = {
         "DDP, buckets as views, SAM": (ranks.ddp, {"gamma": 1.0, "micro": 2, "gradient_as_bucket_view": True}),
         "DDP, buckets as views": (ranks.ddp, {"gamma": 2.0, "micro": 2, "gradient_as_bucket_view": True}),
         "DDP, static graph": (ranks.ddp, {"gamma": 2.0, "static_graph": True}),
+        # A climb along the union, where a host has wrapped the model after the optimizer was given it:
+        "DDP, wrapped later, SAM": (ranks.ddp, {"gamma": 1.0, "given": "model"}),
+        "DDP, wrapped later": (ranks.ddp, {"gamma": 2.0, "micro": 2, "given": "model"}),
+        "DDP, wrapped twice": (ranks.ddp_twice, {}),
         # A hang, or a lost gradient, where a pass leaves parameters out:
         "DDP, unused parameters, SAM": (ranks.ddp_gated, {"gamma": 1.0}),
         "DDP, unused parameters": (ranks.ddp_gated, {"gamma": 2.0}),

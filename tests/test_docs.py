@@ -11,7 +11,7 @@ from sharpless.cli import main
 
 ROOT = Path(__file__).parents[1]
 RESULTS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "benchmarks/results").glob("*.md")))
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
 def test_rows_of_results():

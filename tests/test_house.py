@@ -12,7 +12,7 @@ import sharpless
 SOURCE = Path(sharpless.__file__).parent
 # Imports point down: a module may import those on lower floors only.
 FLOORS = [
-    {"schedules", "coin"},
+    {"schedules", "coin", "callers"},
     {"cost", "when"},
     {"batches", "tensors", "bases"},
     {"gradients", "ascent", "displaced", "wrapper", "ddp"},
@@ -23,14 +23,14 @@ FLOORS = [
     {"passes", "misuse"},
     {"optimizer"},
     {"grst"},
-    {"flatness"},
+    {"flatness", "hosts"},
     {"report"},
     {"lab"},
     {"cli"},
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-WITHOUT_TORCH = {"schedules", "coin", "cost", "when", "report", "cli"}
+WITHOUT_TORCH = {"callers", "schedules", "coin", "cost", "when", "report", "cli"}
 
 
 def modules():
@@ -77,6 +77,7 @@ def test_no_module_without_a_floor():
 def test_the_core_needs_torch_alone():
     """Sees an optional dependency imported on the way to the optimizer."""
     extras = ["sklearn", "scipy", "matplotlib", "jinja2", "rich", "timm", "datasets", "lightning_fabric", "ray"]
+    extras += ["lightning", "accelerate"]
     code = (
         "import sys, torch; before = {*sys.modules}; from sharpless import *\n"
         "print([m for m in {*sys.modules} - before if m.split('.')[0] in sys.argv[1:]])"

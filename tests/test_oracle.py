@@ -99,29 +99,6 @@ def test_closures(clears, gamma):
 
 
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
-def test_closures_that_accumulate(gamma):
-    """Sees a closure form that forgets the micro-batches before it, as hosts hand it the last one only."""
-    ours, theirs = network(), network()
-    opt = RST(torch.optim.SGD(ours.parameters(), lr=0.05), p=0.6, rho=0.1, gamma=gamma, seed=3)
-    steps = batches(STEPS, micro=3)
-    for *first, (x, y) in steps:
-        for batch in first:
-            for a, b in opt.passes(batch):
-                mse_loss(ours(a), b).backward()
-
-        def closure(x=x, y=y):
-            loss = mse_loss(ours(x), y)
-            loss.backward()
-            return loss
-
-        opt.step(closure)
-        opt.zero_grad()
-    base = torch.optim.SGD(theirs.parameters(), lr=0.05)
-    oracle.train(theirs, mse_loss, steps, base, coins(0.6), 0.1, gamma)
-    assert distance(ours, theirs) < 1e-12
-
-
-@pytest.mark.parametrize("gamma", [1.0, 2.0])
 def test_clearing_in_the_loop_body(gamma):
     """Sees a habit of many loops, zero_grad before every backward, take the clean gradient away."""
     ours, theirs = network(), network()

@@ -266,3 +266,12 @@ def test_half_precision_and_zeros(ascent):
         memory = [[{"friendly_mean": torch.zeros(4, dtype=dtype)}]] if isinstance(ascent, Friendly) else []
         (eps,) = ascent(weights, [torch.zeros(4, dtype=dtype)], [0.1], *memory)
         assert torch.equal(eps, torch.zeros(4, dtype=dtype))
+
+
+def test_only_parameters_that_were_replaced():
+    """Sees plain training without a word, where a host has put other parameters into the groups since."""
+    model, other = network(), network()
+    opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1), only=[model[0].weight])
+    opt.param_groups[0]["params"] = list(other.parameters())
+    with pytest.raises(RuntimeError, match="base has none of the parameters of only any more"):
+        list(opt.passes())

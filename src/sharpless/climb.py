@@ -47,11 +47,23 @@ class Climb:
         self._met: list[_Climber] = []
 
     def goes_anywhere(self, base: Optimizer) -> bool:
-        """Return whether a parameter of `base` may be displaced."""
-        return any(
-            group[key] > 0 and (self._only is None or not self._only.isdisjoint(group["params"]))
+        """Return whether a parameter of `base` may be displaced.
+
+        Raises:
+            RuntimeError: all that may be have left `base`.
+        """
+        only = self._only
+        if any(
+            group[key] > 0 and (only is None or not only.isdisjoint(group["params"]))
             for _, key, group in keyed_groups(base)
-        )
+        ):
+            return True
+        if only is not None and only.isdisjoint(parameters_of(base)):
+            raise RuntimeError(
+                "base has none of the parameters of only any more, which were replaced when the model was sharded: "
+                "wrap base after that, or scale groups by a rho of their own in place of only"
+            )
+        return False
 
     @torch.no_grad()
     def displacement(self, base: Optimizer, clean: Gradients, shrink: float) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,5 +1,6 @@
 """What DistributedDataParallel needs: ranks that climb alone, and ranks that decide alike."""
 
+import gc
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,7 +9,36 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["agreed", "mean_over_ranks", "to_climb_alone", "unreduced"]
+__all__ = ["agreed", "around", "mean_over_ranks", "to_climb_alone", "unreduced"]
+
+
+def around(model: nn.Module) -> nn.Module:
+    """Return the DistributedDataParallel that `model` is in, or `model`.
+
+    Hosts wrap the network after the optimizer was given it, and keep the wrapped one to themselves. Without it ranks
+    would climb along the union of their batches, and communicate twice. The search takes a walk through all objects.
+
+    Raises:
+        RuntimeError: it is in several.
+    """
+    if isinstance(model, DistributedDataParallel) or not torch.distributed.is_available():
+        return model
+    if not torch.distributed.is_initialized():
+        return model
+    found = _all_around(model)
+    if len(found) > 1:
+        gc.collect()  # those of former runs
+        found = _all_around(model)
+    if len(found) > 1:
+        raise RuntimeError(
+            f"model is in {len(found)} DistributedDataParallel: set opt.model to the one whose forward the loop calls"
+        )
+    return found[0] if found else model
+
+
+def _all_around(model: nn.Module) -> list[DistributedDataParallel]:
+    every = [each for each in gc.get_objects() if issubclass(type(each), DistributedDataParallel)]
+    return [each for each in every if any(inner is model for inner in each.modules())]
 
 
 def to_climb_alone(model: nn.Module | None, *, first: bool) -> DistributedDataParallel | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpless.displaced import Buffers
 from sharpless.gradients import Mark
@@ -53,6 +53,12 @@ class Memory:
     """The gradients that the last step has used, where steps are decided by gradients."""
     bare_steps: int = 0
     """Steps without passes, since the last one with passes."""
+    closure_has_passes: bool = False
+    """Whether the closures that a host hands to `step` loop over the passes themselves."""
+    looked_at_closure: bool = False
+    """Whether the host of a closure without passes was looked for."""
+    around: tuple[nn.Module, nn.Module] | None = None
+    """The model, and the DistributedDataParallel that a host has put around it, or the model again."""
     looked_outside: bool = False
     """Whether parameters that no base holds were looked for."""
     warned_of_part: bool = False
@@ -61,18 +67,20 @@ class Memory:
     rng: RepeatedRng = field(default_factory=RepeatedRng)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "spent": {}}  # gradients are recognized by where they are
+        # Gradients are recognized by where they are, and a copy of the model is in no DistributedDataParallel yet.
+        return {**self.__dict__, "spent": {}, "around": None}
 
     def is_bare(self, groups: list[dict[str, Any]], steps: int) -> bool:
         """Return whether steps without passes begin here.
 
-        The first one of a run is often a host's, and distributed checkpoints take one that moves nothing.
+        The first one of a run is often a host's, and distributed checkpoints take one that moves nothing. A host whose
+        closures have the passes in them takes others where it trains nothing.
 
         Args:
             groups: the parameter groups.
             steps: the steps that had passes, of this run.
         """
-        if self.draw is not None:
+        if self.draw is not None or self.closure_has_passes:
             self.bare_steps = 0
         elif any(float(group.get("lr", 1.0)) != 0 for group in groups):
             self.bare_steps += 1

@@ -1,12 +1,12 @@
 """What is noticed when a loop trains something else than was asked for, and the sentences that say so."""
 
-import sys
 import warnings
 from collections.abc import Iterable
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from sharpless import callers
 from sharpless.gradients import Mark, changed
 from sharpless.memory import Draw
 
@@ -16,6 +16,7 @@ __all__ = [
     "check_inside",
     "has_batch_statistics",
     "is_called_by_grad_scaler",
+    "warn_of_closure",
     "warn_of_plain_steps",
     "warn_of_small_part",
 ]
@@ -25,12 +26,24 @@ FEW = 32
 
 
 def warn_of_plain_steps() -> None:
-    """Warn that steps are plain."""
-    warnings.warn(
-        "step() was called without passes(): such a step is a plain one of the base optimizer; "
-        "run forward and backward in `for x, y in opt.passes((x, y))`",
-        stacklevel=4,
-    )
+    """Warn that steps are plain; the host that takes them is looked for now, so that a step does not pay for it."""
+    host = callers.host()
+    if host is None:
+        who, cure = "step() was called", "run forward and backward in `for x, y in opt.passes((x, y))`"
+    else:
+        who, cure = f"{host.title} called step()", host.cure
+    warnings.warn(f"{who} without passes(): such a step is a plain one of the base optimizer; {cure}", stacklevel=4)
+
+
+def warn_of_closure() -> None:
+    """Warn if the closure of a step comes from a host that does more in it than forward and backward."""
+    host = callers.host_of_closure()
+    if host is not None:
+        warnings.warn(
+            f"{host.title} hands step() a closure that is called in each pass, and with it clipping and logging, while "
+            f"accumulated micro-batches do not climb; {host.cure}",
+            stacklevel=5,
+        )
 
 
 def check_inside(draw: Draw | None, parameters: list[Tensor]) -> None:
@@ -79,12 +92,7 @@ class Outsiders:
 
 def is_called_by_grad_scaler() -> bool:
     """Return whether GradScaler.step is among the callers; torch lets a closure pass that it cannot unscale."""
-    frame = sys._getframe()
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if frame.f_globals.get("__name__") == "torch.amp.grad_scaler":
-            return True
-    return False
+    return "torch.amp.grad_scaler" in callers.modules()
 
 
 def has_batch_statistics(model: nn.Module) -> bool:

@@ -64,9 +64,10 @@ class RST(Wrapper):
             them as that left them: running statistics of BatchNorm, codebooks, queues, observers. It draws the
             same numbers from the global generators of torch (on CPU, CUDA and XPU), Python and NumPy: dropout
             masks, and augmentation in the loop body. Generators and state that are no buffers are left to
-            themselves; `perturbed` tells a loop when to leave them alone. Under DistributedDataParallel the clean
-            pass does not communicate, so that each rank climbs along its own gradient. Networks with BatchNorm
-            need a model beside GradScaler, whose overflows would spoil the running statistics.
+            themselves; `perturbed` tells a loop when to leave them alone. Under DistributedDataParallel, in which the
+            model may be wrapped later, the clean pass does not communicate, so that each rank climbs along its own
+            gradient. Networks with BatchNorm need a model beside GradScaler, whose overflows would spoil the running
+            statistics.
         seed: decides, with the step, how the coins fall; equal on all ranks and independent of torch's
             generators. A loaded checkpoint brings its own.
         freeze_batchnorm: False lets the perturbed pass update the buffers too.
@@ -239,16 +240,17 @@ class RST(Wrapper):
         memory = self._memory
         part, share, rest = self._split(batch)
         shrink = math.sqrt(share) if self.keep_strength else 1.0
+        model = self._model_as_called()
         # Ranks can climb alone only where it is certain that another pass follows, which will be reduced.
         alone = self.climb_locally and (draw.sharp is True or rest is not None)
         loop = Sharp(
             self._parameters(),
             (part, share, rest),
             draw,
-            Scene(memory, self.model, self.freeze_batchnorm, self.repeat_dropout),
+            Scene(memory, model, self.freeze_batchnorm, self.repeat_dropout),
             climb=lambda clean: self._climb.displacement(self.base, clean, shrink),
             decide=lambda clean: self._decide(clean, draw),
-            ddp=ddp.to_climb_alone(self.model, first=not memory.reduced) if alone else None,
+            ddp=ddp.to_climb_alone(model, first=not memory.reduced) if alone else None,
             again=again,
         )
         yield from loop
@@ -259,14 +261,14 @@ class RST(Wrapper):
         Args:
             closure: clears the gradients, computes the loss, calls `backward` and returns the loss. It is
                 called once or, on a sharpness-aware step, twice. After a loop over `passes`, which has done
-                this, one that computes no gradient is called once. Without a closure and without `passes`, this is
-                a step of the base and draws nothing.
+                this, it is called once, finds the gradient of the step in `.grad`, and may clip or log it. Without a
+                closure and without `passes`, this is a step of the base and draws nothing.
 
         Returns:
             The loss at the unperturbed weights, or None without a closure.
 
         Raises:
-            RuntimeError: the loop over `passes` has not ended.
+            RuntimeError: the loop over `passes` has not ended, or the closure adds gradients to those of one.
         """
         args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
         kwargs: dict[str, Any] = {}
@@ -315,20 +317,42 @@ class RST(Wrapper):
         """Return the clean loss of `closure`, and leave the gradient of the step in `.grad`.
 
         Raises:
-            RuntimeError: a part of the batch was asked for.
+            RuntimeError: a part of the batch was asked for, or gradients arrive after those of passes.
         """
-        # After passes(), hosts hand over a closure that has run them, or that is empty: it is not called for more.
-        again = self._memory.draw is None
+        memory = self._memory
+        # Hosts hand over closures that clip, log or do nothing after passes(), or that loop over them.
+        if memory.closure_has_passes:
+            with torch.enable_grad():
+                return closure()
+        if memory.draw is not None and memory.draw.left_gradients:
+            with torch.enable_grad(), gradients.arrival(self._parameters()) as arrived:
+                loss = closure()
+            if arrived:
+                gradients.take(self._parameters())
+                raise RuntimeError(
+                    "the closure of step() computed gradients, after passes() had: run all micro-batches of a step in "
+                    "loops over passes(), or all in closures"
+                )
+            return loss
+        again = memory.draw is None
         if again and self.batch_fraction < 1:
             raise RuntimeError(
                 f"batch_fraction = {self.batch_fraction:g} needs the batch, which step(closure) does not see: run "
                 "forward and backward in `for x, y in opt.passes((x, y))`, and call step()"
             )
+        if again:
+            self._look_at_closure()
         losses = []
         for _ in self._passes(None, again=again):
             with torch.enable_grad():
                 losses.append(closure())
         return losses[0]
+
+    def _look_at_closure(self) -> None:
+        """Warn of a host whose closures clip, log and accumulate in each pass; once, since looking takes a walk."""
+        if not self._memory.looked_at_closure and self.schedule.mean() > 0:
+            self._memory.looked_at_closure = True
+            misuse.warn_of_closure()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients; passes that no `step` followed (after an overflow, for example) are closed."""
@@ -428,7 +452,7 @@ class RST(Wrapper):
 
     def _decide(self, clean: gradients.Gradients, draw: Draw) -> bool:
         """Return whether the step is taken, by the size of its first gradient; this waits for the device."""
-        square = ddp.mean_over_ranks(self._climb.square(self.base, clean), self.model)
+        square = ddp.mean_over_ranks(self._climb.square(self.base, clean), self._model_as_called())
         p = self.schedule.at(draw.kept["coin_step"], self.total_steps)
         return bool(self._when.takes(p, draw.kept, float(square)))
 
@@ -438,6 +462,14 @@ class RST(Wrapper):
             return None
         self._memory.looked_outside = True
         return misuse.Outsiders(self.model, self._parameters())
+
+    def _model_as_called(self) -> nn.Module | None:
+        """Return the model, or the DistributedDataParallel that a host has put around it since; looked for once."""
+        if self.model is None:
+            return None
+        if self._memory.around is None or self._memory.around[0] is not self.model:
+            self._memory.around = self.model, ddp.around(self.model)
+        return self._memory.around[1]
 
     def _parameters(self) -> list[Tensor]:
         return bases.parameters_of(self.base)
