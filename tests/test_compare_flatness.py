@@ -91,6 +91,13 @@ def test_a_measure_that_is_refused():
     trial.check_ended()
 
 
+def test_a_measure_that_fails():
+    """Sees a run that is lost for its measure."""
+    trial, model, x, y = trained("sgd")
+    trial.flatness(model, lambda out, y: mse_loss(out, y.view(3, -1)), [(x, y)])
+    assert trial.flat["refused"].startswith("RuntimeError: ")
+
+
 def test_a_task_that_says_nothing():
     """Sees a comparison without what it was asked for, in silence."""
     trial, *_ = trained("sgd", silent=True)

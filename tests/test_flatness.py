@@ -301,6 +301,26 @@ def test_nothing_is_left_behind():
     assert [module.training for module in model] == [False, True, True, True]
 
 
+@pytest.mark.parametrize("way", ["in place", "around"])
+def test_compiled(way):
+    """Sees a compiled network that cannot be differentiated twice, or one that is compiled no more afterwards."""
+    model = network()
+    known = trace(Objective(model, cross_entropy, batches()), 4)
+    compiled = []
+
+    def backend(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    found = torch.compile(model, backend=backend) if way == "around" else model
+    if way == "in place":
+        model.compile(backend=backend)
+    assert trace(Objective(found, cross_entropy, batches()), 4).mean == pytest.approx(known.mean)
+    assert not compiled
+    found(batches()[0][0])
+    assert compiled
+
+
 def test_precision():
     """Sees losses whose differences are rounded to TF32, or a setting of torch's that stays changed."""
     seen = set()

@@ -1,7 +1,7 @@
 """The loss as a function of the weights, on a fixed number of examples, in evaluation mode."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,21 +167,18 @@ class Objective:
         return total
 
     def _product_of(self, pair: Any, vector: list[Tensor]) -> Tensor:
-        first = torch.autograd.grad(
-            self._of(pair), self.weights, create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        curved = [(one, along) for one, along in zip(first, vector, strict=True) if one.requires_grad]
-        if not curved:  # a loss that is linear in the weights
-            return torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        gradients, directions = zip(*curved, strict=True)
-        try:
-            found = torch.autograd.grad(gradients, self.weights, directions, allow_unused=True, materialize_grads=True)
-        except RuntimeError as error:
-            told = str(error).splitlines()[0][:200]
-            if "memory" in told:
-                raise
-            raise ValueError(f"model cannot be differentiated twice ({told}): {ONCE}") from error
-        return _flat(found)
+        loss = self._of(pair)
+        with _said_of_derivatives():
+            first = torch.autograd.grad(
+                loss, self.weights, create_graph=True, allow_unused=True, materialize_grads=True
+            )
+            curved = [(one, along) for one, along in zip(first, vector, strict=True) if one.requires_grad]
+            if not curved:  # a loss that is linear in the weights
+                return torch.zeros(self.size, dtype=self.dtype, device=self.device)
+            gradients, directions = zip(*curved, strict=True)
+            return _flat(
+                torch.autograd.grad(gradients, self.weights, directions, allow_unused=True, materialize_grads=True)
+            )
 
     def _of(self, pair: Any) -> Tensor:
         x, y = pair
@@ -198,7 +195,7 @@ class Objective:
         self.model.eval()
         try:
             weights, moves = ([], []) if eps is None else (self.weights, self.split(eps))
-            with _whole_float32(), displaced(weights, moves):
+            with _whole_float32(), _uncompiled(modes), displaced(weights, moves):
                 yield
         finally:
             for module, training in modes.items():
@@ -210,6 +207,29 @@ class Objective:
 
 def _unwatched() -> None:
     """Do nothing where nobody watches."""
+
+
+@contextmanager
+def _said_of_derivatives() -> Iterator[None]:
+    """Say in one sentence that torch cannot differentiate twice.
+
+    Raises:
+        ValueError: it cannot.
+        RuntimeError: there is not enough memory for it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        told = str(error).splitlines()[0][:200]
+        if "memory" in told:
+            raise
+        raise ValueError(f"model cannot be differentiated twice ({told}): {ONCE}") from error
+
+
+def _uncompiled(modules: Iterable[nn.Module]) -> AbstractContextManager[object]:
+    """Return a block in which compiled modules run as they were written, since compiled ones cannot do it twice."""
+    compiled = any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules)
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sharpless.flatness import Objective, Settings, measure
+from sharpless.lab.faults import reason
 
 __all__ = ["EXAMPLES", "measured"]
 
@@ -29,8 +30,9 @@ def measured(model: nn.Module, loss: Callable[[Any, Any], Tensor], data: Iterabl
     """
     try:
         found = measure(Objective(model, loss, data, EXAMPLES), SETTINGS)
-    except ValueError as error:
-        return {"examples": 0, "measures": {}, "refused": str(error)}
+    except Exception as error:  # of the user's loss, say, or for want of memory
+        told = str(error) if isinstance(error, ValueError) else reason(error)
+        return {"examples": 0, "measures": {}, "refused": told}
     measures = {"largest eigenvalue": next(iter(found["eigenvalues"]["values"]), None), "trace": found["trace"]["mean"]}
     for near in found["sharpness"]:
         name = f"{'adaptive ' * near['adaptive']}sharpness, ρ = {near['rho']:g}"
