@@ -36,7 +36,7 @@ HOSTS = {
     "lightning": Host("lightning", "2.4.0", ("schedulefree",)),
     "fabric": Host("lightning", "2.4.0"),
     "accelerate": Host("accelerate", "1.0.1"),
-    "transformers": Host("transformers", "4.48.0", ("accelerate",)),
+    "transformers": Host("transformers", "5.8.0", ("accelerate",)),
     "timm": Host("timm", "1.0.9"),
     "skorch": Host("skorch", "1.0.0"),
     "ignite": Host("pytorch-ignite", "0.5.1"),

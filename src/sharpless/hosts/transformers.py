@@ -1,0 +1,125 @@
+"""The Trainer of Hugging Face transformers, with sharpness-aware steps."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from sharpless import batches
+from sharpless.optimizer import RST
+from sharpless.options import check_model
+
+try:
+    from transformers import Trainer
+    from transformers.training_args import OptimizerNames
+except ImportError as error:
+    raise ImportError(
+        "sharpless.hosts.transformers needs transformers and accelerate: pip install 'sharpless[transformers]'"
+    ) from error
+
+__all__ = ["Sharpness"]
+
+
+class Sharpness(Trainer):
+    """A Trainer whose steps are those of SAM, RST or G-RST: put it before the Trainer that you use.
+
+    >>> from transformers import Trainer
+    >>> from sharpless import GRST
+    >>> class SharpTrainer(Sharpness, Trainer):
+    ...     def wrap_optimizer(self, base):
+    ...         return GRST(base, p=0.5, rho=0.05)
+
+    The base is what the Trainer makes of its `TrainingArguments` or of `optimizer_cls_and_kwargs`, or what it is handed
+    as `optimizers=(base, None)`; handed SAM, RST or GRST, it needs no `wrap_optimizer`. The optimizer learns the
+    model from the Trainer, so that `model=` may be left out.
+
+    Each micro-batch climbs along its own gradient, on each rank by itself. The Trainer clips, unscales and logs the
+    mixture, and the loss that it logs is the clean one. What a `compute_loss` of your own logs or counts, it should log
+    and count `if not self.opt.perturbed`.
+
+    Raises:
+        ValueError: the Trainer would train something else than was asked for: with DeepSpeed, with DataParallel, or
+            with an optimizer that steps during backward.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        gpus, optim = self.args.n_gpu, OptimizerNames(self.args.optim).value
+        if self.is_deepspeed_enabled:
+            raise ValueError("deepspeed keeps the gradients to itself, and none could be climbed along: leave it out")
+        if gpus > 1:
+            raise ValueError(
+                f"{gpus} GPUs in one process are trained by DataParallel, whose noise no second pass could repeat: "
+                f"start one process for each with torchrun --nproc-per-node {gpus}, or set CUDA_VISIBLE_DEVICES"
+            )
+        if "layerwise" in optim or "lomo" in optim:
+            raise ValueError(
+                f"optim = {optim!r} takes its step during backward, where no second pass can follow: choose another one"
+            )
+
+    def wrap_optimizer(self, base: torch.optim.Optimizer) -> RST:
+        """Return SAM, RST or G-RST around `base`: yours to define.
+
+        `self.args.per_device_train_batch_size` and `self.state.max_steps`, the number of steps, are known here.
+
+        Args:
+            base: the optimizer that the Trainer has made, or was handed.
+
+        Raises:
+            NotImplementedError: it is not defined.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say which steps to take: define wrap_optimizer(self, base), or hand over "
+            "optimizers=(sharpless.GRST(base, p=0.5), None)"
+        )
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Return the sharpness-aware optimizer, made the first time."""
+        base = super().create_optimizer(*args, **kwargs)
+        if self._found() is None:
+            self.optimizer = self.wrap_optimizer(base)
+        return self.optimizer or base
+
+    @property
+    def opt(self) -> RST:
+        """The sharpness-aware optimizer, whose `cost` is what was spent, and whose `perturbed` tells the passes apart.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        opt = self._found()
+        if opt is None:
+            raise RuntimeError(
+                "the optimizer is not sharpness-aware: it is made when train() begins, and a create_optimizer of your "
+                "own has to make SAM, RST or GRST"
+            )
+        return opt
+
+    def _found(self) -> RST | None:
+        optimizer: Any = self.optimizer
+        while optimizer is not None and not isinstance(optimizer, RST):
+            optimizer = getattr(optimizer, "optimizer", None)  # accelerate puts one around it
+        return optimizer
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Run forward and backward, once on a plain step and twice on a sharpness-aware one.
+
+        Returns:
+            The clean loss.
+        """
+        opt, network = self.opt, getattr(model, "_orig_mod", model)
+        if opt.model is not network:
+            check_model(network, opt)
+            opt.model = network
+        examples = batches.length(inputs) if opt.batch_fraction < 1 else None
+        losses = []
+        for part in opt.passes(inputs):
+            # A loss divided by the number of items in all micro-batches is a mean over a part with its share of them.
+            share = (batches.length(part) or 0) / examples if examples else 1.0
+            items = None if num_items_in_batch is None else torch.as_tensor(num_items_in_batch) * share
+            loss = super().training_step(model, part, items)
+            if not opt.perturbed:
+                losses.append(share * loss)
+        return torch.stack(losses).sum()

@@ -1,0 +1,120 @@
+"""composer against two gradients by hand."""
+
+import gc
+import warnings
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from hosts import examples, reference
+from hosts.methods import wrapped
+
+pytest.importorskip("composer")
+from composer import Callback, Trainer
+from composer.models import ComposerClassifier
+
+METHODS = ["SAM", "RST", "G-RST"]
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
+example = examples.load("composer")
+
+
+@pytest.fixture(autouse=True)
+def swept():
+    """composer leaves temporary folders to Python's finalization, which warns of them."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
+
+
+class Recorded(Callback):
+    """The losses that composer logs, and a beginning with the noise of the reference."""
+
+    def __init__(self):
+        self.losses = []
+
+    def batch_start(self, state, logger):
+        if not state.timestamp.batch.value:
+            torch.manual_seed(0)
+
+    def batch_end(self, state, logger):
+        self.losses.append(state.total_loss_dict["loss/train/total"])
+
+
+def trainer(method, network, micro=8, **options):
+    model = ComposerClassifier(network, loss_fn=cross_entropy, num_classes=3)
+    opt = wrapped(method, examples.sgd(model), model=model)
+    opt.__class__ = type("SharpOptimizer", (example.InClosures, type(opt)), {})
+    rows = zip(*(micro for (micro,) in reference.batches()), strict=True)
+    loader = DataLoader(TensorDataset(*map(torch.cat, rows)), batch_size=8)
+    recorded = Recorded()
+    made = Trainer(
+        model=model, train_dataloader=loader, optimizers=opt, device="cpu", progress_bar=False, log_to_console=False,
+        device_train_microbatch_size=micro, callbacks=[recorded], **{"max_duration": "1ep"} | options,
+    )  # fmt: skip
+    return made, opt, recorded.losses
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("make", [reference.network, reference.noisy_network])
+def test_two_gradients(method, make):
+    """Sees another method, statistics of both passes, or a loss that is the sum of both."""
+    theirs, ours = make(), make()
+    expected = reference.train(theirs, examples.sgd(theirs), reference.batches(), method)
+    host, opt, losses = trainer(method, ours)
+    host.fit()
+    assert reference.distance(ours, theirs) < 1e-6
+    assert [float(loss) for loss in losses] == pytest.approx(expected, abs=1e-6)
+    assert opt.cost.sharp_steps == sum(reference.METHODS[method]["coins"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_micro_batches(method):
+    """Sees micro-batches that climb each for itself, in a page that says that the whole batch does."""
+    theirs, ours = reference.network(), reference.network()
+    reference.train(theirs, examples.sgd(theirs), reference.batches(), method)
+    trainer(method, ours, micro=3)[0].fit()
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_clipping(method):
+    """Sees a hook, as the page has it, that clips a pass in place of the step's gradient."""
+    theirs, ours = reference.network(), reference.network()
+
+    def clip(parameters):
+        torch.nn.utils.clip_grad_norm_(parameters, 0.2)
+
+    reference.train(theirs, examples.sgd(theirs), reference.batches(), method, clip=clip)
+    host, opt, _ = trainer(method, ours)
+    opt.base.register_step_pre_hook(lambda *_: clip(ours.parameters()))
+    host.fit()
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+def test_resume(tmp_path):
+    """Sees coin, ledger or momentum lost in composer's checkpoints, in mid-epoch."""
+    whole, stopped = reference.noisy_network(), reference.noisy_network()
+    first, opt, _ = trainer("G-RST", whole, save_folder=str(tmp_path), save_interval="3ba", autoresume=False)
+    first.fit()
+    checkpoint = str(tmp_path / "ep0-ba3-rank0.pt")
+    again, other, _ = trainer("G-RST", stopped, load_path=checkpoint)
+    again.fit()
+    assert all(map(torch.equal, whole.state_dict().values(), stopped.state_dict().values()))
+    assert other.cost == opt.cost
+
+
+def test_refusals():
+    """Sees plain training where composer calls no closure, or a part climbed with where the batch is not seen."""
+    opt = example.SharpOptimizer(examples.sgd(reference.network()), p=0.5)
+    with pytest.raises(RuntimeError, match="precision = amp_fp16 takes plain steps"):
+        opt.step()
+    with pytest.raises(RuntimeError, match=r"batch_fraction = 0\.5 needs the batch"):
+        trainer("parts", reference.network())[0].fit()
+
+
+def test_the_example():
+    """Sees an example that a user cannot run."""
+    assert example.main(epochs=2) > 0.5

@@ -1,0 +1,307 @@
+"""The Trainer of transformers against two gradients by hand."""
+
+import pytest
+
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
+
+from hosts import examples, reference
+from hosts.trainers import Classifier, SharpTrainer, arguments, on_ranks, sgd, trainer
+from sharpless import GRST, SAM
+from sharpless.hosts.transformers import Sharpness
+
+METHODS = list(reference.METHODS)
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("make", [reference.network, reference.noisy_network])
+@pytest.mark.parametrize("sizes", [(8,), (8, 6, 4)])
+def test_two_gradients(method, make, sizes, tmp_path):
+    """Sees plain training, a climb with the last micro-batch alone, statistics of both passes, another loss."""
+    theirs, ours = Classifier(make()), Classifier(make())
+    losses = reference.train(theirs.network, sgd(theirs), reference.batches(sizes), method)
+    host = trainer(method, ours, reference.batches(sizes), tmp_path)
+    host.train()
+    assert reference.distance(ours, theirs) < 1e-6
+    assert [row["loss"] for row in host.state.log_history[:-1]] == pytest.approx(losses, abs=1e-5)
+    assert host.opt.cost.sharp_steps == sum(reference.METHODS[method]["coins"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_clipping_and_scheduler(method, tmp_path):
+    """Sees each pass clipped in place of the mixture, or a scheduler that counts passes."""
+    theirs, ours = Classifier(reference.network()), Classifier(reference.network())
+    base = sgd(theirs)
+    reference.train(
+        theirs.network, base, reference.batches((8, 8)), method,
+        clip=lambda parameters: nn.utils.clip_grad_norm_(parameters, 0.1),
+        scheduler=torch.optim.lr_scheduler.LambdaLR(base, lambda step: 1 - step / reference.STEPS),
+    )  # fmt: skip
+    options = {"max_grad_norm": 0.1, "lr_scheduler_type": "linear"}
+    trainer(method, ours, reference.batches((8, 8)), tmp_path, **options).train()
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+@pytest.mark.parametrize("method", ["G-RST", "parts"])
+def test_bf16(method, tmp_path):
+    """Sees a pass outside autocast."""
+    theirs, ours = Classifier(reference.network()), Classifier(reference.network())
+    reference.train(theirs.network, sgd(theirs), reference.batches(), method, autocast=torch.bfloat16)
+    trainer(method, ours, reference.batches(), tmp_path, bf16=True).train()
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+class Scaled(SharpTrainer):
+    """With the scaler of fp16, which accelerate gives to GPUs alone."""
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        self.accelerator.scaler, self.accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=2.0**10), True
+        self.accelerator.state._mixed_precision = "fp16"
+
+
+@pytest.mark.parametrize("method", ["G-RST", "parts"])
+@pytest.mark.parametrize("clip", [0.0, 0.1])
+def test_fp16(method, clip, tmp_path):
+    """Sees a step that an overflow poisons, clipping of scaled gradients, or a coin lost with the step."""
+    theirs, ours = Classifier(reference.noisy_network()), Classifier(reference.noisy_network())
+    reference.train(
+        theirs.network, sgd(theirs), reference.batches(), method, autocast=torch.float16, scale=2.0**10, spoiled=(2,),
+        clip=(lambda parameters: nn.utils.clip_grad_norm_(parameters, clip)) if clip else None,
+    )  # fmt: skip
+    options = {"factors": [1.0, 1.0, float("inf")], "max_grad_norm": clip}
+    host = trainer(method, ours, reference.batches(), tmp_path, kind=Scaled, **options)
+    host.train()
+    assert reference.distance(ours, theirs) < 2e-5
+    assert host.accelerator.scaler.get_scale() == 2.0**9
+    assert host.opt.cost.steps == reference.STEPS
+
+
+class Shuffled(SharpTrainer):
+    """With the sampler of transformers, whose order a checkpoint has to keep."""
+
+    def _get_train_sampler(self, *args):
+        return Trainer._get_train_sampler(self, *args)
+
+
+@pytest.mark.parametrize("method", ["G-RST", "parts"])
+def test_resume(method, tmp_path):
+    """Sees coin, ledger, momentum or noise lost in a checkpoint in mid-epoch."""
+    data = reference.batches((8, 6))
+    options = {"save_strategy": "steps", "save_steps": 4, "num_train_epochs": 2, "kind": Shuffled}
+    never, stopped = Classifier(reference.noisy_network()), Classifier(reference.noisy_network())
+    whole = trainer(method, never, data, tmp_path, **options)
+    whole.train()
+    for part in (4, 8):
+        again = trainer(method, stopped, data, tmp_path, **options)
+        again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{part}"))
+        assert all(map(torch.equal, never.state_dict().values(), stopped.state_dict().values()))
+        assert again.opt.cost == whole.opt.cost
+
+
+def together(micros, size):
+    """Two micro-batches as one, in which the first `size` examples of both come first."""
+    parts = [[tensor[rows] for tensor in micro] for rows in (slice(size), slice(size, None)) for micro in micros]
+    return [tuple(map(torch.cat, zip(*parts, strict=True)))]
+
+
+def test_ranks(tmp_path):
+    """Sees ranks that climb along a common gradient, that reduce both passes, or that climb along one shard."""
+    data, methods = reference.batches((8, 8, 6, 6)), ["SAM", "G-RST", "parts"]
+    ranks = on_ranks(tmp_path, methods, data)
+    for method in methods:
+        theirs, union = reference.network(), reference.network()
+        reference.train(theirs, sgd(theirs), data, method)
+        size = round(8 * reference.METHODS[method]["share"])
+        reference.train(union, sgd(union), [together(micros[:2], size) for micros in data], method)
+        for ours, reductions, sharded in (found[method] for found in ranks):
+            assert reference.distance(ours, theirs) < 1e-6
+            assert reductions == reference.STEPS
+            assert reference.distance(sharded, union) < 1e-6
+
+
+def language_model():
+    config = LlamaConfig(
+        vocab_size=17, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config)
+
+
+def sentences(count=16, longest=7):
+    """Rows of unequal length: labels of −100 count for nothing, and versions differ in whether the first ones do."""
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(17, (count, longest), generator=generator)
+    lengths = torch.randint(2, longest + 1, (count, 1), generator=generator)
+    places = torch.arange(longest)
+    return ids, ids.masked_fill((places >= lengths) | (places == 0), -100)
+
+
+def summed(model, rows, labels, divisor):
+    """The gradient of the summed loss of some rows, divided by a number; and this loss."""
+    logits = model(rows).logits[:, :-1]
+    loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum") / divisor
+    return torch.autograd.grad(loss, trained(model)), loss.item()
+
+
+def trained(model):
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def by_hand(model, base, steps, rho, gamma, q):
+    """Train on lists of micro-batches (ids, labels), all of which climb; return the clean losses."""
+    losses = []
+    for micros in steps:
+        items = sum(int((labels[:, 1:] != -100).sum()) for _, labels in micros)
+        total, loss = [torch.zeros_like(w) for w in trained(model)], 0.0
+        for ids, labels in micros:
+            size = round(q * len(ids))
+            clean, clean_loss = summed(model, ids[:size], labels[:size], items)
+            norm = sum((g**2).sum() for g in clean) ** 0.5
+            before = [w.detach().clone() for w in trained(model)]
+            with torch.no_grad():
+                for w, g in zip(trained(model), clean, strict=True):
+                    w.add_(rho * q**0.5 * g / norm)
+            perturbed, _ = summed(model, ids[:size], labels[:size], items)
+            with torch.no_grad():
+                for w, old in zip(trained(model), before, strict=True):
+                    w.copy_(old)
+            others, other_loss = summed(model, ids[size:], labels[size:], items) if q < 1 else ([0.0] * len(clean), 0.0)
+            terms = zip(total, clean, perturbed, others, strict=True)
+            total = [t + g + (gamma / q) * (h - g) + r for t, g, h, r in terms]
+            loss += clean_loss + other_loss
+        losses.append(loss)
+        for w, g in zip(trained(model), total, strict=True):
+            w.grad = g
+        base.step()
+    return losses
+
+
+@pytest.mark.parametrize("q", [1.0, 0.5])
+def test_items_in_all_micro_batches(q, tmp_path):
+    """Sees a part whose loss is divided by the number of items of all micro-batches: half of the gradient is lost."""
+    ours, theirs = language_model(), language_model()
+    ids, labels = sentences()
+    steps = [[(ids[i : i + 4], labels[i : i + 4]) for i in (start, start + 4)] for start in (0, 8)]
+    losses = by_hand(theirs, torch.optim.SGD(theirs.parameters(), lr=0.5), steps, 0.1, 1.5, q)
+
+    data = [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
+    options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    opt = GRST(torch.optim.SGD(ours.parameters(), lr=0.5), p=1.0, gamma=1.5, rho=0.1, batch_fraction=q)
+    kind = type("Handed", (SharpTrainer,), {"wrap_optimizer": Sharpness.wrap_optimizer})
+    host = kind(ours, arguments(tmp_path, **options), train_dataset=data, optimizers=(opt, None))
+    host.train()
+    assert reference.distance(ours, theirs) < 1e-6
+    assert [row["loss"] for row in host.state.log_history[:-1]] == pytest.approx(losses, abs=1e-5)
+
+
+@pytest.mark.parametrize("q", [1.0, 0.5])
+def test_adapters(q, tmp_path):
+    """Sees frozen weights displaced or trained, or a gradient of trl's loss that is not the one of the whole batch."""
+    trl, peft = pytest.importorskip("trl"), pytest.importorskip("peft")
+    datasets = pytest.importorskip("datasets")
+
+    class Recording(Sharpness, trl.SFTTrainer):
+        _get_train_sampler = SharpTrainer._get_train_sampler
+
+        def wrap_optimizer(self, base):
+            return GRST(base, p=1.0, gamma=1.5, rho=0.1, batch_fraction=q)
+
+        def training_step(self, model, inputs, *args):
+            seen.append((inputs["input_ids"], inputs["labels"]))
+            return super().training_step(model, inputs, *args)
+
+    def adapted():
+        torch.manual_seed(0)
+        return peft.get_peft_model(language_model(), peft.LoraConfig(r=2, target_modules=["q_proj"], lora_alpha=8))
+
+    seen, ours, theirs = [], adapted(), adapted()
+    rows = [{"input_ids": [number % 17 for number in range(start, start + 3 + start % 5)]} for start in range(16)]
+    host = Recording(
+        ours,
+        trl.SFTConfig(
+            str(tmp_path), use_cpu=True, bf16=False, per_device_train_batch_size=4, gradient_accumulation_steps=2,
+            num_train_epochs=1, logging_steps=1, save_strategy="no", disable_tqdm=True, max_grad_norm=0.0,
+            report_to="none",
+            lr_scheduler_type="constant", optim="sgd", learning_rate=0.5,
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=tokenizer(),
+    )  # fmt: skip
+    host.train()
+    steps = [seen[:2], seen[2:]]
+    losses = by_hand(theirs, torch.optim.SGD(trained(theirs), lr=0.5), steps, 0.1, 1.5, q)
+    assert reference.distance(ours, theirs) < 1e-6
+    assert [row["loss"] for row in host.state.log_history[:-1]] == pytest.approx(losses, abs=1e-5)
+
+
+def tokenizer():
+    words = {"<pad>": 0, "<eos>": 1} | {f"word{number}": number for number in range(2, 17)}
+    model = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(tokenizer_object=model, pad_token="<pad>", eos_token="<eos>")
+
+
+def test_the_base_of_the_arguments(tmp_path):
+    """Sees groups or hyperparameters of TrainingArguments lost, or an optimizer wrapped anew by a second train()."""
+
+    class Late(Sharpness, Trainer):
+        def wrap_optimizer(self, base):
+            return GRST(base, p="linear:0,1", total_steps=self.state.max_steps)
+
+    data = [{"x": torch.randn(8, 5), "labels": torch.randint(3, (8,)), "factor": torch.tensor(1.0)}] * 3
+    options = arguments(tmp_path, learning_rate=0.01, weight_decay=0.1, adam_beta2=0.9)
+    host = Late(Classifier(reference.network()), options, lambda rows: rows[0], train_dataset=data)
+    host.train()
+    opt = host.opt
+    assert (type(opt.base), opt.total_steps, opt.cost.steps) == (torch.optim.AdamW, 3, 3)
+    assert [group["weight_decay"] for group in opt.param_groups] == [0.1, 0.0]
+    assert (opt.param_groups[0]["lr"], opt.param_groups[0]["betas"]) == (0.01, (0.9, 0.9))
+    host.train()
+    assert (host.opt is opt, opt.cost.steps) == (True, 6)
+
+
+class Speedy(SharpTrainer):
+    """As if with deepspeed, which needs GPUs."""
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        self.is_deepspeed_enabled = True
+
+
+def test_refusals(tmp_path, monkeypatch):
+    """Sees plain training, or wrong training, without a word."""
+    model = Classifier(reference.network())
+    data = [{"x": torch.randn(8, 5), "labels": torch.randint(3, (8,)), "factor": torch.tensor(1.0)}]
+
+    def made(kind=SharpTrainer, **options):
+        return kind(model, arguments(tmp_path, **options), lambda rows: rows[0], train_dataset=data)
+
+    with pytest.raises(NotImplementedError, match=r"Nothing does not say which steps to take: define wrap_optimizer"):
+        made(type("Nothing", (Sharpness, Trainer), {})).train()
+    own = {"create_optimizer": lambda self, model=None: setattr(self, "optimizer", sgd(self.model))}
+    with pytest.raises(RuntimeError, match=r"the optimizer is not sharpness-aware: it is made when train\(\) begins"):
+        made(type("Own", (SharpTrainer,), own)).train()
+    other = {"wrap_optimizer": lambda self, base: SAM(sgd(nn.Linear(2, 2)))}
+    with pytest.raises(ValueError, match=r"model has no parameter in common with base"):
+        made(type("Other", (SharpTrainer,), other)).train()
+    with pytest.raises(ValueError, match=r"optim = 'galore_adamw_layerwise' takes its step during backward"):
+        made(optim="galore_adamw_layerwise")
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(ValueError, match=r"2 GPUs in one process are trained by DataParallel"):
+        made()
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"deepspeed keeps the gradients to itself"):
+        made(Speedy)
+
+
+def test_the_example():
+    """Sees an example that a user cannot run."""
+    assert 0 <= examples.load("transformers").main(epochs=1) <= 1
