@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 
 METHODS = ["SAM", "RST", "G-RST"]
-pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 example = examples.load("fastai")
 
 

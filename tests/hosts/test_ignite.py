@@ -15,7 +15,7 @@ from ignite.engine.deterministic import DeterministicEngine
 from ignite.handlers import Checkpoint, DiskSaver
 
 METHODS = list(reference.METHODS)
-pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 example = examples.load("ignite")
 
 

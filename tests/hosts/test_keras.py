@@ -14,7 +14,7 @@ pytest.importorskip("keras")
 import keras
 
 METHODS = list(reference.METHODS)
-pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 example = examples.load("keras")
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("skorch")
 from skorch.callbacks import Callback, Checkpoint, GradientNormClipping, LoadInitState, LRScheduler
 
 METHODS = list(reference.METHODS)
-pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 example = examples.load("skorch")
 
 

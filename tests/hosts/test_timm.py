@@ -16,7 +16,7 @@ from timm.scheduler import StepLRScheduler
 from timm.utils import ModelEmaV3, NativeScaler
 
 METHODS = list(reference.METHODS)
-pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 example = examples.load("timm")
 
 
