@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sharpless import GRST, pass_seconds
+from sharpless.cli import main
 
 ROOT = Path(__file__).parents[1]
 RESULTS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "benchmarks/results").glob("*.md")))
@@ -40,6 +41,18 @@ def test_the_budget_in_seconds():
     names = {"model": model, "x": torch.randn(64, 3), "y": torch.randint(2, (64,)), "GRST": GRST}
     names |= {"base": torch.optim.SGD(model.parameters(), lr=0.1), "loss_fn": torch.nn.CrossEntropyLoss()}
     exec(compile(example.replace("1.1", "2.0"), "cheaper.md", "exec"), names | {"pass_seconds": pass_seconds})
+
+
+def test_flatness_of_a_network_of_ones_own(tmp_path, monkeypatch, capsys):
+    """Sees an example of measuring flatness that a user cannot run, in Python or by its name."""
+    monkeypatch.chdir(tmp_path)
+    mine, calls = re.findall(r"^```python\n(.*?)```", (ROOT / "docs/flatness.md").read_text("utf-8"), re.DOTALL | re.M)
+    names = {}
+    exec(compile(mine + calls, "flatness.md", "exec"), names)
+    assert names["objective"].examples == 400
+    (tmp_path / "my_nets.py").write_text(mine, encoding="utf-8")
+    assert main(["flatness", "my_nets.py:mine", "--vectors", "2", "--points", "3", "--eigenvalues", "1"]) == 0
+    assert "adaptive sharpness, ρ = 0.5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

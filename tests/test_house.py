@@ -23,7 +23,7 @@ FLOORS = [
     {"passes", "misuse"},
     {"optimizer"},
     {"grst"},
-    {"hosts"},
+    {"flatness", "hosts"},
     {"report"},
     {"lab"},
     {"cli"},

@@ -145,7 +145,7 @@ def test_forty_columns(comparison, tmp_path):
         assert max(map(len, block[1:])) <= 40
     drawn = run("plan", "--schedule", "linear:0,1", "--steps", "9", COLUMNS="40").stdout.decode()
     assert max(len(line) for line in drawn.splitlines() if "│" in line or "└" in line) <= 40
-    for command in ((), ("compare",), ("train",), ("plan",), ("report",)):
+    for command in ((), ("compare",), ("train",), ("plan",), ("report",), ("flatness",)):
         ended = run(*command, "--help", COLUMNS="40")
         assert ended.returncode == 0
         assert max(map(len, ended.stdout.decode().splitlines())) <= 60  # a choice of names cannot be broken
@@ -186,6 +186,7 @@ def test_output_to_a_full_disk():
         ["compare", "--help"],
         ["train", "--help"],
         ["report", "--help"],
+        ["flatness", "--help"],
         ["compare", "--seeds", "0"],
         ["train", "--lr-warmup", "2"],
     ],
@@ -202,12 +203,18 @@ def test_the_light_commands_need_nothing(arguments):
 
 
 @pytest.mark.parametrize("missing", EXTRAS[:-1])
-@pytest.mark.parametrize("command", ["compare", "train", "report"])
+@pytest.mark.parametrize("command", ["compare", "train", "report", "flatness"])
 def test_what_is_missing_is_named(missing, command, tmp_path):
     """Sees a traceback, or work begun, where a package is missing that the command needs."""
     if command == "report" and missing in {"sklearn", "cloudpickle"}:
         return
-    ended = bare(command, *([tmp_path] if command == "report" else []), "--out", tmp_path / "new", missing=[missing])
+    ended = bare(
+        command,
+        *([tmp_path] if command in {"report", "flatness"} else []),
+        "--out",
+        tmp_path / "new",
+        missing=[missing],
+    )
     assert ended.returncode == 2
     assert ended.stderr.decode() == f"sharpless: {command} needs {missing}: pip install 'sharpless[lab]'\n"
     assert not (tmp_path / "new").exists()

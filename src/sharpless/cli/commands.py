@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from sharpless.cli import compare, plan, report, train
+from sharpless.cli import compare, flatness, plan, report, train
 from sharpless.cli.arguments import spellings as spelled_options
 from sharpless.cli.task import named
 from sharpless.cli.terminal import prepare, shown
@@ -62,7 +62,7 @@ def _run(arguments: Sequence[str]) -> int:
     parser = _Parser(prog="sharpless", description="Sharpness-aware training for less.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"sharpless {version('sharpless')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (compare, train, plan, report):
+    for command in (compare, train, plan, report, flatness):
         command.add(commands)
     task, arguments = named(arguments)
     options, rest = parser.parse_known_args(arguments)

@@ -64,6 +64,7 @@ def add(commands: Any) -> None:
     option("--goal", choices=("min", "max"), help="whether a lower or a higher metric is better (default: the task's)")
     option("--metric", metavar="NAME", help="what the metric is called (default: the task's name for it)")
     option("--unit", metavar="UNIT", help="its unit (default: the task's)")
+    option("--flatness", action="store_true", help="measure how flat the minimum of each run is, see docs/flatness.md")
     option("--margin", **MARGIN)
     out = Path("runs/compare")
     option("--out", type=arguments.place, default=out, metavar="FOLDER", help="folder (default: %(default)s)")
@@ -106,6 +107,7 @@ def _compare(options: argparse.Namespace) -> int:
         grid=_grid(options),
         choice_seeds=options.choice_seeds,
         threads=options.threads,
+        flatness=options.flatness,
     )
     if study.finished:
         read_runs(options.out)  # a file that cannot be read is better found now than after the last run

@@ -32,6 +32,7 @@ def compare(
     jobs: int | None = None,
     on: str = "local",
     threads: int = 0,
+    flatness: bool = False,
     options: Mapping[str, Any] | None = None,
     watch: Callable[[float, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def compare(
         jobs: runs at a time; by default as many as the cores have room for.
         on: `local`, or `ray` for a cluster.
         threads: CPU threads of a run, 0 for one.
+        flatness: whether to measure how flat the minimum of each run is, see docs/flatness.md.
         options: keyword arguments of the task.
         watch: is called now and then with the runs that are done and how many there are.
 
@@ -79,6 +81,7 @@ def compare(
         grid={name: values for name, values in grid.items() if len(values)},
         choice_seeds=choice_seeds,
         threads=threads,
+        flatness=flatness,
     )
     with store.locked(study.folder):
         study.open_folder()

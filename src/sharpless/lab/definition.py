@@ -4,7 +4,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import module_from_spec, spec_from_file_location
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sharpless.lab.faults import culprit, reason
 
-__all__ = ["BUILT_IN", "Measure", "Task", "task"]
+__all__ = ["BUILT_IN", "Measure", "Task", "imported", "task"]
 
 BUILT_IN = {"digits": "sharpless.lab.tasks.digits:train", "images": "sharpless.lab.tasks.images:train"}
 """The tasks that can be named without their module."""
@@ -127,7 +127,7 @@ class Task:
             return cloudpickle.loads(self.pickled)  # type: ignore[no-any-return]
         if self.folder not in sys.path:
             sys.path.append(self.folder)
-        function = _imported(self.name, Path(self.folder))
+        function = imported(BUILT_IN.get(self.name, self.name), Path(self.folder), f"task = {self.name}", [*BUILT_IN])
         _check(function, self.name)
         return function
 
@@ -170,31 +170,39 @@ def _check(function: Any, name: str) -> None:
         raise ValueError(f"task = {name} takes no trial: give a function of a trial, `def train(trial): …`")
 
 
-def _imported(name: str, folder: Path) -> Callable[..., Any]:
-    place, colon, attribute = BUILT_IN.get(name, name).rpartition(":")
+def imported(name: str, folder: Path, told: str, known: Sequence[str] = ()) -> Callable[..., Any]:
+    """Return the function that a name says.
+
+    Args:
+        name: `FILE.py:function` or `package.module:function`.
+        folder: where a file is looked for.
+        told: how a sentence about it begins, `task = my_task.py:train`.
+        known: other names that would have done.
+
+    Raises:
+        ValueError: there is none, or its module raises an error when it is imported.
+        ModuleNotFoundError: its module imports one that is not installed.
+    """
+    place, colon, attribute = name.rpartition(":")
     if not colon:
-        raise ValueError(
-            f"task = {name} is unknown: give FILE.py:function, module:function or one of {', '.join(BUILT_IN)}"
-        )
+        forms = ["FILE.py:function", "module:function"] + ([f"one of {', '.join(known)}"] if known else [])
+        raise ValueError(f"{told} is unknown: give {', '.join(forms[:-1])} or {forms[-1]}")
     path = folder / place
     if place.endswith(".py") and not path.is_file():
-        raise ValueError(f"task = {name}: there is no file {place}, give the path of one")
+        raise ValueError(f"{told}: there is no file {place}, give the path of one")
     try:
         module = _module_of(path) if place.endswith(".py") else importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name == place.partition(".")[0] or error.name == place:
-            raise ValueError(
-                f"task = {name}: there is no module {place}, give FILE.py:function or install it"
-            ) from None
+            raise ValueError(f"{told}: there is no module {place}, give FILE.py:function or install it") from None
         raise
     except Exception as error:
         where = culprit(error, place)
         raise ValueError(
-            f"task = {name} raised {reason(error)} when it was imported{'' if where is None else f' ({where})'}: "
-            "mend it there"
+            f"{told} raised {reason(error)} when it was imported{'' if where is None else f' ({where})'}: mend it there"
         ) from error
     if not hasattr(module, attribute):
-        raise ValueError(f"task = {name}: {place} has no {attribute!r}, give the name of a function in it")
+        raise ValueError(f"{told}: {place} has no {attribute!r}, give the name of a function in it")
     return getattr(module, attribute)  # type: ignore[no-any-return]
 
 

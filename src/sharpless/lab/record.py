@@ -48,6 +48,7 @@ def record(run: "Run", trial: Trial) -> dict[str, Any]:
             name: [finite(value) for value in values] if name in {"validation", "test", "loss"} else values
             for name, values in trial.curve.items()
         },
+        "flatness": trial.flat,
         "data": trial.facts,
         "setup": {"threads": run.threads, "device": trial.device.type, **trial.setup},
         "versions": {name: version(name) for name in ("sharpless", "torch", *([package] if package else []))}

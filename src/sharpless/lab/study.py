@@ -39,6 +39,7 @@ class Run:
     point: Mapping[str, float]
     choice: Mapping[str, Any] | None = None
     choosing: bool = False
+    flatness: bool = False
 
     @property
     def name(self) -> str:
@@ -58,7 +59,10 @@ class Run:
 
     def trial(self, watch: Callable[[float], None] | None = None) -> Trial:
         """Return what the task sees of this run."""
-        return Trial(self.method, self.seed, dict(self.point), choosing=self.choosing, folder=self.work, watch=watch)
+        return Trial(
+            self.method, self.seed, dict(self.point), choosing=self.choosing, folder=self.work, watch=watch,
+            flatness=self.flatness,
+        )  # fmt: skip
 
     def train(self, trial: Trial) -> "dict[str, Any] | Failure":
         """Return the record of this run, or why there is none.
@@ -124,6 +128,7 @@ class Study:
         grid: values of `rho`, `lr` and `weight_decay` to choose from; one value is taken as it is.
         choice_seeds: how many seeds to choose with.
         threads: CPU threads of a run; 0 for those the folder was opened with, or else OMP_NUM_THREADS, or else 1.
+        flatness: whether to measure how flat the minima are that are compared.
 
     Raises:
         ValueError: an argument is out of range, or the folder holds something else.
@@ -139,6 +144,7 @@ class Study:
         grid: Grid | None = None,
         choice_seeds: int = 3,
         threads: int = 0,
+        flatness: bool = False,
     ) -> None:
         if not methods:
             raise ValueError("methods = nothing: give one or more")
@@ -147,7 +153,7 @@ class Study:
             raise ValueError(f"seed = {wrong} is out of range: give 0 to {CHOICE_SEEDS - 1}")
         if choice_seeds < 1:
             raise ValueError(f"choice_seeds = {choice_seeds} is out of range: give 1 or more")
-        self.task = task
+        self.task, self.flatness = task, flatness
         self.methods = [Method(name) for name in dict.fromkeys(methods)]
         """The rows; those that are planned know what was measured, once it has been."""
         self.seeds, self.folder = list(dict.fromkeys(seeds)), folder.absolute()
@@ -189,7 +195,7 @@ class Study:
         before = len(runs)
         chosen = {method: self._choose(method, found) for method, found in tried.items()}
         runs = [
-            Run(self.task, method, seed, self.folder, self.threads, point, choice)
+            Run(self.task, method, seed, self.folder, self.threads, point, choice, flatness=self.flatness)
             for seed in self.seeds
             for method, (point, choice) in chosen.items()
             if point is not None
@@ -328,6 +334,7 @@ class Study:
             "metric": vars(self.task.measure),
             "grid": self.grid,
             "choice_seeds": len(self.choice_seeds),
+            "flatness": self.flatness,
         }
         read: dict[str, Any] = json.loads(json.dumps(told, default=str))
         return read
@@ -350,7 +357,7 @@ class Study:
         store.check_folder(self.folder)
         if not any(path for place in ("runs", "choice", "work") for path in (self.folder / place).glob("*")):
             return {}
-        there = store.read(self._description) or {}
+        there = {"flatness": False, **(store.read(self._description) or {})}
         mine, known = self._told(), there.get("threads")
         if type(known) is not int or not 1 <= known <= MOST_THREADS or not mine.keys() <= there.keys():
             raise ValueError(f"{self._description} is not the study of this version: choose another folder with --out")

@@ -1,7 +1,7 @@
 """What a task sees of one run: its seed, its optimizer, its length, and where its results go."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from sharpless.bases import all_of
 from sharpless.cost import Cost
 from sharpless.lab.average import Average
+from sharpless.lab.flat import measured
 from sharpless.lab.methods import Method
 from sharpless.wrapper import as_one
 
@@ -50,6 +51,7 @@ class Trial:
         folder: a folder for the task's own files, there until the run has ended.
         watch: is called after every step with the share of the run that is done, 0 where it is not known.
         wrap: what makes an optimizer of base, model and ρ in the place of the method.
+        flatness: whether to measure how flat the minimum is.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Trial:
         folder: Path | None = None,
         watch: Callable[[float], None] | None = None,
         wrap: "Callable[[Optimizer, nn.Module | None, float], Optimizer] | None" = None,
+        flatness: bool = False,
     ) -> None:
         self.method, self.seed, self.choosing, self.wrap = method, seed, choosing, wrap
         self.hyperparameters = dict(hyperparameters or {})
@@ -71,6 +74,8 @@ class Trial:
         """What a task wants recorded of its data: `trial.facts["fingerprint"] = …`."""
         self.setup: dict[str, Any] = {}
         """What it wants recorded of the machine."""
+        self.flat: dict[str, Any] | None = None
+        """How flat the minimum is, where that is measured."""
         self.weights: dict[str, Tensor] | None = None
         """The state of the trained network, for those who want to keep it: `sharpless train` does."""
         self.seconds = 0.0
@@ -78,7 +83,7 @@ class Trial:
         self.curve: dict[str, list[float]] = {"step": [], "passes": [], "seconds": []}
         self.average: Average | None = None
         self.base_name, self.batch_size, self.total_steps = "base", None, None  # type: str, int | None, int | None
-        self._folder, self._watch = folder, watch
+        self._folder, self._watch, self._measures_flatness = folder, watch, flatness
         self._opt: Optimizer | None = None
         self._planned: int | None = None
         self._accumulate, self._counted = 1, 0
@@ -279,6 +284,18 @@ class Trial:
             for name, value in point.items():
                 self.curve.setdefault(name, []).append(value)
 
+    def flatness(self, model: nn.Module, loss: Callable[[Any, Any], Tensor], data: Iterable[Any]) -> None:
+        """Say what flatness is measured of, at the end of training; nothing is done unless the comparison asks for it.
+
+        Args:
+            model: the network.
+            loss: the training loss, a function of the model's output and y: a mean over the examples.
+            data: batches (x, y) of training examples, the same ones each time they are gone through.
+        """
+        if self._measures_flatness:
+            with self.evaluating(model):
+                self.flat = measured(model, loss, data)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint of this run has to hold beside model and optimizer."""
         with self.paused():
@@ -325,6 +342,11 @@ class Trial:
             )
         if not self.curve["step"]:
             raise TaskError("the task reported nothing: call trial.report(test=…) at least at its end")
+        if self._measures_flatness and self.flat is None:
+            raise TaskError(
+                "flatness is to be measured, and the task does not say of what: call trial.flatness(model, loss, "
+                "batches) at its end"
+            )
 
     @property
     def plain_passes(self) -> float:

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sharpless import schedules
 from sharpless.cost import expected_cost
 from sharpless.report import curves, figures
-from sharpless.report.numbers import MISSING, Digits, enough, number, probability
+from sharpless.report.numbers import MISSING, Digits, enough, measure, number, probability
 from sharpless.report.runs import Run, by_method
 from sharpless.report.verdict import margin_words, metric_words, outcome, verdict, word
 
@@ -48,6 +48,7 @@ def render(runs: Sequence[Run], summary: Mapping[str, Any], *, places: Sequence[
         enough=enough,
         number=number,
         probability=probability,
+        measure=measure,
         sentence=_sentence,
         plain=_plain,
     )
@@ -64,6 +65,9 @@ def render(runs: Sequence[Run], summary: Mapping[str, Any], *, places: Sequence[
         where={"test": "the test set"}.get(summary["split"], f"the {summary['split']} split"),
         seeds=_seeds(sorted({run.seed for run in runs})),
         labels={entry["method"]: entry["label"] for entry in summary["methods"]},
+        measured=dict.fromkeys(
+            name for entry in summary["methods"] if entry.get("flatness") for name in entry["flatness"]["measures"]
+        ),
         chosen=[entry for entry in summary["methods"] if entry["choice"]],
         equals=_equals(summary),
         ledger=[_ledger(group) for group in by_method(runs).values()],

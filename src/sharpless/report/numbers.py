@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-__all__ = ["MISSING", "Digits", "enough", "number", "probability"]
+__all__ = ["MISSING", "Digits", "enough", "measure", "number", "probability", "significant"]
 
 MISSING = "—"
 MOST_DECIMALS = 6
@@ -106,3 +106,30 @@ def enough(needed: int | None, most: int = 100) -> str:
     ('40', 'more than 100')
     """
     return f"more than {most}" if needed is None else str(needed)
+
+
+def measure(found: Mapping[str, Any] | None, spread: str = "std") -> str:
+    """Return a mean of any size with its spread, where there is one.
+
+    >>> measure({"mean": 3212.1, "std": 273.1}), measure({"mean": 0.000389, "std": None}), measure({"mean": None})
+    ('3,212 ± 273', '0.000389', '—')
+
+    Args:
+        found: the mean, as `mean`, and its spread.
+        spread: what the spread is called.
+    """
+    if found is None or found["mean"] is None:
+        return MISSING
+    width = found.get(spread)
+    return significant(found["mean"], 3) + ("" if width is None else f" ± {significant(width, 2)}")
+
+
+def significant(value: float, digits: int) -> str:
+    """Return a number of any size with so many significant digits, or more where it is large.
+
+    >>> significant(1234.5, 3), significant(0.0494, 2), significant(2.5e-5, 3), significant(0.0, 3)
+    ('1,234', '0.049', '2.5e-05', '0')
+    """
+    if not 1e-4 <= abs(value) < LARGE:
+        return f"{value:.{digits}g}".replace("-", "−", value < 0)
+    return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}".replace("-", "−")

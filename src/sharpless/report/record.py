@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from sharpless import schedules
 
-__all__ = ["Choice", "Curve", "Look", "Metric", "Run", "Tried", "diverged_in"]
+__all__ = ["Choice", "Curve", "Flatness", "Look", "Metric", "Run", "Tried", "diverged_in"]
 
 MOST = 2**63
 """No number in a record of a run is larger, but for results and losses."""
@@ -19,6 +19,10 @@ MOST_STEPS = 10**9
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _in_proportion(value: Any) -> Any:
+    return None if isinstance(value, float) and not abs(value) <= MOST_RESULT else value
 
 
 def _written(value: Any) -> Any:
@@ -147,6 +151,14 @@ class Plan(_Record):
         return self.cost <= self.budget + 1e-9
 
 
+class Flatness(_Record):
+    """How flat the minimum is that a run has found."""
+
+    examples: Count
+    measures: Annotated[dict[Text, Annotated[float | None, BeforeValidator(_in_proportion)]], Field(max_length=20)]
+    refused: Text | None  # why there are none
+
+
 class Run(_Record):
     """One training run, as its file says."""
 
@@ -172,6 +184,7 @@ class Run(_Record):
     seconds: Amount  # of training, evaluation not counted
     data_seconds: Amount | None  # of these, waiting for data
     curve: Curve
+    flatness: Flatness | None = None
     data: Facts  # "fingerprint" and whatever else describes the data
     setup: Facts
     versions: Facts

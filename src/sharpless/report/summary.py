@@ -8,6 +8,7 @@ from sharpless.report.budgets import at_equal
 from sharpless.report.cautions import at_the_edge, beyond_budget, diverged, stuck, too_few_seeds
 from sharpless.report.choice import described as described_choice
 from sharpless.report.margin import Margin, default_margin, read_margin
+from sharpless.report.minima import flatness
 from sharpless.report.runs import Run, by_method
 from sharpless.report.statistics import against, differences, estimate, paired
 
@@ -157,6 +158,7 @@ def _describe(runs: Sequence[Run], base: Sequence[Run], versus_sam: Mapping[str,
         "hyperparameters": first.hyperparameters,
         "choice": described_choice(first, base),
         "plan": None if first.plan is None else first.plan.model_dump(),
+        "flatness": flatness(runs),
         "points": mean(len(run.values) for run in runs),
         "steps": mean(run.steps for run in runs),
         "sharp_steps": mean(len(run.sharp_steps) for run in runs),

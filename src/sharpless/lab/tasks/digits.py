@@ -58,6 +58,7 @@ def train(trial: Trial, noise: float = 0.3, epochs: int = 30, batch_size: int = 
             with trial.evaluating(model):
                 accuracy = 100 * (model(test_x).argmax(1) == test_y).float().mean()
                 trial.report(**{"validation" if trial.choosing else "test": accuracy}, loss=total / per_epoch)
+    trial.flatness(model, cross_entropy, list(zip(x.split(100), y.split(100), strict=True)))
 
 
 def block(inputs: int, outputs: int) -> list[nn.Module]:

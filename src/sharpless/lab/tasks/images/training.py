@@ -9,14 +9,17 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from sharpless.lab.faults import blamed
+from sharpless.lab.flat import EXAMPLES
 from sharpless.lab.stopping import told_to_stop
 from sharpless.lab.tasks.images.checks import check_batches, examples
 from sharpless.lab.tasks.images.data import Data
@@ -24,6 +27,7 @@ from sharpless.lab.tasks.images.examples import Examples
 from sharpless.lab.tasks.images.networks import build
 from sharpless.lab.tasks.images.ranks import Team, gathered
 from sharpless.lab.tasks.images.recipe import Recipe
+from sharpless.lab.tasks.images.sample import Sample
 from sharpless.lab.tasks.images.saver import Saver
 from sharpless.lab.tasks.images.setup import Setup
 from sharpless.lab.tasks.images.step import Stepper
@@ -31,6 +35,9 @@ from sharpless.lab.threads import computing_with
 from sharpless.lab.trial import Trial
 
 __all__ = ["batches", "run_epoch", "train", "work"]
+
+MEASURED_AT_ONCE = 125
+"""Examples in a batch of what flatness is measured on."""
 
 CHOSEN_ON = 0.2
 """The share of the training examples by which hyperparameters are chosen, where the recipe names none."""
@@ -90,6 +97,8 @@ def _train(trial: Trial, recipe: Recipe, setup: Setup, team: Team, data: Data | 
             stepper.loss.zero_()
     with trial.evaluating(stepper.module):
         trial.weights = saver.weights()
+    loss_of = partial(cross_entropy, label_smoothing=recipe.label_smoothing)
+    trial.flatness(stepper.module, loss_of, Sample(train_set, EXAMPLES, MEASURED_AT_ONCE))
 
 
 def run_epoch(stepper: Stepper, train_set: Examples, epoch: int, step: int, after: Callable[[int], None]) -> int:
