@@ -34,7 +34,6 @@ class Host:
 
 HOSTS = {
     "lightning": Host("lightning", "2.4.0", ("schedulefree",)),
-    "lightning_manual": Host("lightning", "2.4.0"),
     "fabric": Host("lightning", "2.4.0"),
     "accelerate": Host("accelerate", "1.0.1"),
     "transformers": Host("transformers", "5.8.0", ("accelerate",)),
@@ -68,7 +67,7 @@ def arguments(argv):
     parser.add_argument("--base-site", type=Path, help="site-packages with what need not be installed again: torch")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     options = parser.parse_args(argv)
-    present = [name for name in HOSTS if test_of(name).exists()]
+    present = [name for name in HOSTS if tests_of(name)]
     named = [name if version is None else f"{name}=={version}" for name, version in options.hosts]
     site = ["--base-site", "FOLDER"] if options.base_site else []
     options.command = " ".join(["python benchmarks/hosts.py", *named, *site])
@@ -79,13 +78,13 @@ def arguments(argv):
 def wanted(text):
     """Return host and version of an argument; no version for the newest one."""
     name, _, version = text.partition("==")
-    if name not in HOSTS or not test_of(name).exists():
+    if name not in HOSTS or not tests_of(name):
         raise argparse.ArgumentTypeError(f"{name} is unknown: choose from {', '.join(HOSTS)}")
     return name, version or None
 
 
-def test_of(name):
-    return ROOT / f"tests/hosts/test_{name}.py"
+def tests_of(name):
+    return sorted((ROOT / "tests/hosts").glob(f"test_{name}*.py"))
 
 
 def tested(name, version, base_site):
@@ -101,7 +100,7 @@ def tested(name, version, base_site):
         subprocess.run([python, "-m", "pip", "install", "-q", *needs], check=True)
         places = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
         results = Path(folder) / "results.xml"
-        command = [python, "-m", "pytest", "-n0", "-q", "--tb=short", f"--junitxml={results}", test_of(name)]
+        command = [python, "-m", "pytest", "-n0", "-q", "--tb=short", f"--junitxml={results}", *tests_of(name)]
         told = subprocess.run(
             command, cwd=ROOT, env=os.environ | places, capture_output=True, text=True, check=False
         ).stdout

@@ -2,6 +2,7 @@
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric
 
@@ -114,6 +115,12 @@ def trainer(**options):
     defaults = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "callbacks": [Sharpness()], "logger": False}
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     return pl.Trainer(**defaults | quiet | options)
+
+
+def scaled(**options):
+    """Options of a Trainer with float16 and a GradScaler on CPU, beside others."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=1000)
+    return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)], **options}
 
 
 def fitted(method, net, sizes=(8,), *, kind=Automatic, model=False, module=None, ckpt_path=None, **options):

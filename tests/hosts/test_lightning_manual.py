@@ -8,11 +8,10 @@ import pytest
 pytest.importorskip("lightning")
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins import MixedPrecision
 
 import ranks
 from hosts import on_ranks
-from hosts.lightning_fits import WARNINGS, Kill, Killed, Manual, expected, fitted
+from hosts.lightning_fits import WARNINGS, Kill, Killed, Manual, expected, fitted, scaled
 from hosts.reference import METHODS, STEPS, distance, network, noisy_network
 
 EXAMPLE = Path(__file__).parents[2] / "examples/hosts/lightning_manual_digits.py"
@@ -54,9 +53,7 @@ def test_hooks(method):
 def test_fp16_overflow(method):
     """Sees an overflow that moves weights, or stops the coins."""
     ours, theirs = network(), network()
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=1000)
-    plugins = [MixedPrecision("16-mixed", "cpu", scaler)]
-    done = manual(method, ours, module={"overflow": (2,)}, plugins=plugins)
+    done = manual(method, ours, module={"overflow": (2,)}, **scaled())
     expected(method, theirs, autocast=torch.float16, scale=2.0**10, spoiled={2})
     assert distance(ours, theirs) < 1e-5
     assert done.optimizers().optimizer.cost.steps == STEPS
