@@ -29,7 +29,7 @@ def engine(method, model, kind=Engine, **options):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("make", [reference.network, reference.noisy_network])
 @pytest.mark.parametrize("sizes", [(8,), (8, 6, 4)])
-def test_two_gradients(method, make, sizes):
+def test_right(method, make, sizes):
     """Sees another method, a climb with the last micro-batch alone, both passes in buffers or clipped, another loss."""
     theirs, ours = make(), make()
     most = 0.2 if len(sizes) == 1 else 10.0  # clipped, the scale of an accumulated gradient would not be seen

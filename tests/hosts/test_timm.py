@@ -27,7 +27,7 @@ def micros(sizes=(8,)):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("make", [reference.network, reference.noisy_network])
 @pytest.mark.parametrize("sizes", [(8,), (8, 6, 4)])
-def test_two_gradients(method, make, sizes):
+def test_right(method, make, sizes):
     """Sees another method, a climb with the last micro-batch alone, passes clipped, averaged or counted one by one."""
     theirs, ours = make(), make()
     most = 0.2 if len(sizes) == 1 else 10.0  # clipped, the scale of an accumulated gradient would not be seen
@@ -54,7 +54,7 @@ def test_two_gradients(method, make, sizes):
 
 
 @pytest.mark.parametrize("method", ["G-RST", "parts"])
-def test_fp16(method):
+def test_fp16_overflow(method):
     """Sees a step that an overflow poisons, or a coin lost with it."""
     theirs, ours, overflow = reference.network(), reference.network(), micros()
     overflow[2] = overflow[2][0] * 1e6, overflow[2][1]  # beyond float16

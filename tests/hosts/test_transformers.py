@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("make", [reference.network, reference.noisy_network])
 @pytest.mark.parametrize("sizes", [(8,), (8, 6, 4)])
-def test_two_gradients(method, make, sizes, tmp_path):
+def test_right(method, make, sizes, tmp_path):
     """Sees plain training, a climb with the last micro-batch alone, statistics of both passes, another loss."""
     theirs, ours = Classifier(make()), Classifier(make())
     losses = reference.train(theirs.network, sgd(theirs), reference.batches(sizes), method)
@@ -69,7 +69,7 @@ class Scaled(SharpTrainer):
 
 @pytest.mark.parametrize("method", ["G-RST", "parts"])
 @pytest.mark.parametrize("clip", [0.0, 0.1])
-def test_fp16(method, clip, tmp_path):
+def test_fp16_overflow(method, clip, tmp_path):
     """Sees a step that an overflow poisons, clipping of scaled gradients, or a coin lost with the step."""
     theirs, ours = Classifier(reference.noisy_network()), Classifier(reference.noisy_network())
     reference.train(
@@ -112,7 +112,7 @@ def together(micros, size):
     return [tuple(map(torch.cat, zip(*parts, strict=True)))]
 
 
-def test_ranks(tmp_path):
+def test_two_ranks(tmp_path):
     """Sees ranks that climb along a common gradient, that reduce both passes, or that climb along one shard."""
     data, methods = reference.batches((8, 8, 6, 6)), ["SAM", "G-RST", "parts"]
     ranks = on_ranks(tmp_path, methods, data)
@@ -154,7 +154,7 @@ class Speedy(SharpTrainer):
         self.is_deepspeed_enabled = True
 
 
-def test_refusals(tmp_path, monkeypatch):
+def test_what_is_refused(tmp_path, monkeypatch):
     """Sees plain training, or wrong training, without a word."""
     model = Classifier(reference.network())
     data = [{"x": torch.randn(8, 5), "labels": torch.randint(3, (8,)), "factor": torch.tensor(1.0)}]
