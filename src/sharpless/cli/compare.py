@@ -15,12 +15,14 @@ from sharpless.cli.report import MARGIN, conclude
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import store
 from sharpless.lab.choice import AXES, CHOICE_SEEDS, check_grid
-from sharpless.lab.methods import DEFAULTS, KINDS, Method
+from sharpless.lab.kinds import DEFAULTS, KINDS
+from sharpless.lab.methods import Method
 from sharpless.lab.threads import settled
 from sharpless.report.margin import read_margin
 
 if TYPE_CHECKING:
-    from sharpless.lab.study import Run, Study
+    from sharpless.lab.run import Run
+    from sharpless.lab.study import Study
 
 __all__ = ["SEEDS", "add"]
 

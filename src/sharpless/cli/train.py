@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from sharpless.cli import arguments, extras, task
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import store
-from sharpless.lab.methods import KINDS, Method
+from sharpless.lab.kinds import KINDS
+from sharpless.lab.methods import Method
 from sharpless.lab.tasks.images import resolve, train
 
 if TYPE_CHECKING:
-    from sharpless.lab.study import Run
+    from sharpless.lab.run import Run
     from sharpless.lab.trial import Trial
 
 __all__ = ["add"]
@@ -63,8 +64,9 @@ def _train(options: argparse.Namespace) -> int:
     print(f"{label} on {shown(resolved['data'])}, in {shown(str(options.out))}", flush=True)
 
     from sharpless.lab.definition import Task  # noqa: PLC0415
+    from sharpless.lab.run import Run  # noqa: PLC0415
     from sharpless.lab.stopping import Stopped  # noqa: PLC0415
-    from sharpless.lab.study import Run, Study  # noqa: PLC0415
+    from sharpless.lab.study import Study  # noqa: PLC0415
 
     # As compare has it, so that both can share a folder: a single value is taken as it is.
     point = {name: float(given.pop(name)) for name in AXES if name in given}
