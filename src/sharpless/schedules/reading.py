@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
 
 from sharpless.schedules.base import Policy, Schedule, as_text, check_probability
 from sharpless.schedules.functions import Constant, Cosine, Linear, Piecewise
 from sharpless.schedules.policies import Adaptive, Periodic
 
-__all__ = ["Warmup", "parse", "schedule"]
+__all__ = ["Probability", "Warmup", "parse", "schedule"]
+
+Probability = float | str | Schedule | Callable[[float], float]
+"""What `schedule` reads."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class _Function(Schedule):
         return getattr(self.function, "__name__", repr(self.function))
 
 
-def schedule(p: Any) -> Schedule:
+def schedule(p: Probability) -> Schedule:
     """Return `p` as a schedule: a number is a constant, a text is parsed, a function of progress is taken as it is.
 
     >>> schedule(0.5), schedule("linear:0,1")
