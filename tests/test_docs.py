@@ -5,13 +5,59 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed, nn
 
-from sharpless import GRST, pass_seconds
 from sharpless.cli import main
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 RESULTS = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "benchmarks/results").glob("*.md")))
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = sorted(DOCS.rglob("*.md"))
+GUIDES = [page for page in PAGES if page.parent.name in {"concepts", "how-to"} or page.stem in {"index", "start"}]
+IN_SECTIONS = DOCS / "how-to/distributed.md"  # whose networks cannot be wrapped twice
+
+
+def examples(text):
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def named(page):
+    return str(page.relative_to(DOCS))
+
+
+@pytest.fixture
+def group_of_one(tmp_path):
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDES if examples(page.read_text("utf-8"))], ids=named)
+def test_examples(page, tmp_path, monkeypatch, request):
+    """Sees an example that a user cannot run, and a number beside a `print` that is not what it prints."""
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text("utf-8")
+    if page == IN_SECTIONS:
+        request.getfixturevalue("group_of_one")
+    for section in text.split("\n## ") if page == IN_SECTIONS else [text]:
+        printed, code = [], "\n".join(examples(section))
+        names = {
+            "model": nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)),
+            "loader": [(torch.randn(64, 1, 8, 8), torch.randint(10, (64,))) for _ in range(4)],
+            **{"loss_fn": nn.CrossEntropyLoss(), "epochs": 2, "device": "cpu", "torch": torch},
+            "print": lambda *words, seen=printed: seen.append(" ".join(map(str, words))),
+        }
+        exec(compile(code, named(page), "exec"), names)
+        comments = re.findall(r"^print\(.*\)(?: +# (.*))?$", code, re.MULTILINE)
+        assert len(printed) >= len(comments)
+        for comment, output in zip(comments, printed, strict=False):
+            if comment[:1].isdigit():
+                assert output == comment.partition(": ")[0], comment
+
+
+def test_every_page_of_guides_is_run():
+    """Sees pages that are moved to where their examples no longer run."""
+    assert sum(len(examples(page.read_text("utf-8"))) for page in GUIDES) >= 25
 
 
 def test_rows_of_results():
@@ -25,28 +71,17 @@ def test_rows_of_results():
 def test_the_task_of_the_documentation(tmp_path, monkeypatch):
     """Sees a task in the documentation that cannot be compared, or a summary without what it prints."""
     monkeypatch.chdir(tmp_path)
-    train, compare = re.findall(r"^```python\n(.*?)```", (ROOT / "docs/tasks.md").read_text("utf-8"), re.DOTALL | re.M)
+    train, compare = examples((DOCS / "tasks.md").read_text("utf-8"))
     names = {"__name__": "__main__"}
     exec(compile(train + compare.replace("seeds=4", "seeds=2, choice_seeds=1"), "tasks.md", "exec"), names)
     assert [row["label"].split(",")[0] for row in names["summary"]["methods"]] == ["AdamW", "SAM", "thrifty"]
     assert names["summary"]["metric"]["goal"] == "min"
 
 
-def test_the_budget_in_seconds():
-    """Sees an example of a budget in seconds that a user cannot run."""
-    (example,) = re.findall(
-        r"^```python\n(seconds = .*?)```", (ROOT / "docs/cheaper.md").read_text("utf-8"), re.DOTALL | re.M
-    )
-    model = torch.nn.Linear(3, 2)
-    names = {"model": model, "x": torch.randn(64, 3), "y": torch.randint(2, (64,)), "GRST": GRST}
-    names |= {"base": torch.optim.SGD(model.parameters(), lr=0.1), "loss_fn": torch.nn.CrossEntropyLoss()}
-    exec(compile(example.replace("1.1", "2.0"), "cheaper.md", "exec"), names | {"pass_seconds": pass_seconds})
-
-
 def test_flatness_of_a_network_of_ones_own(tmp_path, monkeypatch, capsys):
     """Sees an example of measuring flatness that a user cannot run, in Python or by its name."""
     monkeypatch.chdir(tmp_path)
-    mine, calls = re.findall(r"^```python\n(.*?)```", (ROOT / "docs/flatness.md").read_text("utf-8"), re.DOTALL | re.M)
+    mine, calls = examples((DOCS / "flatness.md").read_text("utf-8"))
     names = {}
     exec(compile(mine + calls, "flatness.md", "exec"), names)
     assert names["objective"].examples == 400
@@ -55,7 +90,7 @@ def test_flatness_of_a_network_of_ones_own(tmp_path, monkeypatch, capsys):
     assert "adaptive sharpness, ρ = 0.5" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=named)
 def test_links(page):
     """Sees a link to a file that is not there."""
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):

@@ -7,7 +7,7 @@ from typing import Any
 from math_core import LatexToMathML
 
 CONVERTER = LatexToMathML()
-FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>([,.;:)]*)', re.DOTALL)
 
 
 def on_page_content(html: str, **_: Any) -> str:
@@ -16,6 +16,8 @@ def on_page_content(html: str, **_: Any) -> str:
     def converted(match: re.Match[str]) -> str:
         block = match[2] == "["
         mathml = CONVERTER.convert_with_local_state(unescape(match[3]).strip(), displaystyle=block)
-        return f'<div class="formula">{mathml}</div>' if block else mathml
+        if block:
+            return f'<div class="formula">{mathml}</div>'
+        return f'<span class="together">{mathml}{match[4]}</span>' if match[4] else mathml
 
     return FORMULA.sub(converted, html)
