@@ -11,7 +11,7 @@ SRC = Path(__file__).parents[2] / "src"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the help of each command into its place."""
+    """Return the page with the help of each command in its place."""
 
     def shown(match: re.Match[str]) -> str:
         environment = {**os.environ, "PYTHONPATH": str(SRC), "COLUMNS": "100"}

@@ -6,18 +6,20 @@ from typing import Any
 
 from math_core import LatexToMathML
 
+LONG = 50  # characters of TeX, which may be wider than the screen of a phone
 CONVERTER = LatexToMathML()
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>([,.;:)]*)', re.DOTALL)
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Convert the formulas of a page; one that cannot be read ends the build."""
+    """Return the page with its formulas converted; one that cannot be read ends the build."""
 
     def converted(match: re.Match[str]) -> str:
-        block = match[2] == "["
-        mathml = CONVERTER.convert_with_local_state(unescape(match[3]).strip(), displaystyle=block)
+        formula, block = unescape(match[3]).strip(), match[2] == "["
+        mathml = CONVERTER.convert_with_local_state(formula, displaystyle=block)
         if block:
             return f'<div class="formula">{mathml}</div>'
-        return f'<span class="together">{mathml}{match[4]}</span>' if match[4] else mathml
+        kind = "together long" if len(formula) > LONG else "together"
+        return f'<span class="{kind}">{mathml}{match[4]}</span>'  # no line begins with the comma after a formula
 
     return FORMULA.sub(converted, html)

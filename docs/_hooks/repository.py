@@ -38,8 +38,8 @@ def place(path: Path) -> str:
 def text(path: Path) -> str:
     """Return the page that shows a file or folder."""
     if path.is_dir():
-        names = [one.name for one in sorted(path.iterdir()) if one.suffix in CODE or one.is_dir() and any(one.glob("*.py"))]
-        return f"# {path.name}\n\n" + "".join(f"- [{name}]({name})\n" for name in names if not name.startswith("_"))
+        shown = [one for one in path.iterdir() if one.suffix in CODE or (one.is_dir() and any(one.glob("*.py")))]
+        return f"# {path.name}\n\n" + "".join(f"- [{one.name}]({one.name})\n" for one in sorted(shown))
     content = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return content
@@ -57,7 +57,7 @@ def origin(src_uri: str) -> Path:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add all that is linked to, and what that links to."""
+    """Return the files of the site, with all that is linked to and what that links to."""
     waiting = [(file.content_string, origin(file.src_uri)) for file in files.documentation_pages()]
     while waiting:
         for path in outside(*waiting.pop()):
@@ -73,7 +73,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
-    """Let the links of a page lead to these copies."""
+    """Return the page with links to these copies."""
     folder = origin(page.file.src_uri)
     here = Path(page.file.src_uri).parent
 

@@ -7,5 +7,5 @@ NUMBER = re.compile(r"<td>(?=[^<]*(?:±|\[[+−\-\d]))")
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Mark the cells of a page that hold a mean with its deviation, or an interval."""
+    """Return the page with the cells marked that hold a mean with its deviation, or an interval."""
     return NUMBER.sub('<td class="number">', html)
