@@ -74,21 +74,20 @@ class RST(Wrapper):
         repeat_dropout: False gives the perturbed pass random numbers of its own.
         climb_locally: False synchronizes the clean gradient under DistributedDataParallel as well. With
             `static_graph`, the first step of a process does so in any case.
-        batch_fraction: the share q of the batch that a sharpness-aware step climbs with. The loop over
-            `passes(batch)` is then handed three parts: the first q·n examples S, S once more at perturbed
-            weights, and the rest R. The gradient is q·g(S) + (1−q)·g(R) + γ(g⁺(S) − g(S)): unbiased for the
-            regularizer of SAM with batches of q·n examples, at 1 + q gradients a step. It asks for losses that
-            are means over examples, and for batches in random order. BatchNorm normalizes each part by its own
-            statistics, and small parts can break the fine-tuning of such a network: see docs/cheaper.md, and
-            compare with SAM first where q·n is below about 32. Each part has an example, two where the model has
-            BatchNorm; a batch too small for that is climbed with as a whole, and paid for so.
-        keep_strength: climb with a part of share q by ρ√q. The gradient of a part is longer, by 1/√q where
-            noise dominates it, and so is the regularization ρ·E‖g‖; this keeps it what ρ is for whole batches.
-            False climbs by ρ.
-        systematic: draw the steps by systematic sampling in place of a coin at each: still each with its probability
-            p(t), but evenly spread, and as many as Σp(t) says.
-        ascent: where to climb: a function of (weights, gradients, ρ) that returns ε, such as `ascent.asam` or
-            `ascent.Friendly()`.
+        batch_fraction: the share q of the batch that the sharpness term is estimated on (m-sharpness with q·n
+            examples). On a sharpness-aware step, the loop over `passes(batch)` gets three parts: the first q·n
+            examples S, then S again at perturbed weights, then the rest R. The gradient is
+            q·g(S) + (1−q)·g(R) + γ(g⁺(S) − g(S)), at the cost of 1 + q gradients. It is unbiased if losses are means
+            over examples and batches are in random order. BatchNorm normalizes each part by its own statistics, and
+            parts below about 32 examples can break such a network (docs/how-to/budget.md). A part has at least one
+            example, or two where the model has BatchNorm. A smaller batch is used as a whole, for two gradients.
+        keep_strength: perturb by ρ√q where only a share q of the batch is used. The gradient of a part is longer than
+            that of the batch, by up to 1/√q, and regularizes more. The factor √q makes up for this, so that a ρ that
+            was chosen for whole batches can stay. False perturbs by ρ.
+        systematic: choose the steps by systematic sampling instead of a coin. Each step still has its probability
+            p(t), but the sharpness-aware steps are evenly spread, and their number is Σp(t), rounded up or down.
+        ascent: the direction of the perturbation: a function of (weights, gradients, ρ) that returns ε, such as
+            `ascent.asam` or `ascent.Friendly()`.
         only: the parameters to perturb, for example `ascent.normalization_parameters(model)`; by default all.
 
     Raises:
