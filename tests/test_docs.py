@@ -1,6 +1,7 @@
 """The pages under docs say what is so."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,18 @@ def test_flatness_of_a_network_of_ones_own(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_nets.py").write_text(mine, encoding="utf-8")
     assert main(["flatness", "my_nets.py:mine", "--vectors", "2", "--points", "3", "--eigenvalues", "1"]) == 0
     assert "adaptive sharpness, ρ = 0.5" in capsys.readouterr().out
+
+
+def test_weights_of_the_laboratory(tmp_path, monkeypatch):
+    """Sees an example of loading weights that a user cannot run."""
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"^  ```python\n(.*?)^  ```", (DOCS / "laboratory.md").read_text("utf-8"), re.DOTALL | re.M)
+    importing, building, loading = textwrap.dedent(example).strip().replace("\n\n", "\n").splitlines()
+    names = {"torch": torch}
+    exec(f"{importing}\n{building}", names)
+    Path("runs/train/weights").mkdir(parents=True)
+    torch.save(names["model"].state_dict(), "runs/train/weights/thrifty-seed0.pt")
+    exec(loading, names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
