@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-NUMBER = re.compile(r"<td>(?=[^<]*(?:±|\[[+−\-\d]))")
+NUMBER = re.compile(r"<td>(?=[+−-]?\d[^<]*(?:±|\[))")
 
 
 def on_page_content(html: str, **_: Any) -> str:
