@@ -69,6 +69,31 @@ def test_rows_of_results():
     assert all(row in RESULTS for row in rows), [row for row in rows if row not in RESULTS]
 
 
+QUOTED = {  # what a page says: the file and the row that it is from
+    "15.5 %": ("repetitions.md", "| 5 | 0.155 |"),
+    "97.5 %": ("repetitions.md", "| 11 | 0.975 |"),
+    "7.4 seconds": ("frontier-digits.md", "| **thrifty** | 0.4 | 98.54 ± 0.42 | 1.100 | 7.4 |"),
+    "plain training 4.0": ("frontier-digits.md", "| **sgd** |  | 83.56 ± 1.45 | 1.000 | 4.0 |"),
+    "13 points below SGD": ("finetune-batchnorm.md", "| -13.0 [-15.4, -10.5] |"),
+    "12.7 of SAM's 13.3 points": ("frontier-groupnorm.md", "| **thrifty** | 0.2 | 96.88 ± 0.65 |"),
+    "both reach 99.50 %": ("frontier-digits-noise.md", "| sam | 0.1 | 99.50 ± 0.22 |"),
+    "gains 3, 15 and 29 points": ("frontier-digits-noise.md", "| no | 0.0 |"),
+    "4.7 points below SAM": ("frontier-digits.md", "| -4.66 [-7.93, -1.39] |"),
+    "1.4 and 2.5 points below SAM": ("frontier-where.md", "| -2.54 [-3.03, -2.05] |"),
+    "drifts: 7·10⁻³ in bfloat16": ("conformance.md", "**wrong** (7e-03)"),
+    "39.85 | +8.58 [+7.84, +9.33]": ("real-tasks.md", "| SAM | 39.85 ± 1.3 | 0.3 | +8.58 [+7.84, +9.33] |"),
+    "21 to 56 % on top": ("overhead-cpu.md", "| tables | sharpless G-RST, γ = 2 | 6.31 | 1.562"),
+}
+
+
+@pytest.mark.parametrize("said", QUOTED)
+def test_figures_in_sentences(said):
+    """Sees a figure in a sentence whose results file has been measured again, and one that is gone from the pages."""
+    file, row = QUOTED[said]
+    assert any(said in " ".join(page.read_text("utf-8").replace("**", "").split()) for page in PAGES)
+    assert row in (ROOT / "benchmarks/results" / file).read_text("utf-8")
+
+
 def test_the_task_of_the_documentation(tmp_path, monkeypatch):
     """Sees a task in the documentation that cannot be compared, or a summary without what it prints."""
     monkeypatch.chdir(tmp_path)
