@@ -128,6 +128,13 @@ def test_weights_of_the_laboratory(tmp_path, monkeypatch):
     exec(loading, names)
 
 
+def test_every_result_is_linked():
+    """Sees results that were measured, and that no page says anything of."""
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    files = [path.name for path in (ROOT / "benchmarks/results").glob("*.md")]
+    assert not [name for name in files if f"benchmarks/results/{name}" not in text]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_links(page):
     """Sees a link to a file that is not there."""
