@@ -49,27 +49,27 @@ class RST(Wrapper):
     between the loop over `passes` and `step`, where the mixed gradient is complete.
 
     Args:
-        base: an instance of any optimizer that takes dense gradients and needs no closure of its own, or a list of
-            them, for parameters of their own: they share coin, norm and ledger. Where a group says `maximize`, its
-            parameters climb the other way.
+        base: an instance of any optimizer that takes dense gradients and calls no closure itself, or a list of them.
+            The optimizers of a list hold different parameters, and share coin, norm and cost. Groups with `maximize`
+            are perturbed the other way.
         p: the probability of a sharpness-aware step: a number, a schedule (also as text, "linear:0,1"), or a
-            function of progress. `schedules.Adaptive` looks at the gradient of each step instead, for which the
-            host waits; under DistributedDataParallel the squared norm is averaged over the ranks.
-        rho: the radius ρ of the perturbation, an L2 norm over all weights. A parameter group with a "rho" of
-            its own ("sharpness_rho" where the base has a rho, as Adadelta does) is perturbed by that
-            times ∇L/‖∇L‖, one norm over all groups; 0 leaves a group unperturbed and out of the norm.
+            function of progress. `schedules.Adaptive` looks at the gradient of each step instead, and the host waits
+            for the device there. Under DistributedDataParallel it takes the mean of the squared norms of the ranks.
+        rho: the radius ρ of the perturbation: its L2 norm over all weights. A parameter group may have a "rho" of its
+            own ("sharpness_rho" where the base has a rho, as Adadelta does). Its weights are perturbed by that times
+            ∇L/‖∇L‖, with one norm over all groups; 0 leaves a group unperturbed and out of the norm.
         gamma: the weight γ of the perturbed gradient.
         total_steps: T, needed by schedules that vary. Beyond it p stays what it was at the end.
-        model: the network. With it, the perturbed pass finds all buffers as the clean pass found them and leaves
-            them as that left them: running statistics of BatchNorm, codebooks, queues, observers. It draws the
-            same numbers from the global generators of torch (on CPU, CUDA and XPU), Python and NumPy: dropout
-            masks, and augmentation in the loop body. Generators and state that are no buffers are left to
-            themselves; `perturbed` tells a loop when to leave them alone. Under DistributedDataParallel, in which the
-            model may be wrapped later, the clean pass does not communicate, so that each rank climbs along its own
-            gradient. Networks with BatchNorm need a model beside GradScaler, whose overflows would spoil the running
-            statistics.
-        seed: decides, with the step, how the coins fall; equal on all ranks and independent of torch's
-            generators. A loaded checkpoint brings its own.
+        model: the network. With it, the perturbed pass finds all buffers as the clean pass found them, and leaves
+            them as the clean pass left them: running statistics of BatchNorm, codebooks, queues, observers. Both
+            passes draw the same numbers from the global generators of torch (on CPU, CUDA and XPU), Python and NumPy,
+            for dropout masks and for augmentation in the loop body. Other generators, and state that is in no buffer,
+            are up to the loop: `perturbed` says when to leave them alone. Under DistributedDataParallel, in which the
+            model may be wrapped later, the clean pass does not communicate, and each rank is perturbed along its own
+            gradient. Networks with BatchNorm need `model` beside GradScaler, because a pass that overflows would spoil
+            the running statistics.
+        seed: decides, together with the step, how the coins fall. All ranks toss the same coins, independently of
+            torch's generators. A loaded checkpoint brings its own seed.
         freeze_batchnorm: False lets the perturbed pass update the buffers too.
         repeat_dropout: False gives the perturbed pass random numbers of its own.
         climb_locally: False synchronizes the clean gradient under DistributedDataParallel as well. With
