@@ -77,7 +77,7 @@ def test_no_module_without_a_floor():
 def test_the_core_needs_torch_alone():
     """Sees an optional dependency imported on the way to the optimizer."""
     extras = ["sklearn", "scipy", "matplotlib", "jinja2", "rich", "timm", "datasets", "lightning_fabric", "ray"]
-    extras += ["lightning", "accelerate"]
+    extras += ["lightning", "accelerate", "transformers"]
     code = (
         "import sys, torch; before = {*sys.modules}; from sharpless import *\n"
         "print([m for m in {*sys.modules} - before if m.split('.')[0] in sys.argv[1:]])"

@@ -25,7 +25,11 @@ class InClosures:
         """
         if closure is None and any(group["lr"] for group in self.param_groups):
             raise RuntimeError("precision = amp_fp16 takes plain steps, without a closure: set amp_bf16 or fp32")
-        return super().step(closure and (lambda: closure(loss_dict={}) if self.perturbed else closure()))
+        losses = [] if closure else [None]
+        for _ in self.passes() if closure else ():
+            losses.append(closure(loss_dict={}) if self.perturbed else closure())
+        super().step()
+        return losses[0]
 
 
 class SharpOptimizer(InClosures, GRST):

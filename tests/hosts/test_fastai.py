@@ -17,7 +17,7 @@ from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 
 METHODS = ["SAM", "RST", "G-RST"]
-pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 example = examples.load("fastai")
 
 
@@ -63,7 +63,7 @@ def fit(learn):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("make", [reference.network, reference.noisy_network])
 @pytest.mark.parametrize("sizes", [(8,), (8, 6, 4)])
-def test_two_gradients(method, make, sizes):
+def test_right(method, make, sizes):
     """Sees another method, a climb with the last micro-batch alone, statistics of both passes, passes clipped."""
     theirs, ours = make(), make()
     expected = reference.train(
@@ -80,7 +80,7 @@ def test_two_gradients(method, make, sizes):
 
 
 @pytest.mark.parametrize("method", ["SAM", "G-RST"])
-def test_fp16(method):
+def test_fp16_overflow(method):
     """Sees a pass outside autocast, or a step that an overflow poisons."""
     theirs, ours, overflow = reference.network(), reference.network(), reference.batches()
     overflow[2] = [(overflow[2][0][0] * 1e6, overflow[2][0][1])]
@@ -108,7 +108,7 @@ def test_resume(tmp_path):
     assert again.opt.opt.cost == first.opt.opt.cost
 
 
-def test_parts_are_refused():
+def test_what_is_refused():
     """Sees parts with the callback, which are not what was asked for."""
     with pytest.raises(ValueError, match=r"batch_fraction = 0\.5 splits the batch"):
         fit(learner("parts", reference.network(), reference.batches()))

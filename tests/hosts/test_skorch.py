@@ -12,7 +12,7 @@ pytest.importorskip("skorch")
 from skorch.callbacks import Callback, Checkpoint, GradientNormClipping, LoadInitState, LRScheduler
 
 METHODS = list(reference.METHODS)
-pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
+pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 example = examples.load("skorch")
 
 
@@ -42,7 +42,7 @@ def data():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("make", [reference.network, reference.noisy_network])
-def test_two_gradients(method, make):
+def test_right(method, make):
     """Sees another method, statistics of both passes, each pass clipped, a scheduler per pass, or another loss."""
     theirs, ours = make(), make()
     base = examples.sgd(theirs)
