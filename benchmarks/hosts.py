@@ -38,7 +38,7 @@ HOSTS = {
     "accelerate": Host("accelerate", "1.0.1"),
     "transformers": Host("transformers", "5.8.0", ("accelerate",)),
     "timm": Host("timm", "1.0.9"),
-    "skorch": Host("skorch", "1.0.0"),
+    "skorch": Host("skorch", "1.1.0"),
     "ignite": Host("pytorch-ignite", "0.5.1"),
     "fastai": Host("fastai", "2.8.0"),
     "keras": Host("keras", "3.7.0"),
