@@ -17,7 +17,7 @@ from typing import Any
 from sharpless.cli.compare import SEEDS
 from sharpless.lab import store
 from sharpless.lab.definition import Task
-from sharpless.lab.methods import DEFAULTS
+from sharpless.lab.kinds import DEFAULTS
 from sharpless.lab.study import Study
 from sharpless.report.runs import Run, read_runs
 from sharpless.report.statistics import estimate

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sharpless.lab.methods import DEFAULTS, Method
+from sharpless.lab.kinds import DEFAULTS
+from sharpless.lab.methods import Method
 from sharpless.lab.tasks.images import parts, step
 from sharpless.lab.tasks.images.data import load
 from sharpless.report.runs import read_runs

@@ -12,14 +12,16 @@ from sharpless.cli import main
 from sharpless.flatness import Objective, measure
 from sharpless.lab import task
 from sharpless.lab.conclude import conclude
+from sharpless.lab.contract import TaskError, check_ended
 from sharpless.lab.definition import Task
 from sharpless.lab.flat import SETTINGS
 from sharpless.lab.methods import Method
-from sharpless.lab.study import Run, Study
+from sharpless.lab.run import Run
+from sharpless.lab.study import Study
 from sharpless.lab.tasks import digits
 from sharpless.lab.tasks.images import training
 from sharpless.lab.tasks.images.recipe import Recipe
-from sharpless.lab.trial import TaskError, Trial
+from sharpless.lab.trial import Trial
 from sharpless.report.numbers import significant
 
 TASK = f"{__file__}:train"
@@ -80,7 +82,7 @@ def test_nothing_is_measured_unasked():
     trial = Trial(Method("sgd"))
     train(trial)
     assert trial.flat is None
-    trial.check_ended()
+    check_ended(trial)
 
 
 def test_a_measure_that_is_refused():
@@ -88,7 +90,7 @@ def test_a_measure_that_is_refused():
     trial, *_ = trained("sgd", noise=0.5)
     assert trial.flat["measures"] == {}
     assert trial.flat["refused"].startswith("model gives two losses for the same examples")
-    trial.check_ended()
+    check_ended(trial)
 
 
 def test_a_measure_that_fails():
@@ -102,7 +104,7 @@ def test_a_task_that_says_nothing():
     """Sees a comparison without what it was asked for, in silence."""
     trial, *_ = trained("sgd", silent=True)
     with pytest.raises(TaskError, match=r"call trial\.flatness\(model, loss, batches\) at its end"):
-        trial.check_ended()
+        check_ended(trial)
 
 
 def test_the_clock_stands_still():
@@ -168,6 +170,6 @@ def test_the_tasks_that_are_built_in(name, tmp_path):
         digits.train(trial, epochs=1)
     else:
         training.train(trial, Recipe(epochs=1, width=4))
-    trial.check_ended()
+    check_ended(trial)
     assert (trial.flat["examples"], trial.flat["refused"]) == (500, None)
     assert all(isinstance(value, float) for value in trial.flat["measures"].values())

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sharpless.lab import Trial
+from sharpless.lab.contract import check_ended
 from sharpless.lab.definition import Task
 from sharpless.lab.methods import Method
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:
 def trained(example, method, choosing=False, **options):
     trial = Trial(Method(method), seed=1, choosing=choosing)
     Task.of(f"{EXAMPLES / example}.py:train", options)(trial)
-    trial.check_ended()
+    check_ended(trial)
     assert trial.cost.ratio == pytest.approx({"sgd": 1.0, "sam": 2.0, "thrifty": 1.1}[method], abs=0.15)
     return {name: values[-1] for name, values in trial.curve.items()}
 

@@ -6,7 +6,7 @@ import pytest
 
 from sharpless.lab.definition import Task, parameters
 from sharpless.lab.methods import Method
-from sharpless.lab.study import Run
+from sharpless.lab.run import Run
 from sharpless.lab.tasks.images import parts, resolve, train
 from sharpless.lab.tasks.images.papers import PAPERS
 from sharpless.lab.tasks.images.recipe import Recipe

@@ -20,7 +20,7 @@ def test_the_lines_of_user_code():
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     loader = [(torch.randn(16, 1, 8, 8), torch.randint(10, (16,)))] * 20
     examples = re.findall(r"^ *```python\n(.*?)```", README, re.DOTALL | re.MULTILINE)
-    assert len(examples) == 4
+    assert len(examples) == 1
     for example in map(textwrap.dedent, examples):
         names = {"model": model, "loader": loader, "loss_fn": nn.CrossEntropyLoss(), "epochs": 2, "torch": torch}
         names["device"] = "cpu"
@@ -62,3 +62,9 @@ def test_what_it_links_to():
     """Sees a link to a file that is not there."""
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_citation():
+    """Sees a citation of another version than that of the package."""
+    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)[1]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text("utf-8")

@@ -15,7 +15,7 @@ from sharpless.cli import main
 from sharpless.lab import execute
 from sharpless.lab.definition import Task
 from sharpless.lab.methods import Method
-from sharpless.lab.study import Run
+from sharpless.lab.run import Run
 from sharpless.lab.threads import settled
 
 SHORT = {"epochs": 1, "width": 4}

@@ -20,8 +20,9 @@ from sharpless.lab import store
 from sharpless.lab.definition import Task
 from sharpless.lab.faults import Failure
 from sharpless.lab.methods import Method
+from sharpless.lab.run import Run
 from sharpless.lab.stopping import Stopped
-from sharpless.lab.study import Run, Study
+from sharpless.lab.study import Study
 from sharpless.lab.tasks.images.checkpoints import Checkpoints, _digest
 from sharpless.report.html import render
 from sharpless.report.runs import read_runs

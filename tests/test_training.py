@@ -254,7 +254,7 @@ def test_the_schedule_of_the_learning_rate(tmp_path):
     seen = []
 
     def watch(trial):
-        seen.append(trial._opt.param_groups[0]["lr"])
+        seen.append(trial.opt.param_groups[0]["lr"])
 
     trial = Trial(Method("sgd"), hyperparameters={"lr": 0.2}, folder=tmp_path, watch=lambda _: watch(trial))
     train(trial, replace(SHORT, epochs=1, lr_warmup=0.2))

@@ -97,7 +97,7 @@ NOISE = 0.7
 """r(m) of a part of m examples falls as m to this power: mostly by 5 to 10 from m = 4 to 64 (variance.md), 16^0.7."""
 
 MOST_NOISE = 10.0
-"""The largest second moment of a step's correction, in units of SAM's, where it was measured (docs/cheaper.md)."""
+"""The largest second moment of a step's correction, in units of SAM's, if it was measured (docs/how-to/budget.md)."""
 
 
 class BudgetError(ValueError):

@@ -81,8 +81,8 @@ class GRST(RST):
         """Return G-RST with p, q and γ chosen so that the cost is at most `budget` (see `sharpless.cost.plan`).
 
         BatchNorm normalizes each part of a batch by its own statistics, and small parts have broken trainings
-        (docs/cheaper.md). So where `model` has BatchNorm, parts have 32 examples or more, unless the noise of smaller
-        ones was measured.
+        (docs/how-to/budget.md). Where `model` has BatchNorm, parts therefore have 32 examples or more, unless the noise
+        of smaller parts was measured.
 
         >>> import torch
         >>> base = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1)

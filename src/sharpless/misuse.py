@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 FEW = 32
-"""Below this number of examples, a part of the batch has broken a network with BatchNorm (docs/cheaper.md)."""
+"""Below this number of examples, parts of the batch have broken networks with BatchNorm (docs/results/batchnorm.md)."""
 
 
 def warn_of_plain_steps() -> None:
@@ -119,8 +119,8 @@ def warn_of_small_part(examples: int | None, batch_fraction: float) -> bool:
         return False
     warnings.warn(
         f"batch_fraction = {batch_fraction:.3g} climbs with {examples} examples, and model has BatchNorm: parts of "
-        f"fewer than about {FEW} examples have broken the fine-tuning of such a network (docs/cheaper.md); compare "
-        "with SAM first, or choose a larger batch_fraction or budget",
+        f"fewer than about {FEW} examples have broken the fine-tuning of such a network "
+        "(docs/results/batchnorm.md); compare with SAM first, or choose a larger batch_fraction or budget",
         stacklevel=5,
     )
     return True

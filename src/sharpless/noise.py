@@ -32,9 +32,9 @@ def part_noise(
     """Measure how noisy the correction D = g⁺ − g is that a part of the batch gives, by its number of examples.
 
     Without BatchNorm, E‖D‖² grows slowly as parts get smaller. BatchNorm normalizes a part by its own statistics, and
-    E‖D‖² can be a hundred times that of the whole batch. Such parts have broken trainings (docs/cheaper.md). Hand what
-    this returns to `GRST.for_budget(…, noise=…)`, which avoids them. `.grad`, weights, buffers and random generators
-    are left as they were. Under DistributedDataParallel all ranks have to call this, and get the same.
+    E‖D‖² can be a hundred times that of the whole batch. Such parts have broken trainings (docs/results/batchnorm.md).
+    Hand what this returns to `GRST.for_budget(…, noise=…)`, which avoids them. `.grad`, weights, buffers and random
+    generators are left as they were. Under DistributedDataParallel all ranks have to call this, and get the same.
 
     >>> import torch
     >>> model = nn.Linear(3, 1)

@@ -49,46 +49,45 @@ class RST(Wrapper):
     between the loop over `passes` and `step`, where the mixed gradient is complete.
 
     Args:
-        base: an instance of any optimizer that takes dense gradients and needs no closure of its own, or a list of
-            them, for parameters of their own: they share coin, norm and ledger. Where a group says `maximize`, its
-            parameters climb the other way.
+        base: an instance of any optimizer that takes dense gradients and calls no closure itself, or a list of them.
+            The optimizers of a list hold different parameters, and share coin, norm and cost. Groups with `maximize`
+            are perturbed the other way.
         p: the probability of a sharpness-aware step: a number, a schedule (also as text, "linear:0,1"), or a
-            function of progress. `schedules.Adaptive` looks at the gradient of each step instead, for which the
-            host waits; under DistributedDataParallel the squared norm is averaged over the ranks.
-        rho: the radius ρ of the perturbation, an L2 norm over all weights. A parameter group with a "rho" of
-            its own ("sharpness_rho" where the base has a rho, as Adadelta does) is perturbed by that
-            times ∇L/‖∇L‖, one norm over all groups; 0 leaves a group unperturbed and out of the norm.
+            function of progress. `schedules.Adaptive` looks at the gradient of each step instead, and the host waits
+            for the device there. Under DistributedDataParallel it takes the mean of the squared norms of the ranks.
+        rho: the radius ρ of the perturbation: its L2 norm over all weights. A parameter group may have a "rho" of its
+            own ("sharpness_rho" where the base has a rho, as Adadelta does). Its weights are perturbed by that times
+            ∇L/‖∇L‖, with one norm over all groups; 0 leaves a group unperturbed and out of the norm.
         gamma: the weight γ of the perturbed gradient.
         total_steps: T, needed by schedules that vary. Beyond it p stays what it was at the end.
-        model: the network. With it, the perturbed pass finds all buffers as the clean pass found them and leaves
-            them as that left them: running statistics of BatchNorm, codebooks, queues, observers. It draws the
-            same numbers from the global generators of torch (on CPU, CUDA and XPU), Python and NumPy: dropout
-            masks, and augmentation in the loop body. Generators and state that are no buffers are left to
-            themselves; `perturbed` tells a loop when to leave them alone. Under DistributedDataParallel, in which the
-            model may be wrapped later, the clean pass does not communicate, so that each rank climbs along its own
-            gradient. Networks with BatchNorm need a model beside GradScaler, whose overflows would spoil the running
-            statistics.
-        seed: decides, with the step, how the coins fall; equal on all ranks and independent of torch's
-            generators. A loaded checkpoint brings its own.
+        model: the network. With it, the perturbed pass finds all buffers as the clean pass found them, and leaves
+            them as the clean pass left them: running statistics of BatchNorm, codebooks, queues, observers. Both
+            passes draw the same numbers from the global generators of torch (on CPU, CUDA and XPU), Python and NumPy,
+            for dropout masks and for augmentation in the loop body. Other generators, and state that is in no buffer,
+            are up to the loop: `perturbed` says when to leave them alone. Under DistributedDataParallel, in which the
+            model may be wrapped later, the clean pass does not communicate, and each rank is perturbed along its own
+            gradient. Networks with BatchNorm need `model` beside GradScaler, because a pass that overflows would spoil
+            the running statistics.
+        seed: decides, together with the step, how the coins fall. All ranks toss the same coins, independently of
+            torch's generators. A loaded checkpoint brings its own seed.
         freeze_batchnorm: False lets the perturbed pass update the buffers too.
         repeat_dropout: False gives the perturbed pass random numbers of its own.
         climb_locally: False synchronizes the clean gradient under DistributedDataParallel as well. With
             `static_graph`, the first step of a process does so in any case.
-        batch_fraction: the share q of the batch that a sharpness-aware step climbs with. The loop over
-            `passes(batch)` is then handed three parts: the first q·n examples S, S once more at perturbed
-            weights, and the rest R. The gradient is q·g(S) + (1−q)·g(R) + γ(g⁺(S) − g(S)): unbiased for the
-            regularizer of SAM with batches of q·n examples, at 1 + q gradients a step. It asks for losses that
-            are means over examples, and for batches in random order. BatchNorm normalizes each part by its own
-            statistics, and small parts can break the fine-tuning of such a network: see docs/cheaper.md, and
-            compare with SAM first where q·n is below about 32. Each part has an example, two where the model has
-            BatchNorm; a batch too small for that is climbed with as a whole, and paid for so.
-        keep_strength: climb with a part of share q by ρ√q. The gradient of a part is longer, by 1/√q where
-            noise dominates it, and so is the regularization ρ·E‖g‖; this keeps it what ρ is for whole batches.
-            False climbs by ρ.
-        systematic: draw the steps by systematic sampling in place of a coin at each: still each with its probability
-            p(t), but evenly spread, and as many as Σp(t) says.
-        ascent: where to climb: a function of (weights, gradients, ρ) that returns ε, such as `ascent.asam` or
-            `ascent.Friendly()`.
+        batch_fraction: the share q of the batch that the sharpness term is estimated on (m-sharpness with q·n
+            examples). On a sharpness-aware step, the loop over `passes(batch)` gets three parts: the first q·n
+            examples S, then S again at perturbed weights, then the rest R. The gradient is
+            q·g(S) + (1−q)·g(R) + γ(g⁺(S) − g(S)), at the cost of 1 + q gradients. It is unbiased if losses are means
+            over examples and batches are in random order. BatchNorm normalizes each part by its own statistics, and
+            parts below about 32 examples can break such a network (docs/how-to/budget.md). A part has at least one
+            example, or two where the model has BatchNorm. A smaller batch is used as a whole, for two gradients.
+        keep_strength: perturb by ρ√q where only a share q of the batch is used. The gradient of a part is longer than
+            that of the batch, by up to 1/√q, and regularizes more. The factor √q makes up for this, so that a ρ that
+            was chosen for whole batches can stay. False perturbs by ρ.
+        systematic: choose the steps by systematic sampling instead of a coin. Each step still has its probability
+            p(t), but the sharpness-aware steps are evenly spread, and their number is Σp(t), rounded up or down.
+        ascent: the direction of the perturbation: a function of (weights, gradients, ρ) that returns ε, such as
+            `ascent.asam` or `ascent.Friendly()`.
         only: the parameters to perturb, for example `ascent.normalization_parameters(model)`; by default all.
 
     Raises:

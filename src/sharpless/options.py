@@ -1,7 +1,7 @@
 """What a user chooses when an optimizer is made, and the checks of it."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any, TypedDict
 
@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from sharpless.ascent import Ascent
 from sharpless.bases import parameters_of
-from sharpless.schedules import Schedule
+from sharpless.schedules.reading import Probability
 
 __all__ = ["Base", "Options", "Probability", "check_model", "check_number", "check_whole"]
 
 Base = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
-Probability = float | str | Schedule | Callable[[float], float]
 
 
 class Options(TypedDict, total=False):

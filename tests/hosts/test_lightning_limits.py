@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from hosts.lightning_fits import WARNINGS, Automatic, Loader, Manual, expected, fitted, scaled, sgd, trainer
 from hosts.reference import METHODS, STEPS, batches, distance, network, noisy_network, train
 from sharpless import RST, SAM
+from sharpless.hosts import lightning
 from sharpless.hosts.lightning import Sharpness
 
 pytestmark = pytest.mark.filterwarnings(*WARNINGS)
@@ -146,7 +147,7 @@ def test_what_is_refused(monkeypatch):
         fitted("SAM", network())
     monkeypatch.setitem(sys.modules, "lightning", None)
     with pytest.raises(ModuleNotFoundError, match=r"needs Lightning: pip install 'sharpless\[lightning\]'"):
-        runpy.run_module("sharpless.hosts.lightning")
+        runpy.run_path(lightning.__file__)
 
 
 def test_another_loop(monkeypatch):

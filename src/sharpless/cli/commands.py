@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from sharpless.cli import compare, flatness, plan, report, train
+from sharpless.cli import answer, compare, flatness, plan, report, train
 from sharpless.cli.arguments import spellings as spelled_options
+from sharpless.cli.completion import Completion
 from sharpless.cli.task import named
 from sharpless.cli.terminal import prepare, shown
 from sharpless.lab.faults import is_out_of_memory, reason
@@ -61,16 +62,22 @@ def run(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     parser = _Parser(prog="sharpless", description="Sharpness-aware training for less.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"sharpless {version('sharpless')}")
+    shells = ("bash", "zsh", "tcsh", "fish", "powershell")
+    told = 'print what lets a shell complete options, for example in bash: eval "$(sharpless --print-completion bash)"'
+    parser.add_argument("--print-completion", action=Completion, choices=shells, help=told)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (compare, train, plan, report, flatness):
         command.add(commands)
+    for each in commands.choices.values():
+        answer.add(each)
     task, arguments = named(arguments)
     options, rest = parser.parse_known_args(arguments)
     if rest and "parser" not in options:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     vars(options).update(task=task, rest=rest, names={})
     try:
-        return _led(options)
+        with answer.alone(options):
+            return _led(options)
     except (ValueError, ModuleNotFoundError) as error:
         told = _as_typed(str(error), options, arguments)
     except BrokenPipeError:
@@ -101,7 +108,7 @@ def _led(options: argparse.Namespace) -> int:
 
 def _as_typed(sentence: str, options: argparse.Namespace, arguments: Sequence[str]) -> str:
     """Return a sentence about arguments of Python with their names as they are typed: `--lr-warmup = 2.0 is …`."""
-    names = {*vars(options), *options.names} - {"task", "parser", "rest", "names", "command"}
+    names = {*vars(options), *options.names} - {"task", "parser", "rest", "names", "command", "answer"}
     spellings = {name: ["--" + name.replace("_", "-")] for name in names} | spelled_options()
     words = {argument.partition("=")[0] for argument in arguments}
 

@@ -10,17 +10,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpless.cli import arguments, extras, task
-from sharpless.cli.report import MARGIN, conclude
+from sharpless.cli import answer, arguments, extras, task
+from sharpless.cli.report import MARGIN, conclude, tell
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import store
 from sharpless.lab.choice import AXES, CHOICE_SEEDS, check_grid
-from sharpless.lab.methods import DEFAULTS, KINDS, Method
+from sharpless.lab.kinds import DEFAULTS, KINDS
+from sharpless.lab.methods import Method
 from sharpless.lab.threads import settled
 from sharpless.report.margin import read_margin
 
 if TYPE_CHECKING:
-    from sharpless.lab.study import Run, Study
+    from sharpless.lab.run import Run
+    from sharpless.lab.study import Study
 
 __all__ = ["SEEDS", "add"]
 
@@ -115,8 +117,12 @@ def _compare(options: argparse.Namespace) -> int:
         study.open_folder()
         if signum := _executed(study, options):
             return 128 + signum
+        found: dict[str, Any] = {"page": None}
+        failures = [{"run": failure.run, "why": failure.why} for failure in study.failures]
         if study.finished:
-            conclude([options.out], options.out, options.margin)
+            summary, page = conclude([options.out], options.out, options.margin)
+            found = summary | {"page": str(page)}
+        answer.give(options, found | {"failures": failures}, lambda: tell(summary, page) if study.finished else None)
     for failure in study.failures:
         print(f"sharpless: {shown(str(failure))}", file=sys.stderr)
     if study.failures:

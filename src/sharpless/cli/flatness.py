@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sharpless.cli import arguments, extras
+from sharpless.cli import answer, arguments, extras
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import store
 from sharpless.report.numbers import measure, significant
@@ -98,22 +98,22 @@ def _flatness(options: argparse.Namespace) -> int:
     for checkpoint in checkpoints:  # what is wrong with the last is better found before the first is measured
         load(checkpoint)
     with store.locked(options.out):
-        found = _measured(checkpoints, settings, load, options.out)
-        _draw(found, options.out)
-    _tell(found)
-    print(f"\n{shown(str(options.out / 'flatness.json'))}")
+        written = _measured(checkpoints, settings, load, options.out)
+        _draw(written["checkpoints"], options.out)
+    answer.give(options, written, lambda: _tell(written["checkpoints"], options.out / "flatness.json"))
     return 0
 
 
 def _measured(
     checkpoints: Sequence[str], settings: "Settings", load: "Callable[[str], Objective]", folder: Path
-) -> list[dict[str, Any]]:
-    """Return what is found of each checkpoint, written down as soon as it is."""
+) -> dict[str, Any]:
+    """Return what is found of each checkpoint, as it is written down as soon as it is."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     from sharpless import flatness  # noqa: PLC0415
 
     found: list[dict[str, Any]] = []
+    written: dict[str, Any] = {}
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console()) as progress:
         for checkpoint, name in zip(checkpoints, _names(checkpoints), strict=True):
@@ -131,7 +131,7 @@ def _measured(
                 "machine": f"{platform.system()} {platform.machine()}",
             }
             store.write(folder / "flatness.json", json.dumps(written, ensure_ascii=False, allow_nan=False))
-    return found
+    return written
 
 
 def _names(checkpoints: Sequence[str]) -> list[str]:
@@ -154,8 +154,8 @@ def _draw(found: Sequence[Mapping[str, Any]], folder: Path) -> None:
             store.write(folder / name, picture)
 
 
-def _tell(found: Sequence[Mapping[str, Any]]) -> None:
-    """Print a column for each checkpoint, as many beside each other as the terminal is wide."""
+def _tell(found: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Print a column for each checkpoint, as many beside each other as the terminal is wide, and where the file is."""
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
@@ -179,6 +179,7 @@ def _tell(found: Sequence[Mapping[str, Any]]) -> None:
         start = end
     if any(one["worst"] and one["worst"]["still_rising"] for each in found for one in each["sharpness"]):
         print("\n↑ the ascent was still rising: more --ascent-steps will find more")
+    print(f"\n{shown(str(file))}")
 
 
 def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:

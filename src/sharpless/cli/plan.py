@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from shutil import get_terminal_size
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
+from sharpless.cli import answer
 from sharpless.cli.arguments import whole
 from sharpless.coin import uniform
 from sharpless.cost import expected_cost, expected_sharp_steps, plan
@@ -17,6 +18,15 @@ __all__ = ["add"]
 
 LOOKED_AT = 100_000  # steps
 LONGEST = 1e12  # seconds
+
+
+class Planned(NamedTuple):
+    """What was asked for, and what there is to say about it: to people in rows, to programs in facts."""
+
+    schedule: Schedule
+    share: float
+    rows: list[tuple[str, str]]
+    facts: dict[str, Any]
 
 
 def add(commands: Any) -> None:
@@ -60,7 +70,7 @@ def add(commands: Any) -> None:
 def _plan(options: argparse.Namespace) -> int:
     if (options.schedule is None) == (options.budget is None):
         raise ValueError("plan takes either a schedule or a budget: give --schedule P --steps T, or --budget B")
-    schedule, share, rows = _of_schedule(options) if options.budget is None else _of_budget(options)
+    schedule, share, rows, facts = _of_schedule(options) if options.budget is None else _of_budget(options)
     steps, seconds = options.steps, options.seconds_per_step
     if steps is None and (options.budget is None or seconds is not None):
         raise ValueError("a schedule and a duration refer to a number of steps: give --steps T")
@@ -77,15 +87,23 @@ def _plan(options: argparse.Namespace) -> int:
     rows.append(
         ("expected propagation count", f"{cost:.4g} forward-backward passes per step (plain training 1, SAM 2)")
     )
+    facts["cost"] = cost
     if options.steps is not None:
-        rows += _steps_of(schedule, steps, chances, share, options.seed)
+        told, counts = _steps_of(schedule, steps, chances, share, options.seed)
+        rows += told
+        facts |= {"steps": steps, "sharp_steps": counts}
     if seconds is not None:
-        durations = [_duration(steps * seconds * ratio) for ratio in (cost, 1, 2)]
-        rows.append(("expected time", "{} (plain training {}, SAM {})".format(*durations)))
-    if options.budget is None:
-        print(_drawing(chances, steps, min(60, max(10, get_terminal_size().columns - 8))), end="\n\n")
-    for name, value in rows:
-        print(f"{name:28}{value}")
+        durations = [steps * seconds * ratio for ratio in (cost, 1, 2)]
+        rows.append(("expected time", "{} (plain training {}, SAM {})".format(*map(_duration, durations))))
+        facts["expected_seconds"] = dict(zip(("planned", "plain", "sam"), durations, strict=True))
+
+    def show() -> None:
+        if options.budget is None:
+            print(_drawing(chances, steps, min(60, max(10, get_terminal_size().columns - 8))), end="\n\n")
+        for name, value in rows:
+            print(f"{name:28}{value}")
+
+    answer.give(options, facts, show)
     return 0
 
 
@@ -112,24 +130,23 @@ def _looked_at(steps: int) -> list[int]:
 
 def _steps_of(
     schedule: Schedule, steps: int, chances: Sequence[float], share: float, seed: int
-) -> list[tuple[str, str]]:
-    """Return how many steps to expect, and how many this seed gives."""
-    spread = math.sqrt(steps * fmean(p * (1 - p) for p in chances))
-    rows = [
-        ("sharpness-aware steps", f"{expected_sharp_steps(schedule, steps):.0f} ± {spread:.0f} of {steps} expected")
-    ]
+) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+    """Return how many steps to expect, and how many this seed gives, in rows and in facts."""
+    expected, spread = expected_sharp_steps(schedule, steps), math.sqrt(steps * fmean(p * (1 - p) for p in chances))
+    facts = {"expected": expected, "std": spread, "seed": seed, "drawn": None}
+    rows = [("sharpness-aware steps", f"{expected:.0f} ± {spread:.0f} of {steps} expected")]
     if schedule.policy:
-        return [*rows, ("but", "the gradients decide: this is what normally distributed squares would give")]
-    if steps > LOOKED_AT:
-        return [*rows, ("with this seed", f"not counted: more than {LOOKED_AT} steps take a while")]
-    drawn = sum(uniform(seed, step) < p for step, p in enumerate(chances))
-    return [
-        *rows,
-        (f"with seed {seed}", f"{drawn} sharpness-aware steps, {1 + share * drawn / steps:.4g} passes per step"),
-    ]
+        rows.append(("but", "the gradients decide: this is what normally distributed squares would give"))
+    elif steps > LOOKED_AT:
+        rows.append(("with this seed", f"not counted: more than {LOOKED_AT} steps take a while"))
+    else:
+        facts["drawn"] = drawn = sum(uniform(seed, step) < p for step, p in enumerate(chances))
+        passes = 1 + share * drawn / steps
+        rows.append((f"with seed {seed}", f"{drawn} sharpness-aware steps, {passes:.4g} passes per step"))
+    return rows, facts
 
 
-def _of_schedule(options: argparse.Namespace) -> tuple[Schedule, float, list[tuple[str, str]]]:
+def _of_schedule(options: argparse.Namespace) -> Planned:
     """Return the schedule, the share of the batch to climb with, and what there is to say about them.
 
     Raises:
@@ -143,9 +160,11 @@ def _of_schedule(options: argparse.Namespace) -> tuple[Schedule, float, list[tup
     rows = [("schedule", str(schedule))]
     if share < 1:
         rows.append(("q", f"{share:.4g} of the batch"))
-    if schedule.mean() > 0:
-        rows.append(("γ for SAM's degree", f"{1 / schedule.mean():.4g}, G-RST's degree / mean p"))
-    return schedule, share, rows
+    gamma = 1 / schedule.mean() if schedule.mean() > 0 else math.inf
+    if gamma < math.inf:
+        rows.append(("γ for SAM's degree", f"{gamma:.4g}, G-RST's degree / mean p"))
+    facts = {"schedule": str(schedule), "batch_fraction": share, "gamma": gamma if gamma < math.inf else None}
+    return Planned(schedule, share, rows, facts)
 
 
 def _parsed(text: str) -> Schedule:
@@ -161,7 +180,7 @@ def _parsed(text: str) -> Schedule:
         raise ValueError(f"schedule = {text}{' ' if clause != str(error) else ': '}{clause}") from None
 
 
-def _of_budget(options: argparse.Namespace) -> tuple[Schedule, float, list[tuple[str, str]]]:
+def _of_budget(options: argparse.Namespace) -> Planned:
     """Return what `_of_schedule` does, of the plan for a budget.
 
     Raises:
@@ -174,16 +193,27 @@ def _of_budget(options: argparse.Namespace) -> tuple[Schedule, float, list[tuple
     planned = plan(budget, size, 1.0 if degree is None else degree, prices)
     given = "" if degree is None else f"degree={degree:g}, "
     given += "" if prices is None else f"seconds={prices}, "
+    code = f"GRST.for_budget(base, {budget}, batch_size={size}, {given}model=model)"
     rows = [
-        ("in Python", f"GRST.for_budget(base, {budget}, batch_size={size}, {given}model=model)"),
+        ("in Python", code),
         ("p", f"{planned.p:.4g}"),
         ("q", f"{planned.batch_fraction * size:.0f} of {size} examples"),
         ("γ", f"{planned.gamma:.4g}, degree / p"),
         ("why", planned.why),
     ]
+    facts = {
+        "schedule": str(Constant(planned.p)),
+        "batch_fraction": planned.batch_fraction,
+        "gamma": planned.gamma,
+        "budget": budget,
+        "batch_size": size,
+        "why": planned.why,
+        "python": code,
+    }
     if planned.seconds is not None:
         rows.append(("expected seconds", f"{planned.seconds:.4g} times those of plain training"))
-    return Constant(planned.p), planned.batch_fraction, rows
+        facts["seconds_ratio"] = planned.seconds
+    return Planned(Constant(planned.p), planned.batch_fraction, rows, facts)
 
 
 def _refuse(options: argparse.Namespace, mode: str, names: Sequence[str]) -> None:

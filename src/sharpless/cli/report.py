@@ -6,14 +6,14 @@ from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from sharpless.cli import arguments, extras
+from sharpless.cli import answer, arguments, extras
 from sharpless.cli.terminal import console, shown
 from sharpless.report.margin import read_margin
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["MARGIN", "add", "conclude"]
+__all__ = ["MARGIN", "add", "conclude", "tell"]
 
 MARGIN: dict[str, Any] = {
     "metavar": "MARGIN",
@@ -38,12 +38,13 @@ def add(commands: Any) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    conclude(options.runs, options.out, options.margin)
+    summary, page = conclude(options.runs, options.out, options.margin)
+    answer.give(options, summary | {"page": str(page)}, lambda: tell(summary, page))
     return 0
 
 
-def conclude(runs: Sequence[Path], folder: Path, margin: str | float | None = None) -> dict[str, Any]:
-    """Write summary and page from run files, and print the table.
+def conclude(runs: Sequence[Path], folder: Path, margin: str | float | None = None) -> tuple[dict[str, Any], Path]:
+    """Write summary and page from run files.
 
     Args:
         runs: folders of compare or train, or run files.
@@ -51,7 +52,7 @@ def conclude(runs: Sequence[Path], folder: Path, margin: str | float | None = No
         margin: what a method may lose to SAM and still keep up, as `sharpless.report.summary.summarize` takes it.
 
     Returns:
-        The summary.
+        The summary, and where the page is.
 
     Raises:
         ModuleNotFoundError: a package that the report needs is not installed.
@@ -61,12 +62,10 @@ def conclude(runs: Sequence[Path], folder: Path, margin: str | float | None = No
     read_margin(margin)
     from sharpless.lab.conclude import conclude as concluded  # noqa: PLC0415
 
-    summary = concluded(runs, folder, margin)
-    _tell(summary, folder / "report.html")
-    return summary
+    return concluded(runs, folder, margin), folder / "report.html"
 
 
-def _tell(summary: Mapping[str, Any], page: Path) -> None:
+def tell(summary: Mapping[str, Any], page: Path) -> None:
     """Print the table, in a narrow terminal one row below the other, and what is to be said of it."""
     from sharpless.report.table import headings, legend, rows  # noqa: PLC0415
     from sharpless.report.verdict import verdict  # noqa: PLC0415

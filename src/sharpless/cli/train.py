@@ -11,14 +11,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from sharpless.cli import arguments, extras, task
+from sharpless.cli import answer, arguments, extras, task
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import store
-from sharpless.lab.methods import KINDS, Method
+from sharpless.lab.kinds import KINDS
+from sharpless.lab.methods import Method
 from sharpless.lab.tasks.images import resolve, train
 
 if TYPE_CHECKING:
-    from sharpless.lab.study import Run
+    from sharpless.lab.run import Run
     from sharpless.lab.trial import Trial
 
 __all__ = ["add"]
@@ -63,8 +64,9 @@ def _train(options: argparse.Namespace) -> int:
     print(f"{label} on {shown(resolved['data'])}, in {shown(str(options.out))}", flush=True)
 
     from sharpless.lab.definition import Task  # noqa: PLC0415
+    from sharpless.lab.run import Run  # noqa: PLC0415
     from sharpless.lab.stopping import Stopped  # noqa: PLC0415
-    from sharpless.lab.study import Run, Study  # noqa: PLC0415
+    from sharpless.lab.study import Study  # noqa: PLC0415
 
     # As compare has it, so that both can share a folder: a single value is taken as it is.
     point = {name: float(given.pop(name)) for name in AXES if name in given}
@@ -78,7 +80,8 @@ def _train(options: argparse.Namespace) -> int:
     for path in (run.path, _weights_of(run)):
         store.check_file(path)
     if run.path.exists() and _weights_of(run).exists():
-        print(f"{shown(str(_weights_of(run)))} is there already: nothing is left to train")
+        there = f"{shown(str(_weights_of(run)))} is there already: nothing is left to train"
+        answer.give(options, _result(run, run.read() or {}), lambda: print(there))
         return 0
     with store.locked(options.out):
         study.open_folder()
@@ -87,16 +90,21 @@ def _train(options: argparse.Namespace) -> int:
             raise ValueError(study.failures[0].why)
         run = replace(run, method=study.methods[0])
         try:
-            _watched(run, options.log)
+            found = _watched(run, options.log)
         except Stopped as stopped:
             then = "begins anew" if method.kind.package else "continues from there"
             print(f"sharpless: told to stop, after step {stopped.step}; the same command {then}", file=sys.stderr)
             return 128 + stopped.signum
+    result = _result(run, found)
+    answer.give(options, result, lambda: _tell(result))
     return 0
 
 
-def _watched(run: "Run", log: Any) -> None:
+def _watched(run: "Run", log: Any) -> dict[str, Any]:
     """Train, with a progress bar, and leave weights and record.
+
+    Returns:
+        The record.
 
     Raises:
         ValueError: the run failed.
@@ -129,7 +137,7 @@ def _watched(run: "Run", log: Any) -> None:
     assert trial.weights is not None
     _conclude(run, found, trial.weights)
     logs.end(trial)
-    _tell(run, found)
+    return found
 
 
 def _said_of(trial: "Trial") -> str:
@@ -143,18 +151,33 @@ def _said_of(trial: "Trial") -> str:
     return f"epoch {epoch}/{epochs}, passes {cost.passes:.0f}, p {p:.2f}{accuracy}"
 
 
-def _tell(run: "Run", found: Mapping[str, Any]) -> None:
-    """Print what a run has come to."""
+def _result(run: "Run", found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run has come to, ready for JSON."""
     from sharpless.report.runs import diverged_in  # noqa: PLC0415
 
     curve, seconds = found["curve"], found["seconds"]
     split = "test" if "test" in curve else "validation"
-    print(f"{found['label']}: accuracy {curve[split][-1]:.2f} % ({split})")
-    if (epoch := diverged_in(curve["loss"])) is not None:
+    return {
+        **{name: found[name] for name in ("method", "label", "seed", "hyperparameters")},
+        "metric": found["metric"],
+        "split": split,
+        "value": curve[split][-1],
+        "diverged_in_epoch": diverged_in(curve["loss"]),
+        "cost": found["passes"] / found["plain_passes"],
+        "seconds": seconds,
+        "waiting_for_data": found["data_seconds"] / seconds,
+        "weights": str(_weights_of(run)),
+        "record": str(run.path),
+    }
+
+
+def _tell(result: Mapping[str, Any]) -> None:
+    """Print what a run has come to."""
+    print("{label}: accuracy {value:.2f} % ({split})".format(**result))
+    if (epoch := result["diverged_in_epoch"]) is not None:
         print(f"the training diverged: the loss was not finite from epoch {epoch} on; try a smaller --lr or --rho")
-    cost, waited = found["passes"] / found["plain_passes"], found["data_seconds"] / seconds
-    print(f"cost {cost:.3f}, {seconds:.1f} seconds, {waited:.0%} of them waiting for data")
-    print(f"weights: {shown(str(_weights_of(run)))}")
+    print("cost {cost:.3f}, {seconds:.1f} seconds, {waiting_for_data:.0%} of them waiting for data".format(**result))
+    print(f"weights: {shown(result['weights'])}")
 
 
 def _weights_of(run: "Run") -> Path:

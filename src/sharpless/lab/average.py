@@ -1,14 +1,15 @@
 """An exponential moving average of a network's weights, and its use in the place of the weights."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-__all__ = ["Average"]
+__all__ = ["Average", "evaluation"]
 
 
 class Average:
@@ -49,6 +50,19 @@ class Average:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what `state_dict` returned."""
         self.average.load_state_dict(state)
+
+
+@contextmanager
+def evaluation(model: nn.Module, average: Average | None) -> Iterator[None]:
+    """Have `model` in evaluation mode within the block, without gradients, and with averaged weights if it has some."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), nullcontext() if average is None else average.in_place():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

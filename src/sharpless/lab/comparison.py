@@ -8,7 +8,7 @@ from typing import Any
 from sharpless.lab import store
 from sharpless.lab.conclude import conclude
 from sharpless.lab.definition import Task
-from sharpless.lab.methods import DEFAULTS
+from sharpless.lab.kinds import DEFAULTS
 from sharpless.lab.study import Study
 
 __all__ = ["compare"]

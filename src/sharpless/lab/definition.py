@@ -39,7 +39,7 @@ class Measure:
 
 
 def task(*, metric: str = "metric", unit: str = "", goal: str = "max") -> Callable[[Function], Function]:
-    """Return a decorator that says what a task measures; without it, a comparison is told by its options.
+    """Return a decorator that says what a task measures; without it, the options of a comparison say so.
 
     >>> @task(metric="MSE", goal="min")
     ... def train(trial): ...

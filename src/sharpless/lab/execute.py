@@ -21,7 +21,7 @@ from sharpless.lab.stopping import Stopped
 if TYPE_CHECKING:
     from sharpless.lab.faults import Failure
     from sharpless.lab.pricing import Measurement
-    from sharpless.lab.study import Run
+    from sharpless.lab.run import Run
 
 __all__ = ["cluster", "execute", "room"]
 

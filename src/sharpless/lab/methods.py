@@ -1,13 +1,12 @@
 """The methods of a comparison, one row each: a name with parameters, such as `g-rst:p=0.25` or `sam:average=0.99`."""
 
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sharpless.cost import BudgetError, Plan, plan
-from sharpless.schedules import Constant, Periodic, Piecewise, Schedule, parse
+from sharpless.lab import parameters
+from sharpless.lab.kinds import KINDS, Kind, Settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,193 +15,7 @@ if TYPE_CHECKING:
     from sharpless.ascent import Ascent
     from sharpless.options import Base
 
-__all__ = ["BASE", "DEFAULTS", "KINDS", "Kind", "Method", "Settings"]
-
-BASE = "sgd"
-DEFAULTS = ("sgd", "sgd-long", "ema", "sam", "late", "rst", "g-rst", "thrifty")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """When a method is sharpness-aware, with how much of the batch, and how strongly."""
-
-    schedule: Schedule = field(default_factory=lambda: Constant(0.0))
-    batch_fraction: float = 1.0
-    gamma: float = 1.0
-    plan: Plan | None = None
-    """How they follow from a budget, if they do."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a method is drawn: readable on white and on black, distinct to the color-blind."""
-
-    color: str
-    marker: str
-    dashes: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of method."""
-
-    about: str
-    look: Look
-    parameters: Mapping[str, Any]
-    """The parameters it takes, with their defaults."""
-    settings: Callable[["Method", int | None], Settings]
-    """From the method with its parameters and the batch size to what is done."""
-    title: str = ""
-    """Its name in tables."""
-    package: str = ""
-    """The package of a peer."""
-
-
-def _number(low: float, high: float, what: str) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        value = float(text)
-        if not low <= value <= high:
-            raise ValueError
-        return value
-
-    read.__doc__ = what
-    return read
-
-
-def _choice(*choices: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in choices:
-            raise ValueError
-        return text
-
-    read.__doc__ = " or ".join(choices)
-    return read
-
-
-ABOVE_1 = math.nextafter(1.0, 2.0)
-PARAMETERS: dict[str, Callable[[str], Any]] = {
-    "average": _number(0.0, math.nextafter(1.0, 0.0), "a decay in [0, 1), 0 for no average"),
-    "cost": _number(ABOVE_1, 1000.0, "more than 1, in trainings of the base"),
-    "budget": _number(ABOVE_1, 2.0, "more than 1 and at most 2, in trainings of the base"),
-    "unit": _choice("seconds", "gradients"),
-    "tail": _number(0.0, 1.0, "a share of the steps"),
-    "p": parse,
-    "degree": _number(0.0, 3e38, "a number from 0 on"),
-    "gamma": _number(0.0, 3e38, "a number from 0 on"),
-    "batch_fraction": _number(1e-9, 1.0, "a share of the batch in (0, 1]"),
-    "ascent": _choice("sam", "asam", "friendly", "norms"),
-    "systematic": _choice("yes", "no"),
-}
-"""How the parameters of methods are read; each says what it takes."""
-
-
-def _g_rst(method: "Method", _: int | None) -> Settings:
-    own = method.own
-    p: Schedule = own["p"]
-    if own["gamma"] is not None:
-        return Settings(p, own["batch_fraction"], own["gamma"])
-    degree = 1.0 if own["degree"] is None else own["degree"]
-    gamma = degree / p.mean() if p.mean() else math.inf
-    if gamma == math.inf:
-        raise ValueError(f"p = {p} is too small for a degree: γ = degree / mean p overflows, give a larger p, or gamma")
-    return Settings(p, own["batch_fraction"], gamma)
-
-
-def _thrifty(method: "Method", batch_size: int | None) -> Settings:
-    if batch_size is None:
-        raise ValueError("thrifty chooses a part of the batch: give trial.optimizer(…, batch_size=…)")
-    try:
-        chosen = plan(method.own["budget"], batch_size, seconds=method.seconds, noise=method.noise)
-    except BudgetError as error:
-        chosen = error.cheapest  # the page says so
-    return Settings(Constant(chosen.p), chosen.batch_fraction, chosen.gamma, chosen)
-
-
-def _late(method: "Method", _: int | None) -> Settings:
-    return _last(method.own["budget"] - 1)
-
-
-def _temperon(method: "Method", _: int | None) -> Settings:
-    return _last(method.own["tail"])
-
-
-def _last(share: float) -> Settings:
-    """Return SAM in the last share of the steps."""
-    return Settings(Piecewise((0.0, 1.0), (float(f"{1.0 - share:.12g}"),)) if 0 < share < 1 else Constant(share))
-
-
-def _plain(_: "Method", __: int | None) -> Settings:
-    return Settings()
-
-
-def _always(_: "Method", __: int | None) -> Settings:
-    return Settings(Constant(1.0))
-
-
-CLIMB = {"ascent": "sam"}
-COIN = {"p": Constant(0.5), "batch_fraction": 1.0, "systematic": "no", **CLIMB}
-
-KINDS: dict[str, Kind] = {
-    "sgd": Kind("the base optimizer, whatever it is", Look("#767676", "o"), {}, _plain),
-    "sgd-long": Kind(
-        "the base optimizer with as many gradients as G-RST", Look("#997700", "s", (5, 1.5)), {"cost": 1.5}, _plain
-    ),
-    "ema": Kind(
-        "an exponential moving average of the base's weights",
-        Look("#5566aa", "<", (6, 1, 1, 1)),
-        {"average": 0.99},
-        _plain,
-    ),
-    "sam": Kind("SAM (arXiv 2010.01412)", Look("#0077bb", "D"), CLIMB, _always, "SAM"),
-    "late": Kind(
-        "SAM in the last steps, as many as the budget pays",
-        Look("#4d8b31", "p", (4, 4)),
-        {"budget": 1.1, **CLIMB},
-        _late,
-        "late SAM",
-    ),
-    "rst": Kind(
-        "RST (arXiv 2203.09962)",
-        Look("#009988", "^", (5, 1.5)),
-        COIN,
-        lambda method, _: Settings(method.own["p"], method.own["batch_fraction"]),
-        "RST",
-    ),
-    "g-rst": Kind(
-        "G-RST; γ = degree / mean p, and the degree is 1",
-        Look("#cc3311", "v", (2, 2)),
-        {**COIN, "degree": None, "gamma": None},
-        _g_rst,
-        "G-RST",
-    ),
-    "thrifty": Kind(
-        "G-RST with p, q and γ chosen for a budget of seconds, or of gradients",
-        Look("#aa4499", "P", (3, 1, 1, 1)),
-        {"budget": 1.1, "unit": "seconds", **CLIMB},
-        _thrifty,
-        "thrifty",
-    ),
-    "peer-sam": Kind(
-        "SAM of pytorch_optimizer", Look("#6677cc", "X", (1, 1)), {}, _always, "peer SAM", "pytorch_optimizer"
-    ),
-    "peer-looksam": Kind(
-        "LookSAM (arXiv 2203.02714) of pytorch_optimizer, every k-th step by the budget",
-        Look("#a0622d", "h", (8, 2)),
-        {"budget": 1.1},
-        lambda method, _: Settings(Periodic(round(1 / (method.own["budget"] - 1)))),
-        "peer LookSAM",
-        "pytorch_optimizer",
-    ),
-    "temperon": Kind(
-        "temperon: SAM in the last share of the steps (arXiv 2609.17575)",
-        Look("#d1618f", "d", (1, 3)),
-        {"tail": 0.3},
-        _temperon,
-        "temperon",
-        "temperon",
-    ),
-}
-"""All there is to choose from, in the order of tables."""
+__all__ = ["Method"]
 
 
 @dataclass(frozen=True)
@@ -244,7 +57,7 @@ class Method:
                 raise ValueError(
                     f"method {self.name}: {head} has no parameter {parameter!r}, choose from {', '.join(own)}"
                 )
-            own[parameter] = _read(self.name, parameter, text)
+            own[parameter] = parameters.read(self.name, parameter, text)
         if own.get("degree") is not None and own.get("gamma") is not None:
             raise ValueError(f"method {self.name}: degree and gamma exclude each other, give one of them")
         if own.get("systematic") == "yes" and own["p"].policy:
@@ -367,12 +180,3 @@ class Method:
             ascent=ascents.get(chosen, sam),
             only=normalization_parameters(model) if chosen == "norms" and model is not None else None,
         )
-
-
-def _read(method: str, parameter: str, text: str) -> Any:
-    reader = PARAMETERS[parameter]
-    try:
-        return reader(text)
-    except ValueError as error:
-        why = str(error) if reader is parse else f"{parameter} = {text} is out of range: give {reader.__doc__}"
-        raise ValueError(f"method {method}: {why}") from None

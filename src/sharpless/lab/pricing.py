@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from sharpless.lab.contract import TaskError
 from sharpless.lab.faults import Failure
-from sharpless.lab.methods import BASE, Method
+from sharpless.lab.kinds import BASE
+from sharpless.lab.methods import Method
 from sharpless.lab.threads import computing_with
-from sharpless.lab.trial import TaskError, Trial
+from sharpless.lab.trial import Trial
 from sharpless.noise import measuring
 from sharpless.optimizer import RST
 from sharpless.timing import timing

@@ -1,5 +1,6 @@
 """The record of a run: what its file holds, ready for JSON."""
 
+import math
 import os
 import platform
 from importlib.metadata import version
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sharpless.cost import Plan
-from sharpless.lab.trial import Trial, finite
+from sharpless.lab.trial import Trial
 
 if TYPE_CHECKING:
-    from sharpless.lab.study import Run
+    from sharpless.lab.run import Run
 
 __all__ = ["record"]
 
@@ -45,7 +46,7 @@ def record(run: "Run", trial: Trial) -> dict[str, Any]:
         "seconds": trial.seconds,
         "data_seconds": trial.data_seconds,
         "curve": {
-            name: [finite(value) for value in values] if name in {"validation", "test", "loss"} else values
+            name: [_finite(value) for value in values] if name in {"validation", "test", "loss"} else values
             for name, values in trial.curve.items()
         },
         "flatness": trial.flat,
@@ -76,3 +77,12 @@ def _processor() -> str:
         else []
     )
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _finite(value: float) -> float | None:
+    """Return a number as JSON can hold it: None where it is not finite.
+
+    >>> _finite(0.5), _finite(float("nan"))
+    (0.5, None)
+    """
+    return value if math.isfinite(value) else None

@@ -1,11 +1,9 @@
 """What a task sees of one run: its seed, its optimizer, its length, and where its results go."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -14,16 +12,14 @@ from torch.optim import Optimizer
 
 from sharpless.bases import all_of
 from sharpless.cost import Cost
-from sharpless.lab.average import Average
+from sharpless.lab.average import Average, evaluation
+from sharpless.lab.clock import Clock
+from sharpless.lab.contract import TaskError, check_report, number
 from sharpless.lab.flat import measured
 from sharpless.lab.methods import Method
 from sharpless.wrapper import as_one
 
-__all__ = ["TaskError", "Trial"]
-
-
-class TaskError(ValueError):
-    """A task did something that a comparison cannot use; the message says what, and the remedy."""
+__all__ = ["Trial"]
 
 
 class Trial:
@@ -78,19 +74,21 @@ class Trial:
         """How flat the minimum is, where that is measured."""
         self.weights: dict[str, Tensor] | None = None
         """The state of the trained network, for those who want to keep it: `sharpless train` does."""
-        self.seconds = 0.0
+        self.clock = Clock()
         self.sharp_steps: list[int] = []
         self.curve: dict[str, list[float]] = {"step": [], "passes": [], "seconds": []}
         self.average: Average | None = None
         self.base_name, self.batch_size, self.total_steps = "base", None, None  # type: str, int | None, int | None
-        self._folder, self._watch, self._measures_flatness = folder, watch, flatness
-        self._opt: Optimizer | None = None
+        self.measures_flatness = flatness
+        self._folder, self._watch = folder, watch
+        self.opt: Optimizer | None = None
+        """What `optimizer` has returned."""
         self._planned: int | None = None
         self._accumulate, self._counted = 1, 0
-        self._since: float | None = None
         self.device = torch.device("cpu")
         """Where the parameters are."""
-        self._evaluating = False
+        self.is_evaluating = False
+        """Whether a block of `evaluating` is under way."""
 
     @property
     def folder(self) -> Path:
@@ -110,11 +108,16 @@ class Trial:
     @property
     def cost(self) -> Cost:
         """What has been spent so far, in gradients of whole batches."""
-        if self._opt is None:
+        if self.opt is None:
             return Cost(0, 0, 0.0, 0.0)
-        spent: Cost = self._opt.cost  # type: ignore[attr-defined]
+        spent: Cost = self.opt.cost  # type: ignore[attr-defined]
         parts = self._accumulate
         return replace(spent, passes=spent.passes / parts, plain_passes=spent.plain_passes / parts)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, without evaluations."""
+        return self.clock.seconds
 
     @property
     def label(self) -> str:
@@ -165,7 +168,7 @@ class Trial:
         Raises:
             TaskError: it is called a second time, or an argument is missing.
         """
-        if self._opt is not None:
+        if self.opt is not None:
             raise TaskError("trial.optimizer was called twice: give it several base optimizers as a list")
         one = as_one(base)
         self.base_name = " + ".join(type(each).__name__ for each in all_of(one))
@@ -176,10 +179,10 @@ class Trial:
         if self.method.is_sharp:
             self.hyperparameters.setdefault("rho", float(rho))
         if self.wrap is not None:
-            self._opt = self.wrap(one, model, float(rho))
-            return self._opt
+            self.opt = self.wrap(one, model, float(rho))
+            return self.opt
         try:
-            self._opt = self.method.wrap(
+            self.opt = self.method.wrap(
                 one,
                 self.hyperparameters.get("rho", rho),
                 model=model,
@@ -195,9 +198,9 @@ class Trial:
                 raise TaskError(f"method {self.method.name} averages the weights: give trial.optimizer(…, model=…)")
             self.average = Average(model, decay)
         self.device = next(iter(one.param_groups[0]["params"])).device
-        self._opt.register_step_post_hook(lambda *_: self.count())
-        self._since = perf_counter()
-        return self._opt
+        self.opt.register_step_post_hook(lambda *_: self.count())
+        self.clock.start(self.device)
+        return self.opt
 
     @contextmanager
     def evaluating(self, model: nn.Module) -> Iterator[None]:
@@ -205,28 +208,16 @@ class Trial:
 
         Where the method averages the weights, `model` has the averaged ones within the block.
         """
-        with self.paused():
-            modes = {module: module.training for module in model.modules()}
-            model.eval()
-            self._evaluating = True
+        with self.paused(), evaluation(model, self.average):
+            self.is_evaluating = True
             try:
-                with torch.no_grad(), nullcontext() if self.average is None else self.average.in_place():
-                    yield
+                yield
             finally:
-                self._evaluating = False
-                for module, training in modes.items():
-                    module.training = training
+                self.is_evaluating = False
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Do within the block what is no training, such as writing a checkpoint: the clock stands still."""
-        running = self._since is not None
-        self._stop_clock()
-        try:
-            yield
-        finally:
-            if running:
-                self._since = perf_counter()
+    def paused(self) -> AbstractContextManager[None]:
+        """Return a block in which to do what is no training, such as writing a checkpoint: the clock stands still."""
+        return self.clock.paused()
 
     def count(self) -> None:
         """Count the steps up to now.
@@ -262,23 +253,8 @@ class Trial:
             TaskError: a value is missing, or no number, or given in one point of the curve and not in another.
         """
         given = {"validation": validation, "test": test, "loss": loss}
-        values = {name: _number(name, value) for name, value in given.items() if value is not None}
-        if values.keys() <= {"loss"}:
-            raise TaskError("trial.report got neither validation nor test: give at least one of them")
-        if self.choosing and "validation" not in values:
-            raise TaskError(
-                "hyperparameters are chosen on validation data, and the task reported none: give "
-                "trial.report(validation=…)"
-            )
-        if self.average is not None and not self._evaluating:
-            raise TaskError(
-                f"method {self.method.name} is tested with averaged weights: report within `with "
-                "trial.evaluating(model):`"
-            )
-        if self.curve["step"] and (before := self.curve.keys() - {"step", "passes", "seconds"}) != values.keys():
-            raise TaskError(
-                f"trial.report got {_listed(values)}, and {_listed(before)} before: report the same each time"
-            )
+        values = {name: number(name, value) for name, value in given.items() if value is not None}
+        check_report(self, values)
         with self.paused():
             point = {"step": self.cost.steps, "passes": self.cost.passes, "seconds": self.seconds, **values}
             for name, value in point.items():
@@ -292,7 +268,7 @@ class Trial:
             loss: the training loss, a function of the model's output and y: a mean over the examples.
             data: batches (x, y) of training examples, the same ones each time they are gone through.
         """
-        if self._measures_flatness:
+        if self.measures_flatness:
             with self.evaluating(model):
                 self.flat = measured(model, loss, data)
 
@@ -312,55 +288,15 @@ class Trial:
         """Go on from where `state_dict` was called, with the optimizer loaded as well."""
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.seconds, self.data_seconds = state["seconds"], state["data_seconds"]
+        self.clock.go_on(state["seconds"])
+        self.data_seconds = state["data_seconds"]
         self.sharp_steps, self.curve, self._counted = state["sharp_steps"], state["curve"], state["steps"]
-        self._since = None if self._since is None else perf_counter()
-
-    def check_ended(self) -> None:
-        """Find out whether the task did what a comparison can use.
-
-        Raises:
-            TaskError: it did not.
-        """
-        cost = self.cost
-        if self._opt is None:
-            raise TaskError("the task did not use trial.optimizer: every method would train like the base")
-        if cost.passes == 0:
-            raise TaskError(
-                "the task took no gradients through trial.optimizer: run forward and backward in `for … in "
-                "opt.passes(batch)`, and call opt.step()"
-            )
-        if self.total_steps is not None and cost.steps != self.total_steps:
-            raise TaskError(
-                f"the task took {cost.steps} steps and had said total_steps = {self.total_steps}: give trial.optimizer "
-                "the number that is taken"
-            )
-        if self._planned is None and self.method.epochs(1000) != 1000:
-            raise TaskError(
-                f"method {self.method.name} trains longer: take the number of epochs from trial.epochs, as in `for "
-                "epoch in range(trial.epochs(10))`"
-            )
-        if not self.curve["step"]:
-            raise TaskError("the task reported nothing: call trial.report(test=…) at least at its end")
-        if self._measures_flatness and self.flat is None:
-            raise TaskError(
-                "flatness is to be measured, and the task does not say of what: call trial.flatness(model, loss, "
-                "batches) at its end"
-            )
 
     @property
     def plain_passes(self) -> float:
         """What plain training would have spent."""
         longer = self.method.epochs(self._planned) / self._planned if self._planned else 1.0
         return self.cost.plain_passes / longer
-
-    def _stop_clock(self) -> None:
-        if self._since is None:
-            return
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds += perf_counter() - self._since
-        self._since = None
 
 
 def _set(base: Optimizer, name: str, value: float) -> None:
@@ -376,28 +312,3 @@ def _set(base: Optimizer, name: str, value: float) -> None:
         if name == "lr" and "initial_lr" in group:
             raise TaskError("lr is varied here: make learning-rate schedulers after trial.optimizer, not before")
         group[name] = group[name] * (value / own) if own else value
-
-
-def _number(name: str, value: Any) -> float:
-    """Return a value that was reported as a number, which may be infinite or none.
-
-    Raises:
-        TaskError: it is none.
-    """
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise TaskError(f"trial.report: {name} = {str(value)[:60]} is not one number") from None
-
-
-def _listed(names: Any) -> str:
-    return " and ".join(sorted(names))
-
-
-def finite(value: float) -> float | None:
-    """Return a number as JSON can hold it: None where it is not finite.
-
-    >>> finite(0.5), finite(float("nan"))
-    (0.5, None)
-    """
-    return value if math.isfinite(value) else None

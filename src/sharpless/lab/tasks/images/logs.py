@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sharpless.lab.study import Run
+    from sharpless.lab.run import Run
     from sharpless.lab.trial import Trial
 
 __all__ = ["Logs"]

@@ -1,0 +1,82 @@
+"""What a task owes a comparison, and what it is told where it does not do it."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sharpless.lab.trial import Trial
+
+__all__ = ["TaskError", "check_ended", "check_report", "number"]
+
+
+class TaskError(ValueError):
+    """A task did something that a comparison cannot use; the message says what, and the remedy."""
+
+
+def number(name: str, value: Any) -> float:
+    """Return a value that was reported as a number, which may be infinite or none.
+
+    Raises:
+        TaskError: it is none.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TaskError(f"trial.report: {name} = {str(value)[:60]} is not one number") from None
+
+
+def check_report(trial: "Trial", values: Mapping[str, float]) -> None:
+    """Find out whether `values` can be a point of the curve of a trial.
+
+    Raises:
+        TaskError: they cannot.
+    """
+    if values.keys() <= {"loss"}:
+        raise TaskError("trial.report got neither validation nor test: give at least one of them")
+    if trial.choosing and "validation" not in values:
+        raise TaskError(
+            "hyperparameters are chosen on validation data, and the task reported none: give trial.report(validation=…)"
+        )
+    if trial.average is not None and not trial.is_evaluating:
+        raise TaskError(
+            f"method {trial.method.name} is tested with averaged weights: report within `with trial.evaluating(model):`"
+        )
+    if trial.curve["step"] and (before := trial.curve.keys() - {"step", "passes", "seconds"}) != values.keys():
+        raise TaskError(f"trial.report got {_listed(values)}, and {_listed(before)} before: report the same each time")
+
+
+def check_ended(trial: "Trial") -> None:
+    """Find out whether the task did what a comparison can use.
+
+    Raises:
+        TaskError: it did not.
+    """
+    cost = trial.cost
+    if trial.opt is None:
+        raise TaskError("the task did not use trial.optimizer: every method would train like the base")
+    if cost.passes == 0:
+        raise TaskError(
+            "the task took no gradients through trial.optimizer: run forward and backward in `for … in "
+            "opt.passes(batch)`, and call opt.step()"
+        )
+    if trial.total_steps is not None and cost.steps != trial.total_steps:
+        raise TaskError(
+            f"the task took {cost.steps} steps and had said total_steps = {trial.total_steps}: give trial.optimizer "
+            "the number that is taken"
+        )
+    if trial.planned_epochs is None and trial.method.epochs(1000) != 1000:
+        raise TaskError(
+            f"method {trial.method.name} trains longer: take the number of epochs from trial.epochs, as in `for "
+            "epoch in range(trial.epochs(10))`"
+        )
+    if not trial.curve["step"]:
+        raise TaskError("the task reported nothing: call trial.report(test=…) at least at its end")
+    if trial.measures_flatness and trial.flat is None:
+        raise TaskError(
+            "flatness is to be measured, and the task does not say of what: call trial.flatness(model, loss, "
+            "batches) at its end"
+        )
+
+
+def _listed(names: Any) -> str:
+    return " and ".join(sorted(names))

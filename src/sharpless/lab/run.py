@@ -1,0 +1,122 @@
+"""One run of a comparison: a task with one method and one seed, and the file of its record."""
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from sharpless.lab import store
+from sharpless.lab.contract import check_ended
+from sharpless.lab.definition import Task
+from sharpless.lab.faults import Failure
+from sharpless.lab.methods import Method
+from sharpless.lab.record import record
+from sharpless.lab.stopping import Stopped
+from sharpless.lab.threads import computing_with
+from sharpless.lab.trial import Trial
+
+__all__ = ["Run"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of a comparison."""
+
+    task: Task
+    method: Method
+    seed: int
+    folder: Path
+    threads: int
+    point: Mapping[str, float]
+    choice: Mapping[str, Any] | None = None
+    choosing: bool = False
+    flatness: bool = False
+
+    @property
+    def name(self) -> str:
+        """The method, what is tried, and the seed; fit for the name of a file."""
+        tried = "".join(f",{name}={value:g}" for name, value in self.point.items()) if self.choosing else ""
+        return re.sub(r"[^\w=.,+-]", "_", f"{self.method.name}{tried}") + f"-seed{self.seed}"
+
+    @property
+    def path(self) -> Path:
+        """The run file, which is there when the run is finished."""
+        return self.folder / ("choice" if self.choosing else "runs") / f"{self.name}.json"
+
+    @property
+    def work(self) -> Path:
+        """The folder for what the task keeps while the run is not finished."""
+        return self.folder / "work" / self.name
+
+    def trial(self, watch: Callable[[float], None] | None = None) -> Trial:
+        """Return what the task sees of this run."""
+        return Trial(
+            self.method, self.seed, dict(self.point), choosing=self.choosing, folder=self.work, watch=watch,
+            flatness=self.flatness,
+        )  # fmt: skip
+
+    def train(self, trial: Trial) -> "dict[str, Any] | Failure":
+        """Return the record of this run, or why there is none.
+
+        Args:
+            trial: what `trial` returned.
+
+        Raises:
+            Stopped: the task was told to stop, and left a checkpoint.
+        """
+        try:
+            with computing_with(self.threads):
+                _sow(self.seed)
+                result = self.task(trial)
+                if not trial.curve["step"] and isinstance(result, (int, float, torch.Tensor)):
+                    trial.report(**{"validation" if self.choosing else "test": result})
+                check_ended(trial)
+        except Stopped:
+            raise
+        except Exception as error:  # of the task, whatever it is: the other runs go on
+            return Failure.of(self.name, error, self.task.name)
+        return record(self, trial)
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the record of this run, None where it has not ended.
+
+        Raises:
+            ValueError: its file is none.
+        """
+        if not self.path.exists():
+            return None
+        found = store.read(self.path) or {}
+        try:
+            float(found["passes"] / found["plain_passes"]), float(found["curve"]["step"][-1])
+        except (KeyError, TypeError, IndexError, ArithmeticError, ValueError):
+            raise ValueError(f"{self.path} is not the record of a run: delete it, and it is trained again") from None
+        return found
+
+    @property
+    def validation(self) -> float | None:
+        """The metric on validation data at the end; None where there is none, or where it is no finite number.
+
+        Raises:
+            ValueError: the file of the run is none.
+        """
+        value = ((self.read() or {}).get("curve", {}).get("validation") or [None])[-1]
+        return float(value) if isinstance(value, int | float) else None
+
+    def conclude(self, found: Mapping[str, Any]) -> None:
+        """Write the record, and delete what the task kept while it trained."""
+        store.write(self.path, json.dumps(found, ensure_ascii=False, allow_nan=False))
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _sow(seed: int) -> None:
+    """Let all that draws from global generators follow from the seed."""
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
