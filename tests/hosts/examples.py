@@ -1,6 +1,7 @@
 """The examples as modules, and what they train: what the reference trains."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import torch
@@ -14,6 +15,14 @@ def load(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def run_page(name, **names):
+    """Run the first code of a host's page, and return its names."""
+    page = (FOLDER.parents[1] / "docs" / "hosts" / f"{name}.md").read_text(encoding="utf-8")
+    code = re.search(r"^```python\n(.*?)```", page, re.DOTALL | re.MULTILINE)[1]
+    exec(compile(code, f"{name}.md", "exec"), names)
+    return names
 
 
 def sgd(model):

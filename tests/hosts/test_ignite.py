@@ -75,6 +75,18 @@ def test_plain_steps_are_warned_of():
         create_supervised_trainer(model, opt, cross_entropy).run([micro for (micro,) in reference.batches()])
 
 
+def test_the_page():
+    """Sees code of the how-to that a user cannot run, or that returns the loss of another pass."""
+    model = reference.network()
+    opt = wrapped("SAM", examples.sgd(model), model=model)
+    names = examples.run_page("ignite", model=model, opt=opt, loss_fn=cross_entropy, Engine=Engine)
+    data = [micro for (micro,) in reference.batches()]
+    first = float(cross_entropy(model(data[0][0]), data[0][1]).detach())
+    assert names["update"](Engine(names["update"]), data[0]) == pytest.approx(first)
+    names["trainer"].run(data)
+    assert opt.cost.steps == 7
+
+
 def test_the_example():
     """Sees an example that a user cannot run."""
     assert example.main(epochs=2) > 0.5

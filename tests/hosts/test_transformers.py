@@ -180,6 +180,14 @@ def test_what_is_refused(tmp_path, monkeypatch):
         made(Speedy)
 
 
+def test_the_page(tmp_path):
+    """Sees code of the how-to that a user cannot run."""
+    rows = [{"x": torch.randn(5), "labels": torch.tensor(1), "factor": torch.tensor(1.0)}] * 6
+    model = Classifier(reference.network())
+    names = examples.run_page("transformers", model=model, args=arguments(tmp_path), rows=rows)
+    assert names["trainer"].opt.cost.steps == 6
+
+
 def test_without_transformers(monkeypatch):
     """Sees a missing package reported without the way to get it."""
     monkeypatch.setitem(sys.modules, "transformers", None)
