@@ -37,7 +37,7 @@ HOSTS = {
     "fabric": Host("lightning", "2.4.0"),
     "accelerate": Host("accelerate", "1.0.1"),
     "transformers": Host("transformers", "5.8.0", ("accelerate",)),
-    "timm": Host("timm", "1.0.9"),
+    "timm": Host("timm", "1.0.12"),
     "skorch": Host("skorch", "1.1.0"),
     "ignite": Host("pytorch-ignite", "0.5.1"),
     "fastai": Host("fastai", "2.8.0"),
