@@ -37,7 +37,7 @@ HOSTS = {
     "fabric": Host("lightning", "2.4.0"),
     "accelerate": Host("accelerate", "1.0.1"),
     "transformers": Host("transformers", "5.8.0", ("accelerate",)),
-    "timm": Host("timm", "1.0.20"),
+    "timm": Host("timm", "1.0.12"),
     "skorch": Host("skorch", "1.1.0"),
     "ignite": Host("pytorch-ignite", "0.5.1"),
     "fastai": Host("fastai", "2.8.0"),
@@ -104,8 +104,8 @@ def tested(name, version, base_site):
         told = subprocess.run(
             command, cwd=ROOT, env=os.environ | places, capture_output=True, text=True, check=False
         ).stdout
-        held = properties(ElementTree.parse(results)) if results.exists() else {"passed": 0, "failed": 0}
-        if held["passed"] + held["failed"] == 0:
+        held = properties(ElementTree.parse(results)) if results.exists() else {"passed": 0}
+        if held["passed"] == 0:
             raise SystemExit(f"the tests of {name} {version or ''} cannot be run:\n{told}")
         found = subprocess.run([python, "-c", ASKED, host.package], capture_output=True, text=True, check=True).stdout
         return {
