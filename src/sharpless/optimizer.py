@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -396,37 +395,14 @@ class RST(Wrapper):
             return Draw(0.0, False, kept)
         return Draw(gamma, self._when.takes(p, kept), kept)
 
-    def _listen(self) -> None:
-        """Hear of the steps of the bases: those that a host takes on a base itself end the step too.
+    def _before_step_of(self, base: torch.optim.Optimizer) -> None:
+        self._check_ended()
+        self._climb.expect_memory(base)
 
-        Copies of the optimizer have to listen anew, since torch leaves hooks behind.
-        """
-        handles: list[Any] = []
-
-        def stop(_: Any) -> None:  # a base may outlive many wrappers
-            for handle in handles:
-                handle.remove()
-
-        wrapper = ref(self, stop)
-        every = bases.all_of(self.base)
-
-        def before_step(base: torch.optim.Optimizer, *_: Any) -> None:
-            opt = wrapper()
-            if opt is not None:
-                opt._check_ended()
-                opt._climb.expect_memory(base)
-
-        def after_step(base: torch.optim.Optimizer, *_: Any) -> None:
-            opt = wrapper()
-            if opt is not None:
-                opt._climb.settle_memory()
-                if base is every[-1]:
-                    opt._close_draw()
-
-        for base in every:
-            handles.append(base.register_step_pre_hook(before_step))
-            handles.append(base.register_step_post_hook(after_step))
-        self._listening = handles
+    def _after_step_of(self, base: torch.optim.Optimizer) -> None:
+        self._climb.settle_memory()
+        if base is bases.all_of(self.base)[-1]:
+            self._close_draw()
 
     def _close_draw(self) -> None:
         draw, self._memory.draw = self._memory.draw, None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from typing import Any
+from weakref import ref
 
 from torch.optim import Optimizer
 
@@ -100,6 +101,40 @@ class Wrapper(Optimizer):
         self._complete_groups()
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
+
+    def _listen(self) -> None:
+        """Hear of the steps of the bases: those that a host takes on a base itself end the step too.
+
+        Copies of the optimizer have to listen anew, since torch leaves hooks behind.
+        """
+        handles: list[Any] = []
+
+        def stop(_: Any) -> None:  # a base may outlive many wrappers
+            for handle in handles:
+                handle.remove()
+
+        wrapper = ref(self, stop)
+
+        def before_step(base: Optimizer, *_: Any) -> None:
+            opt = wrapper()
+            if opt is not None:
+                opt._before_step_of(base)
+
+        def after_step(base: Optimizer, *_: Any) -> None:
+            opt = wrapper()
+            if opt is not None:
+                opt._after_step_of(base)
+
+        for base in all_of(self.base):
+            handles.append(base.register_step_pre_hook(before_step))
+            handles.append(base.register_step_post_hook(after_step))
+        self._listening = handles
+
+    def _before_step_of(self, base: Optimizer) -> None:
+        """Do what comes before a step of one of the bases, whoever takes it."""
+
+    def _after_step_of(self, base: Optimizer) -> None:
+        """Do what comes after it."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks stay behind, as torch's own do, and so does the `step` that a scheduler puts on the instance,
