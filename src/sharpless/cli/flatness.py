@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "flatness",
         allow_abbrev=False,
-        usage="%(prog)s CHECKPOINT [CHECKPOINT ...] [OPTION ...]",
+        usage="%(prog)s CHECKPOINT ... [OPTION ...]",
         help="measure curvature and sharpness around trained weights, and draw the loss there",
         description="Measure the largest eigenvalues and the trace of the Hessian, and SAM's sharpness, the "
         "average-case and the adaptive one, on a fixed number of examples in evaluation mode, and draw slices of the "
