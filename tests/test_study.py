@@ -1,6 +1,7 @@
 """Studies: choosing hyperparameters, folders that continue, and runs that fail."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from sharpless.lab.choice import CHOICE_SEEDS, best, check_grid, more, points
 from sharpless.lab.comparison import compare
 from sharpless.lab.conclude import conclude
 from sharpless.lab.definition import Task
+from sharpless.lab.execute import _deferred
 from sharpless.lab.faults import Failure
 from sharpless.lab.methods import Method
 from sharpless.lab.study import Study
@@ -335,3 +337,15 @@ def test_a_task_whose_passes_cannot_be_measured(folder):
     study = Study(Task.of("priced.py:train", {"how": "closure"}), ("sgd", "thrifty"), [0], folder / "out")
     assert [run.method.name for run, _ in study.execute(1)] == ["sgd"]
     assert "measuring passes failed: TaskError: thrifty climbs with a part of the batch" in str(study.failures[0])
+
+
+def test_a_signal_waits_for_the_locks():
+    """Sees Ctrl-C raise where the locks of futures are held: the executor would wait for them forever."""
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        with _deferred():
+            signal.raise_signal(signal.SIGINT)
+            done.append("the locks are given back")
+        done.append("it went on")
+    assert done == ["the locks are given back"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

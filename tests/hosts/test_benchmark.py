@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks/hosts.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks/host_versions.py"
 
 
 def test_hosts():
@@ -20,4 +20,4 @@ def test_hosts():
     }  # fmt: skip
     options = hosts.arguments(["lightning==2.4.0", "fabric", "--base-site", "/a"])
     assert options.hosts == [("lightning", "2.4.0"), ("fabric", None)]
-    assert options.command == "python benchmarks/hosts.py lightning==2.4.0 fabric --base-site FOLDER"
+    assert options.command == "python benchmarks/host_versions.py lightning==2.4.0 fabric --base-site FOLDER"

@@ -96,9 +96,10 @@ def local(
             rows = {executor.submit(_work, run, row): row for row, run in enumerate(runs)}
         pending = set(rows)
         while pending:
-            ended, pending = wait(pending, BETWEEN_LOOKS, FIRST_COMPLETED)
-            for future in ended:
-                yield runs[rows[future]], future.result()
+            with _deferred():
+                ended, pending = wait(pending, BETWEEN_LOOKS, FIRST_COMPLETED)
+                found = [(runs[rows[future]], future.result()) for future in ended]
+            yield from found
             if watch is not None:
                 watch(sum(shares[rows[future]] for future in pending))
     finally:
@@ -199,6 +200,27 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         vars(main).update(hidden)
+
+
+@contextmanager
+def _deferred() -> Iterator[None]:
+    """Let signals to stop have their effect after the block, within which the locks of futures are taken.
+
+    An exception that arrived between two of them would leave locks behind, and the executor would wait forever.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone handles signals
+        yield
+        return
+    came: list[int] = []
+    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {stop: signal.signal(stop, lambda signum, _: came.append(signum)) for stop in stops}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    for each in came:
+        signal.raise_signal(each)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Which framework, in which version, comes to two gradients by hand: the tests of hosts in environments of their own.
 
-    python benchmarks/hosts.py [HOST | HOST==VERSION …] [--base-site FOLDER] [--out benchmarks/results]
+    python benchmarks/host_versions.py [HOST | HOST==VERSION …] [--base-site FOLDER] [--out benchmarks/results]
 
 Makes a virtual environment for each host and version (by default of all, the newest and the oldest that is supported),
 runs the host's tests in it, and writes hosts.json and hosts.md; rows of other hosts and versions, from former calls,
@@ -70,7 +70,7 @@ def arguments(argv):
     present = [name for name in HOSTS if tests_of(name)]
     named = [name if version is None else f"{name}=={version}" for name, version in options.hosts]
     site = ["--base-site", "FOLDER"] if options.base_site else []
-    options.command = " ".join(["python benchmarks/hosts.py", *named, *site])
+    options.command = " ".join(["python benchmarks/host_versions.py", *named, *site])
     options.hosts = options.hosts or [(name, of) for name in present for of in (None, HOSTS[name].oldest)]
     return options
 
