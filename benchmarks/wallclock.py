@@ -137,9 +137,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     place = "cuda" if options.device == "cuda" else f"cpu-{options.threads}"
     packages = [name for name in ("sharpless", "torch", "pytorch_optimizer") if find_spec(name)]
+    named = "".join(f' "{name}"' for name in options.networks)
     facts = {
         "command": f"`python benchmarks/wallclock.py --device {options.device} --threads {options.threads} "
-        f"--rounds {options.rounds}`",
+        f"--rounds {options.rounds} --networks{named}`",
         "machine": torch.cuda.get_device_name()
         if options.device == "cuda"
         else f"{platform.machine()}, {options.threads} of {os.cpu_count()} cores",

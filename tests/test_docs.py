@@ -82,6 +82,8 @@ QUOTED = {  # what a page says: the file and the row that it is from
     "1.4 and 2.5 points below SAM": ("frontier-where.md", "| -2.54 [-3.03, -2.05] |"),
     "drifts: 7·10⁻³ in bfloat16": ("conformance.md", "**wrong** (7e-03)"),
     "39.85 | +8.58 [+7.84, +9.33]": ("real-tasks.md", "| SAM | 39.85 ± 1.3 | 0.3 | +8.58 [+7.84, +9.33] |"),
+    "took 1.07 on the forecaster": ("wallclock-cpu-1.md", "γ=1.02 (budget=1.1) | 1.10 | 1.10 | 1.07 ["),
+    "1.27, 1.17 and 1.45": ("wallclock-cpu-1.md", "γ=2.8 (budget=1.1) | 1.09 | 1.12 | 1.17 ["),
     "21 to 56 % on top": ("overhead-cpu.md", "| tables | sharpless G-RST, γ = 2 | 6.31 | 1.562"),
 }
 
