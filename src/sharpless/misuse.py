@@ -40,8 +40,8 @@ def warn_of_closure() -> None:
     host = callers.host_of_closure()
     if host is not None:
         warnings.warn(
-            f"{host.title} hands step() a closure that is called in each pass, and with it clipping and logging, while "
-            f"accumulated micro-batches do not climb; {host.cure}",
+            f"{host.title} hands step() a closure that is called in each pass, and with it clipping and logging, and "
+            f"accumulated micro-batches may not climb; {host.cure}",
             stacklevel=5,
         )
 

@@ -1,5 +1,6 @@
 """How long passes take in a task, and how noisy parts are: measured once for a study, in the task's own loop."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,11 @@ class Measurement:
 
     def trial(self, watch: Callable[[float], None] | None = None) -> Trial:
         """Return what the task sees."""
-        return Trial(Method(BASE), folder=self.folder / "work" / "seconds", watch=watch, wrap=Measuring)
+        return Trial(Method(BASE), folder=self._work, watch=watch, wrap=Measuring)
+
+    @property
+    def _work(self) -> Path:
+        return self.folder / "work" / "measuring"
 
     def train(self, trial: Trial) -> dict[str, Any] | Failure:
         """Return what was measured, or why that failed."""
@@ -95,4 +100,6 @@ class Measurement:
             return {"pass_seconds": measured.seconds, "part_noise": measured.noise}
         except Exception as error:  # of the task, whatever it is
             return Failure.of(self.name, error, self.task.name)
+        finally:
+            shutil.rmtree(self._work, ignore_errors=True)  # what a task keeps there is of no run
         return Failure(self.name, "the task never asked trial.optimizer for passes")
