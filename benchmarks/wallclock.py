@@ -2,7 +2,7 @@
 
     python benchmarks/wallclock.py [--threads 1] [--device cuda] [--rounds 15] [--networks NAME …] [--out …]
 
-From the root of the repository. For each network, passes and the noise of parts are measured first, as for a training,
+From the root of the repository. For each network, steps and the noise of parts are measured first, as for a training,
 and planned with. Then all contestants train copies of it in one process, in turns. A round times each kind of step of
 each of them, plain and sharpness-aware, and weighs them as often as they are taken; a ratio is that time ÷ plain
 training's in the same round. The table has medians and quartiles over the rounds.
@@ -24,7 +24,7 @@ import torch
 
 from networks import BY_THE_CLOCK, Task
 from overhead import plain, seconds, through_passes
-from sharpless import RST, part_noise, pass_seconds
+from sharpless import RST, part_noise, step_seconds
 from sharpless.lab import store
 from sharpless.lab.methods import Method
 from sharpless.schedules import Periodic
@@ -74,7 +74,7 @@ def measure(name: str, device: str, rounds: int) -> dict[str, Any]:
         task.loss(*batch).backward()
 
     noise = part_noise(run, (task.x, task.y), task.model)
-    prices = pass_seconds(run, (task.x, task.y), task.model)
+    prices = step_seconds(run, (task.x, task.y), task.model)
     methods = [Method(name).measured(prices, noise) for name in METHODS]
     methods = [method for method in methods if not method.kind.package or find_spec(method.kind.package)]
     base = plain(Task(copy.deepcopy(task.model), task.x, task.y, task.steps, task.criterion))
@@ -90,7 +90,7 @@ def measure(name: str, device: str, rounds: int) -> dict[str, Any]:
             times[contestant].append(sum(share * once() for share, _, once in contestants[contestant]))
     rows = [row(method, n, times[method.name], times["plain"]) for method in methods]
     milliseconds = 1000 * median(times["plain"])
-    return {"network": name, "plain_ms": milliseconds, "pass_seconds": prices, "part_noise": noise, "rows": rows}
+    return {"network": name, "plain_ms": milliseconds, "step_seconds": prices, "part_noise": noise, "rows": rows}
 
 
 def row(method: Method, n: int, mine: list[float], base: list[float]) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def page(studies: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     """Return the results as Markdown."""
     lines = ["# The clock", "", ", ".join(f"{name} {value}" for name, value in facts.items()) + ".", ""]
     lines += ["Ratios are seconds per step ÷ those of plain training, median [quartiles] over the rounds. *Planned* is "
-              "what the plan expects by the passes that were measured before.", ""]  # fmt: skip
+              "what the plan expects by the steps that were measured before.", ""]  # fmt: skip
     lines += [
         "| network, batch | plain ms | contestant | gradients | planned | × seconds |",
         "|---|---|---|---|---|---|",

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import oracle
 from problems import batches, distance, network, train
-from sharpless import RST, ascent, part_noise, pass_seconds, schedules
+from sharpless import RST, ascent, part_noise, schedules, step_seconds
 from sharpless.coin import uniform
 
 # All ranks are forked from one process that has imported torch, which takes longer than most cases do.
@@ -503,7 +503,7 @@ def measured():
     def run(part):
         mse_loss(model(part), part.sum(1, keepdim=True)).backward()
 
-    found = [part_noise(run, x, model, sizes=[4, 16]), pass_seconds(run, x, model, repeats=2)]
+    found = [part_noise(run, x, model, sizes=[4, 16]), step_seconds(run, x, model, repeats=2)]
     both = [None, None]
     dist.all_gather_object(both, found)
     assert both[0] == both[1]

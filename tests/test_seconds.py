@@ -1,4 +1,4 @@
-"""Budgets in seconds: what passes cost on the clock, and the plan that follows from it."""
+"""Budgets in seconds: what steps cost on the clock, and the plan that follows from it."""
 
 import math
 
@@ -6,31 +6,28 @@ import numpy as np
 import pytest
 import torch
 
-from sharpless import GRST, pass_seconds
+from sharpless import GRST, step_seconds
 from sharpless.cli import main
+from sharpless.climb import Climb
 from sharpless.cost import NOISE, plan
 
 N = 64
-SMALL = {4: 0.38, 16: 0.41, 32: 0.6, 64: 1.0}  # a network whose passes over few examples cost nearly as much as half
-
-
-def price(prices, m):
-    """Linear interpolation by numpy."""
-    return np.interp(m, list(prices), list(prices.values()))
+SMALL = {0: 0.5, 4: 0.86, 16: 0.8, 32: 0.9, 64: 1.0}  # a network whose steps with few examples cost nearly SAM's
 
 
 def extra(prices, m):
-    """What a step with m of N examples takes beyond a plain one, in plain steps."""
-    passes = 2 * price(prices, N) if m == N else 2 * price(prices, m) + price(prices, N - m)
-    return max(passes / price(prices, N) - 1, m / N)
+    """What a step with m of N examples takes beyond a plain one, in plain steps; between the others by numpy."""
+    return max(np.interp(m, list(prices), list(prices.values())) / prices[0] - 1, m / N)
 
 
-@pytest.mark.parametrize("prices", [SMALL, {4: 0.14, 16: 0.26, 64: 1.0}, {64: 1.0}, {1: 1 / 64, 64: 1.0}])
+@pytest.mark.parametrize(
+    "prices", [SMALL, {0: 1.0, 4: 1.14, 16: 1.3, 64: 2.1}, {0: 1.0, 64: 2.0}, {0: 64, 1: 65, 64: 128}]
+)
 @pytest.mark.parametrize("budget", [1.05, 1.1, 1.25, 1.5, 2.0])
 def test_the_best_pair_is_chosen(prices, budget):
     """Sees a plan that overdraws its seconds, whose γ is beyond 4, or that another pair of p and m would beat."""
     fitting = {}
-    for m in [*range(4, N - 1), N]:
+    for m in [*range(max(4, sorted(prices)[1]), N - 1), N]:
         p = min(1.0, (budget - 1) / extra(prices, m))
         if p >= 0.25:
             fitting[m] = m**-NOISE / p
@@ -56,10 +53,21 @@ def test_all_of_the_batch_for_twice_the_time():
 def test_a_budget_that_cannot_be_had():
     """Sees a γ of 20 in the place of a word on what can be had."""
     with pytest.raises(ValueError, match=r"budget = 1\.02 cannot be had in seconds .* the cheapest is 1\.1\d\d, with"):
-        plan(1.02, N, seconds={4: 0.38, 64: 1.0})
+        plan(1.02, N, seconds={0: 1.0, 4: 1.7, 64: 2.0})
 
 
-@pytest.mark.parametrize("prices", [{}, {32: 1.0}, {4: -1.0, 64: 1.0}, {0: 1.0, 64: 1.0}, {4: math.nan, 64: 1.0}])
+@pytest.mark.parametrize(
+    "prices",
+    [
+        {},
+        {0: 1.0, 32: 1.0},
+        {0: -1.0, 64: 1.0},
+        {4: 1.0, 64: 2.0},
+        {0: 1.0, 64: math.nan},
+        {-1: 1.0, 0: 1.0, 64: 2.0},
+        {0: 1.0, 64: 2.0, 65: 2.0},
+    ],
+)
 def test_prices_that_say_nothing(prices):
     """Sees a plan made of prices that are none, or of a batch whose price is not known."""
     with pytest.raises(ValueError, match=r"seconds = .* says nothing of a batch of 64"):
@@ -73,12 +81,12 @@ def test_the_optimizer_and_the_command_line(capsys):
     found = plan(1.25, N, seconds=SMALL)
     assert (opt.schedule.mean(), opt.batch_fraction, opt.gamma) == (found.p, found.batch_fraction, found.gamma)
     prices = [f"{m}:{t}" for m, t in SMALL.items()]
-    assert main(["plan", "--budget", "1.25", "--batch-size", "64", "--pass-seconds", *prices]) == 0
+    assert main(["plan", "--budget", "1.25", "--batch-size", "64", "--step-seconds", *prices]) == 0
     told = capsys.readouterr().out
     assert f"{found.p:.4g}" in told
     assert f"expected seconds            {found.seconds:.4g} times those of plain training" in told
-    assert main(["plan", "--schedule", "0.5", "--steps", "9", "--pass-seconds", *prices]) == 2
-    assert "--pass-seconds = " in capsys.readouterr().err
+    assert main(["plan", "--schedule", "0.5", "--steps", "9", "--step-seconds", *prices]) == 2
+    assert "--step-seconds = " in capsys.readouterr().err
 
 
 class Odd(torch.nn.Module):
@@ -103,9 +111,9 @@ def test_timing_leaves_no_trace():
     before = [p.grad.clone() for p in model.parameters()], {k: v.clone() for k, v in model.state_dict().items()}
     held, state = [p.grad for p in model.parameters()], torch.get_rng_state()
     model.sizes.clear()
-    seconds = pass_seconds(lambda part: model(part["x"]).sum().backward(), {"x": x}, model, repeats=3)
-    assert list(seconds) == [4, 8, 16, 32]
-    assert model.sizes == [4, 8, 16, 32] * 5
+    seconds = step_seconds(lambda part: model(part["x"]).sum().backward(), {"x": x}, model, repeats=3)
+    assert list(seconds) == [0, 4, 8, 16, 32]
+    assert model.sizes == [32, *(4, 4, 28), *(8, 8, 24), *(16, 16, 16), *(32, 32)] * 5
     assert all(t > 0 for t in seconds.values())
     assert all(
         p.grad is grad and torch.equal(grad, old)
@@ -113,7 +121,27 @@ def test_timing_leaves_no_trace():
     )
     assert all(torch.equal(value, before[1][name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
-    assert list(pass_seconds(lambda part: model(part).sum().backward(), x, model, sizes=[10], repeats=1)) == [10, 32]
+    found = step_seconds(lambda part: model(part).sum().backward(), x, model, sizes=[10], repeats=1)
+    assert list(found) == [0, 10, 32]
+
+
+def test_the_step_and_not_its_passes_alone(monkeypatch):
+    """Sees what a step does beside its passes left out of its price."""
+    clock, climb = [0.0], Climb.displacement
+
+    def slow(*arguments):
+        clock[0] += 5.0
+        return climb(*arguments)
+
+    def run(part):
+        clock[0] += len(part)
+        model(part).sum().backward()
+
+    monkeypatch.setattr("sharpless.timing.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Climb, "displacement", slow)
+    model = torch.nn.Linear(3, 1)
+    found = step_seconds(run, torch.ones(32, 3), model, sizes=[8])
+    assert found == {0: 32.0, 8: 8 + 8 + 24 + 5.0, 32: 32 + 32 + 5.0}
 
 
 @pytest.mark.parametrize(
@@ -128,11 +156,11 @@ def test_what_cannot_be_timed(batch, options, message):
     """Sees a traceback of something else where a batch cannot be cut, or a size is larger than the batch."""
     model = torch.nn.Linear(3, 1)
     with pytest.raises(ValueError, match=message):
-        pass_seconds(lambda part: model(part).sum().backward(), batch, model, **options)
+        step_seconds(lambda part: model(part).sum().backward(), batch, model, **options)
 
 
 def test_prices_that_fall():
-    """Sees a noisy measurement, by which two halves cost less than the whole, taken for a bargain."""
-    found = plan(1.1, N, seconds={4: 0.5, 32: 0.2, 64: 1.0})
+    """Sees a noisy measurement, by which a step costs less than its gradients, taken for a bargain."""
+    found = plan(1.1, N, seconds={0: 1.0, 4: 1.5, 32: 1.01, 64: 2.0})
     assert found.seconds >= 1 + found.p * found.batch_fraction - 1e-9
     assert found.cost <= 1.1 + 1e-9

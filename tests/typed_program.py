@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sharpless import GRST, RST, SAM, Cost, ascent, part_noise, pass_seconds, schedules
+from sharpless import GRST, RST, SAM, Cost, ascent, part_noise, schedules, step_seconds
 from sharpless.lab import Trial, task
 
 Batch = tuple[Tensor, Tensor]
@@ -43,7 +43,7 @@ def of_every_kind() -> list[Cost]:
 
     late = schedules.Warmup(0.1, schedules.Piecewise((0, 1), (0.75,)))
     chosen: list[schedules.Schedule] = [late, schedules.parse("linear:0,1"), schedules.schedule(lambda u: u / 2)]
-    seconds: dict[int, float] = pass_seconds(run, next(batches(1)), model, repeats=1)
+    seconds: dict[int, float] = step_seconds(run, next(batches(1)), model, repeats=1)
     noise: dict[int, float] = part_noise(run, next(batches(1)), model, rho=0.05)
     optimizers: list[RST] = [
         *(RST(sgd(), p=p, rho=0.05, total_steps=4, model=model) for p in chosen),

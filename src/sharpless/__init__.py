@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["GRST", "RST", "SAM", "Cost", "ascent", "part_noise", "pass_seconds", "schedules"]
+__all__ = ["GRST", "RST", "SAM", "Cost", "ascent", "part_noise", "schedules", "step_seconds"]
 
 if TYPE_CHECKING:
     from sharpless import ascent, schedules
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from sharpless.grst import GRST, SAM
     from sharpless.noise import part_noise
     from sharpless.optimizer import RST
-    from sharpless.timing import pass_seconds
+    from sharpless.timing import step_seconds
 else:
     # Imported when they are asked for (PEP 562): the command line draws a plan, and helps, without waiting for torch.
     MODULE_OF = {
         **{"GRST": "grst", "SAM": "grst", "RST": "optimizer", "Cost": "cost"},
-        **{"part_noise": "noise", "pass_seconds": "timing"},
+        **{"part_noise": "noise", "step_seconds": "timing"},
     }
 
     def __getattr__(name: str) -> Any:

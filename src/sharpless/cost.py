@@ -120,10 +120,9 @@ def plan(
 
     A sharpness-aware step corrects the gradient by γD, where D = g⁺ − g is that of m = q·n of the n examples and
     γ = degree/p. The second moment of the correction, relative to the square of its mean, is r(m)/p with r(m) =
-    E‖D‖²/‖E D‖², which falls as m^-0.7 (benchmarks/results/variance.md). Such a step takes 2·t(m) + t(n−m) in the place
-    of t(n), where t(m) is the price of a pass over m examples: by the number of gradients, m/n, or by the clock, as it
-    was measured. Of the p and m that the budget allows, those are taken for which r(m)/p is smallest. Counted in
-    gradients, that is to climb as often as possible, with as few examples as it takes.
+    E‖D‖²/‖E D‖², which falls as m^-0.7 (benchmarks/results/variance.md). Such a step costs 1 + m/n times a plain one
+    in gradients, and on the clock what was measured. Of the p and m that the budget allows, those are taken for which
+    r(m)/p is smallest. Counted in gradients, that is to climb as often as possible, with as few examples as it takes.
 
     γ is at most 4 times the degree, and parts have at least 4 examples: others were not found to help. BatchNorm can
     make small parts so noisy that they break a training. Where the noise of parts was measured, the second moment of
@@ -137,8 +136,9 @@ def plan(
         budget: the cost wanted, in units of plain training: above 1 (plain training), up to 2 (SAM).
         batch_size: n, the number of examples that one pass would run on (of a micro-batch, under accumulation).
         degree: the regularization degree p·γ.
-        seconds: how long a pass takes by its number of examples, as `sharpless.pass_seconds` measures it, with which
-            the budget is one of seconds. What lies between is interpolated, and parts smaller than all are not used.
+        seconds: how long a step takes by the number of examples it climbs with, 0 for a plain step, as
+            `sharpless.step_seconds` measures it. With it the budget is one of seconds. What lies between is
+            interpolated, and parts smaller than all that were measured are not used.
         noise: E‖D‖² of a part by its number of examples, relative to the whole batch's, as `sharpless.part_noise`
             measures it.
         smallest_part: the fewest examples to climb with.
@@ -158,11 +158,12 @@ def plan(
     if not 0.0 <= degree < math.inf:
         raise ValueError(f"degree = {degree} is out of range: give a finite number, 0 or more")
     n = int(batch_size)
-    prices = {1: 1.0 / n, n: 1.0} if seconds is None else _checked("seconds", seconds, n)
+    prices = {} if seconds is None else _checked("seconds", seconds, 0, n)
     measured = {} if noise is None else _checked("noise", noise, n)
-    first = max(smallest_part, min(prices), min(measured, default=1))
+    first = max(smallest_part, min((m for m in prices if m), default=1), min(measured, default=1))
     parts = [*range(first, n - 1), n]  # what is left is a batch, or nothing
-    extra = {m: _extra(prices, n, m) for m in parts}
+    # In seconds it is no less than in gradients: less is an error of the measurement.
+    extra = {m: max(_interpolated(prices, m) / prices[0] - 1 if prices else 0.0, m / n) for m in parts}
     least = {m: max(1 / HIGHEST_GAMMA, _interpolated(measured, m) / MOST_NOISE if measured else 0.0) for m in parts}
     cheapest = min((m for m in parts if least[m] <= 1), key=lambda m: least[m] * extra[m])
 
@@ -188,30 +189,21 @@ def plan(
     return planned(size, chances[size])
 
 
-def _checked(name: str, values: Mapping[int, float], n: int) -> dict[int, float]:
-    """Return what was measured, from the smallest part on.
+def _checked(name: str, values: Mapping[int, float], *needed: int) -> dict[int, float]:
+    """Return what was measured, from the smallest number of examples on.
 
     Raises:
-        ValueError: a batch of n examples is not among it, or what is there is no positive number.
+        ValueError: a number of examples is missing or out of range, or what was measured is no positive number.
     """
     known = dict(sorted(values.items()))
-    if not known or max(known) < n or not all(count > 0 and 0 < value < math.inf for count, value in known.items()):
+    right = known.keys() >= {*needed} and max(known) == needed[-1] and min(known) >= min(1, *needed)
+    if not right or not all(0 < value < math.inf for value in known.values()):
+        plain = "0 for a plain step, " if 0 in needed else ""
         raise ValueError(
-            f"{name} = {dict(values)} says nothing of a batch of {n}: give a positive number for some numbers of "
-            f"examples, {n} among them"
+            f"{name} = {dict(values)} says nothing of a batch of {needed[-1]}: give a positive number for some numbers "
+            f"of examples, {plain}{needed[-1]} among them"
         )
     return known
-
-
-def _extra(prices: Mapping[int, float], n: int, m: int) -> float:
-    """Return what a step that climbs with m of n examples takes beyond a plain one, in plain ones.
-
-    It is no less than m/n, the number of gradients: less is an error of the measurement.
-    """
-    if m == n:
-        return 1.0
-    passes = 2 * _interpolated(prices, m) + _interpolated(prices, n - m)
-    return max(passes / _interpolated(prices, n) - 1, m / n)
 
 
 def _interpolated(known: Mapping[int, float], count: int) -> float:

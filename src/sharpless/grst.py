@@ -95,8 +95,8 @@ class GRST(RST):
             batch_size: examples that one pass would run on, on one device.
             degree: the regularization degree, SAM's being 1.
             rho: the radius of the perturbation, for whole batches.
-            seconds: how long a pass takes by its number of examples, from `sharpless.pass_seconds`; with it the budget
-                is one of seconds, and without it one of gradients.
+            seconds: how long a step takes by the number of examples it climbs with, from `sharpless.step_seconds`;
+                with it the budget is one of seconds, and without it one of gradients.
             noise: how noisy parts of the batch are, from `sharpless.part_noise`.
             **options: the options of RST, without `batch_fraction`.
 

@@ -1,4 +1,4 @@
-"""What a pass costs in seconds, by its number of examples: the prices by which a budget in seconds is planned."""
+"""What a sharpness-aware step costs in seconds, by its number of examples: the prices of a budget in seconds."""
 
 from collections.abc import Callable, Generator, Sequence
 from time import perf_counter
@@ -10,50 +10,78 @@ from torch import Tensor, nn
 from sharpless import batches, ddp, gradients
 from sharpless.cost import SMALLEST_PART
 from sharpless.displaced import Buffers
+from sharpless.optimizer import RST
 from sharpless.rng import RepeatedRng
 
-__all__ = ["driven", "halves", "pass_seconds", "timing"]
+__all__ = ["driven", "halves", "step_seconds", "timing"]
 
 
-SMALLEST_SHARE = 32
-"""No smaller share of the batch is measured: six sizes, which torch.compile has room for."""
+SMALLEST_SHARE = 16
+"""No smaller share of the batch is measured: steps then have eight sizes of pass, which torch.compile has room for."""
 
 
-def pass_seconds(
+class Idle(torch.optim.Optimizer):
+    """A base whose step takes about as long as that of SGD, and moves nothing."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Read the gradients and write as much."""
+        torch._foreach_mul([p.grad for group in self.param_groups for p in group["params"] if p.grad is not None], 0.5)
+
+
+class Timed(RST):
+    """Steps that climb with m of n examples, or with none, and move nothing.
+
+    Args:
+        parameters: what is trained.
+        m: the number of examples, 0 for a plain step.
+        n: the number of examples in a batch.
+        model: the network, if the steps are to be given it.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], m: int, n: int, model: nn.Module | None) -> None:
+        base = Idle(parameters, {})
+        # γ differs from 1 and from q, so that all gradients of the step are added up.
+        super().__init__(base, float(m > 0), gamma=2.0, model=model, batch_fraction=m / n if m else 1.0)
+        self._memory.warned_of_part = True  # whoever measures wants to know which parts to take
+
+
+def step_seconds(
     run: Callable[[Any], Any],
     batch: Any,
     model: nn.Module,
     *,
     sizes: Sequence[int] | None = None,
-    repeats: int = 11,
+    repeats: int = 7,
 ) -> dict[int, float]:
-    """Measure how long a forward-backward pass takes, on all of a batch and on parts of it.
+    """Measure how long a step takes, by the number of examples that it climbs with.
 
-    Small passes cost more than their share, so that a budget counted in gradients is exceeded on the clock. Hand what
-    this returns to `GRST.for_budget(…, seconds=…)`. Measure once, and keep the numbers: a run that goes on has to be
-    planned with the ones it began with. `.grad`, buffers and random generators are left as they were. Under
-    DistributedDataParallel all ranks have to call this, and get the same.
+    Passes over a few examples take longer than their share of the batch, so that a budget counted in gradients is
+    exceeded on the clock. Steps are run as in training, with the update of plain SGD, which moves nothing here. Hand what this returns to `GRST.for_budget(…, seconds=…)`. Measure once and keep the numbers:
+    a run that is resumed has to be planned with the numbers it began with. Weights, `.grad`, buffers and random
+    generators are left as they were. Under DistributedDataParallel all ranks have to call this, and get the same.
 
     >>> model = nn.Linear(3, 1)
-    >>> seconds = pass_seconds(lambda x: model(x).square().mean().backward(), torch.randn(64, 3), model)
+    >>> seconds = step_seconds(lambda x: model(x).square().mean().backward(), torch.randn(64, 3), model)
     >>> list(seconds)
-    [4, 8, 16, 32, 64]
+    [0, 4, 8, 16, 32, 64]
 
     Args:
         run: computes the loss of the (part of the) batch it is handed, and calls `backward`.
         batch: a batch as `passes` takes it: tensors with examples along the first dimension, in any nest.
         model: the network.
-        sizes: the numbers of examples; by default the whole batch, half of it, a quarter, … down to 4 or a 32nd.
-        repeats: how often each size is timed, in turn with the others, after two passes to warm up.
+        sizes: the numbers of examples; by default the whole batch, half of it, a quarter, … down to 4 or a 16th.
+        repeats: how often each step is timed, in turn with the others, after two steps to warm up.
 
     Returns:
-        The duration in seconds for each number of examples, from the smallest on: the shortest of the repeats, since
-        what else a machine does only makes them longer.
+        The duration in seconds for each number of examples: 0 for a plain step, then from the smallest on. It is the
+        shortest of the repeats, because other load on the machine only makes them longer.
 
     Raises:
         ValueError: the batch has no examples along a first dimension, or a size is out of range.
     """
-    seconds: dict[int, float] = driven(timing(batch, model, sizes=sizes, repeats=repeats), run)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    seconds: dict[int, float] = driven(timing(batch, trained, model, sizes=sizes, repeats=repeats), run)
     return seconds
 
 
@@ -72,15 +100,27 @@ def driven(measuring: Generator[Any, None, Any], run: Callable[[Any], Any]) -> A
 
 
 def timing(
-    batch: Any, model: nn.Module, *, sizes: Sequence[int] | None = None, repeats: int = 11
+    batch: Any,
+    parameters: Sequence[Tensor],
+    model: nn.Module | None,
+    *,
+    sizes: Sequence[int] | None = None,
+    repeats: int = 7,
 ) -> Generator[Any, None, dict[int, float]]:
-    """Yield parts of a batch to run forward and backward on, and time what is done with them; see `pass_seconds`.
+    """Yield the passes of steps, to run forward and backward on, and time the steps; see `step_seconds`.
+
+    Args:
+        batch: a batch.
+        parameters: what is trained.
+        model: the network, if the steps are to be given it.
+        sizes: the numbers of examples to climb with.
+        repeats: how often each step is timed.
 
     Yields:
         The batch, and parts of it.
 
     Returns:
-        The shortest duration in seconds for each number of examples.
+        The shortest duration in seconds for each number of examples, 0 for a plain step.
 
     Raises:
         ValueError: the batch has no examples along a first dimension, or a size is out of range.
@@ -88,26 +128,27 @@ def timing(
     if repeats < 1:
         raise ValueError(f"repeats = {repeats} is out of range: give 1 or more")
     counts = halves(batch, sizes)
-    parts = {m: batch if m == counts[-1] else batches.part(batch, 0, m) for m in counts}
-    parameters = list(model.parameters())
     kept, buffers, rng = gradients.take(parameters), Buffers(), RepeatedRng()
     drawn = rng.remember({parameter.device for parameter in parameters})
-    found: dict[int, list[float]] = {m: [] for m in counts}
+    module = nn.ParameterList(parameters) if model is None else model
+    steps = {m: Timed(parameters, m, counts[-1], model) for m in (0, *counts)}
+    found: dict[int, list[float]] = {m: [] for m in steps}
     try:
-        with buffers.again(model, buffers.remember(model)), rng.again(drawn):
+        with buffers.again(module, buffers.remember(module)), rng.again(drawn):
             for _ in range(repeats + 2):
-                for m, part in parts.items():
-                    gradients.take(parameters)
+                for m, step in steps.items():
                     start = _now(parameters)
-                    yield part
+                    yield from step.passes(batch)
+                    step.step()
+                    step.zero_grad()
                     found[m].append(_now(parameters) - start)
     finally:
         gradients.put(kept, parameters)
-    return ddp.agreed({m: min(times[2:]) for m, times in found.items()}, model)
+    return ddp.agreed({m: min(times[2:]) for m, times in found.items()}, module)
 
 
 def halves(batch: Any, sizes: Sequence[int] | None = None) -> list[int]:
-    """Return the numbers of examples to measure, from the smallest on, all of the batch among them.
+    """Return the numbers of examples to climb with, from the smallest on, all of the batch among them.
 
     Args:
         batch: the batch.

@@ -54,12 +54,12 @@ def add(commands: Any) -> None:
     option("--budget", type=float, metavar="B", help="gradients per step: above 1 (plain training), up to 2 (SAM)")
     option("--batch-size", type=whole, metavar="N", help="with --budget: examples in a batch (default: 128)")
     option(
-        "--pass-seconds",
+        "--step-seconds",
         nargs="+",
         type=_priced,
         metavar="M:S",
-        help="with --budget: seconds of a pass over M examples, for some M and the whole batch, which makes the budget "
-        "one of seconds; sharpless.pass_seconds measures them",
+        help="with --budget: seconds of a step that climbs with M examples, for 0 (a plain step), some M and the whole "
+        "batch, which makes the budget one of seconds; sharpless.step_seconds measures them",
     )
     option("--degree", type=float, metavar="D", help="with --budget: regularization degree (default: 1, SAM's)")
     option("--steps", type=whole, metavar="T", help="number of steps of the run; a schedule needs it")
@@ -108,7 +108,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _priced(text: str) -> tuple[int, float]:
-    """Return a number of examples and the seconds of a pass over them.
+    """Return a number of examples and the seconds of a step that climbs with them.
 
     Raises:
         ArgumentTypeError: the text says none.
@@ -152,7 +152,7 @@ def _of_schedule(options: argparse.Namespace) -> Planned:
     Raises:
         ValueError: an option is out of range, or belongs to a budget.
     """
-    _refuse(options, "schedule", ("batch_size", "degree", "pass_seconds"))
+    _refuse(options, "schedule", ("batch_size", "degree", "step_seconds"))
     schedule = _parsed(options.schedule)
     share = 1.0 if options.batch_fraction is None else options.batch_fraction
     if not 0 < share <= 1:
@@ -189,7 +189,7 @@ def _of_budget(options: argparse.Namespace) -> Planned:
     _refuse(options, "budget", ("batch_fraction",))
     budget, size, degree = options.budget, options.batch_size, options.degree
     size = 128 if size is None else size
-    prices = None if options.pass_seconds is None else dict(options.pass_seconds)
+    prices = None if options.step_seconds is None else dict(options.step_seconds)
     planned = plan(budget, size, 1.0 if degree is None else degree, prices)
     given = "" if degree is None else f"degree={degree:g}, "
     given += "" if prices is None else f"seconds={prices}, "

@@ -1,4 +1,4 @@
-"""How long passes take in a task, and how noisy parts are: measured once for a study, in the task's own loop."""
+"""How long steps take in a task, and how noisy parts are: measured once for a study, in the task's own loop."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,10 +27,10 @@ __all__ = ["Measured", "Measurement", "Measuring"]
 
 
 class Measured(BaseException):
-    """Ends a task whose passes and parts have been measured; no error, which a task might catch.
+    """Ends a task whose steps and parts have been measured; no error, which a task might catch.
 
     Args:
-        seconds: the duration of a pass for each number of examples.
+        seconds: the duration of a step for each number of examples it climbs with.
         noise: how noisy a part of the batch is, for each number of examples.
     """
 
@@ -58,9 +58,10 @@ class Measuring(RST):
         Raises:
             Measured: they have been measured.
         """
-        model = nn.ParameterList(self._parameters()) if self.model is None else self.model
-        noise = yield from measuring(batch, model, rho=self.radius)  # first: it warms up
-        raise Measured((yield from timing(batch, model)), noise)
+        parameters, model = self._parameters(), self._model_as_called()
+        module = nn.ParameterList(parameters) if model is None else model
+        noise = yield from measuring(batch, module, rho=self.radius)  # first: it warms up
+        raise Measured((yield from timing(batch, parameters, model)), noise)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Refuse to train.
@@ -97,7 +98,7 @@ class Measurement:
             with computing_with(self.threads):
                 self.task(trial)
         except Measured as measured:
-            return {"pass_seconds": measured.seconds, "part_noise": measured.noise}
+            return {"step_seconds": measured.seconds, "part_noise": measured.noise}
         except Exception as error:  # of the task, whatever it is
             return Failure.of(self.name, error, self.task.name)
         finally:

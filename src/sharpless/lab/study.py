@@ -127,7 +127,7 @@ class Study:
 
     def _know(self, there: Mapping[str, Any]) -> None:
         """Let the methods know what was measured, if it was."""
-        self.measured = {name: there[name] for name in ("pass_seconds", "part_noise") if there.get(name)}
+        self.measured = {name: there[name] for name in ("step_seconds", "part_noise") if there.get(name)}
         if len(self.measured) == 2:
             seconds, noise = ({int(m): value for m, value in each.items()} for each in self.measured.values())
             self.methods = [method.measured(seconds, noise) for method in self.methods]
