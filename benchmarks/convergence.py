@@ -23,7 +23,7 @@ from torch import nn
 
 from sharpless import GRST, SAM
 from sharpless.lab import store
-from sharpless.report.drawing import FAINT, INK, STYLE, WIDTH, to_svg
+from sharpless.report.drawing import FAINT, INK, STYLE, WIDTH, standalone, to_svg
 from smooth_problems import Problem, double_well, fixed_direction, logistic, skewed_quadratic
 
 RUNS = 4
@@ -88,8 +88,8 @@ def figure(rows: list[dict[str, Any]]) -> str:
         axes.minorticks_off()
     drawn.axes[0].set_ylabel("mean ‖∇L‖² ÷ β²ρ²", color=INK)
     drawn.axes[1].legend(frameon=False, handlelength=1.4, loc=(0.02, 0.36))
-    svg = to_svg(drawn, "Mean squared gradients, measured (solid) and bounded (dashed), against the learning rate.")
-    return svg.replace(">", "><style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>", 1)
+    what = "Mean squared gradients, measured (solid) and bounded (dashed), against the learning rate."
+    return standalone(to_svg(drawn, what))
 
 
 def page(facts: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:

@@ -21,11 +21,11 @@ from sharpless.lab import Trial, compare, store
 from sharpless.lab.definition import Task
 from sharpless.lab.methods import Method
 from sharpless.report.runs import Run, read_runs
-from sharpless.report.statistics import estimate, paired
+from sharpless.report.statistics import against, differences, estimate
 
 METHODS = (
-    "sgd", "sgd-long", "ema", "sam", "late", "rst", "g-rst", "thrifty:budget=1.05", "thrifty:budget=1.1",
-    "thrifty:budget=1.05,average=0.99", "sam:average=0.99", "peer-sam", "temperon:tail=0.3",
+    "sgd", "sgd-long", "ema", "sam", "late", "rst", "g-rst", "thrifty", "thrifty:budget=1.05,unit=gradients",
+    "thrifty:budget=1.05,unit=gradients,average=0.99", "peer-sam", "temperon:tail=0.3",
 )  # fmt: skip
 RESULTS = Path("benchmarks/results")
 
@@ -57,7 +57,7 @@ CASES = {
         for horizon in (96, 192, 336, 720)
     },
     **named("few_series", (0.03, 0.1, 0.3, 1.0), *SERIES),
-    **named("table", (0.1, 0.3, 1.0, 3.0), "breast_cancer", "diabetes"),
+    **named("table", (0.03, 0.1, 0.3, 1.0), "breast_cancer", "diabetes"),
     "images": Case("few_images", (0.02, 0.05, 0.1, 0.2), (0.01, 0.02, 0.05)),
     "text": Case("text", (0.005, 0.01, 0.02, 0.05), (3e-4, 1e-3, 3e-3)),
 }  # fmt: skip
@@ -103,8 +103,15 @@ def study(
             values.setdefault(run.method, {})[run.seed] = run.value
         if (stopped := stopped_early(run)) is not None:
             early.setdefault(run.method, []).append(stopped)
+    sign = 1 if summary["metric"]["goal"] == "max" else -1
+    versus = against(
+        {name: differences(found, values["sgd"]) for name, found in values.items() if name != "sgd"},
+        0.0,
+        sign=sign,
+        broken=frozenset(entry["method"] for entry in summary["methods"] if entry["diverged"]),
+    )
     for entry in summary["methods"]:
-        entry["versus_base"] = paired(values.get(entry["method"], {}), values["sgd"])
+        entry["versus_base"] = versus.get(entry["method"])
         entry["stopped_early"] = estimate(early[entry["method"]]) if entry["method"] in early else None
     options = {key: Path(value).name if key == "data" else value for key, value in task.options.items()}
     kept = {**summary, "options": options, "grid": {"rho": case.rho, "lr": case.lr}, "choice_seeds": choice_seeds}
@@ -150,6 +157,7 @@ def main() -> None:
         there = {name: path for name in CASES if (path := RESULTS / f"real-{name}.json").exists()}
         summaries = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in there.items()}
         store.write(RESULTS / "real-tasks.md", real_page.page(summaries))
+        store.write(RESULTS / "real-tasks.svg", real_page.forest(summaries) + "\n")
 
 
 if __name__ == "__main__":

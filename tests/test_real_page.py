@@ -8,11 +8,19 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-def entry(method, mean, difference, ci95, diverged=()):
+def entry(method, mean, difference, ci95=None, diverged=(), **verdicts):
+    versus = None if difference is None else {"difference": difference, "ci95": ci95, "beats": False, "behind": False}
     return {
-        "method": method, "label": method, "value": {"mean": mean, "std": 0.1}, "rho": None, "cost": 1.0,
-        "cost_seconds": 1.0, "seconds": {"median": 2.0}, "diverged": list(diverged),
-        "versus_base": {"difference": difference, "ci95": ci95},
+        "method": method, "label": method, "value": {"mean": mean, "std": 0.1}, "rho": None, "cost": 1.0, "runs": 2,
+        "cost_seconds": 1.0, "seconds": {"median": 2.0}, "diverged": list(diverged), "stopped_early": None,
+        "look": {"color": "#123456", "marker": "o"}, "versus_base": versus and versus | verdicts,
+    }  # fmt: skip
+
+
+def summarized(goal, *methods):
+    return {
+        "metric": {"goal": goal, "name": "score"}, "versions": [{"sharpless": "1", "torch": "2"}], "options": {"a": 1},
+        "machines": [{"processor": "x", "cores": 2}], "grid": {"rho": [0.1]}, "choice_seeds": 2, "methods": methods,
     }  # fmt: skip
 
 
@@ -23,27 +31,29 @@ def test_verdicts(monkeypatch, goal):
     import real_page
 
     sign = 1 if goal == "max" else -1
-    summary = {
-        "metric": {"goal": goal},
-        "sam_beats_base": {"difference": sign * 2.0, "verdict": True},
-        "methods": [
-            entry("sgd", 0.0, 0.0, [0.0, 0.0]),
-            entry("sam", 0.0, sign * 2.0, sorted((sign * 1.5, sign * 2.5))),
-            entry("ema", 0.0, sign * -1.0, sorted((sign * -1.5, sign * -0.5))),
-            entry("rst", 0.0, sign * 1.0, [-1.0, 3.0]),
-            entry("late", 0.0, sign * 2.0, sorted((sign * 1.5, sign * 2.5)), [3]),
-        ],
-    }
+    methods = [
+        entry("sgd", 50.0, None),
+        entry("sam", 50.0, sign * 2.0, sorted((sign * 1.5, sign * 2.5)), beats=True),
+        entry("ema", 50.0, sign * -1.0, sorted((sign * -1.5, sign * -0.5)), behind=True),
+        entry("rst", 50.0, sign * 1.0, [-1.0, 3.0]),
+        entry("late", 50.0, sign * 2.0, sorted((sign * 1.5, sign * 2.5)), [3], beats=True),
+        entry("g-rst", None, None, None, [0, 1]),
+    ]
+    summary = summarized(goal, *methods)
     found = {row["method"]: (row["verdict"], row["share"]) for row in real_page.rows("a", summary)}
     assert found["sam"] == ("better", 1.0)
     assert found["ema"] == ("worse", -0.5)
-    assert found["sgd"][0] == ""
-    assert found["late"][0] == "diverged"
-    summary["methods"].append(entry("g-rst", None, None, None, [0, 1]))
-    assert "| a | g-rst | diverged |" in real_page.page({"a": summary})
-    assert "| ema | 1 | 0 | 1 | -50% (-50%) | 1.00 | 1.00 | a |" in real_page.page({"a": summary})
-    summary["sam_beats_base"]["verdict"] = False
-    assert all(row["share"] is None for row in real_page.rows("a", summary))
+    assert found["sgd"][0] == found["rst"][0] == ""
+    assert found["late"][0] == found["g-rst"][0] == "diverged"
+    page = real_page.page({"a": summary})
+    assert "| g-rst | diverged |" in page
+    assert "| ema | 1 | 0 | 1 | -50% (-50%) | 1.00 | 1.00 | a |" in page
+    figure = real_page.forest({"a": summary})
+    assert "a, SAM: error -4.0 %, from -3.0 to -5.0 %" in figure
+    assert "a, EMA: error +2.0 %" in figure
+    assert "1 data sets: trained longer on 0, EMA on 0, late SAM on 0, thrifty, 1.05 on 0, SAM on 1" in figure
+    methods[1]["versus_base"]["beats"] = False
+    assert all(row["share"] is None for row in real_page.rows("a", summarized(goal, *methods)))
 
 
 def test_early_stopping(monkeypatch):

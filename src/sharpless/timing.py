@@ -57,9 +57,10 @@ def step_seconds(
     """Measure how long a step takes, by the number of examples that it climbs with.
 
     Passes over a few examples take longer than their share of the batch, so that a budget counted in gradients is
-    exceeded on the clock. Steps are run as in training, with the update of plain SGD, which moves nothing here. Hand what this returns to `GRST.for_budget(…, seconds=…)`. Measure once and keep the numbers:
-    a run that is resumed has to be planned with the numbers it began with. Weights, `.grad`, buffers and random
-    generators are left as they were. Under DistributedDataParallel all ranks have to call this, and get the same.
+    exceeded on the clock. Steps are run as in training, with an update like that of plain SGD, which moves nothing
+    here. Hand what this returns to `GRST.for_budget(…, seconds=…)`. Measure once and keep the numbers: a run that is
+    resumed has to be planned with the numbers it began with. Weights, `.grad`, buffers and random generators are left
+    as they were. Under DistributedDataParallel all ranks have to call this, and get the same.
 
     >>> model = nn.Linear(3, 1)
     >>> seconds = step_seconds(lambda x: model(x).square().mean().backward(), torch.randn(64, 3), model)

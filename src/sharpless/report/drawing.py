@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from sharpless.report.record import Metric
 
-__all__ = ["FAINT", "INK", "PAPER", "STYLE", "WIDTH", "bounds", "looks", "titled", "to_svg"]
+__all__ = ["FAINT", "INK", "PAPER", "STYLE", "WIDTH", "bounds", "looks", "standalone", "titled", "to_svg"]
 
 # For further variants of one method. Readable on white and on black; marker and dashes say the same a second time.
 COLORS = ("#2288aa", "#4d8b31", "#d1618f", "#b5651d", "#7b68c8", "#5f8a8b", "#c24d6e", "#8a7a1f")
@@ -94,3 +94,9 @@ def to_svg(figure: Figure, description: str) -> str:
     element = re.sub(r'<g id="[^"]*"', "<g", element)
     element = element.replace(INK, "currentColor").replace(PAPER, "var(--paper, white)")
     return element.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
+
+
+def standalone(element: str) -> str:
+    """Return the SVG element as a file of its own, whose ink is dark in light themes and light in dark ones."""
+    style = "<style>svg{color:#222;--paper:#fff}@media(prefers-color-scheme:dark){svg{color:#ddd;--paper:#111}}</style>"
+    return element.replace(">", f">{style}", 1)
