@@ -9,7 +9,7 @@ import torch
 from sharpless import GRST, step_seconds
 from sharpless.cli import main
 from sharpless.climb import Climb
-from sharpless.cost import NOISE, plan
+from sharpless.cost import NOISE, BudgetError, plan
 
 N = 64
 SMALL = {0: 0.5, 4: 0.86, 16: 0.8, 32: 0.9, 64: 1.0}  # a network whose steps with few examples cost nearly SAM's
@@ -54,6 +54,16 @@ def test_a_budget_that_cannot_be_had():
     """Sees a γ of 20 in the place of a word on what can be had."""
     with pytest.raises(ValueError, match=r"budget = 1\.02 cannot be had in seconds .* the cheapest is 1\.1\d\d, with"):
         plan(1.02, N, seconds={0: 1.0, 4: 1.7, 64: 2.0})
+
+
+def test_the_least_noisy_of_the_cheapest():
+    """Sees four examples taken in the place of more, which cost no more than a measurement can tell."""
+    prices = {0: 1.0, 4: 2.0, 64: 2.1}
+    with pytest.raises(BudgetError) as error:
+        plan(1.1, N, seconds=prices)
+    near = [m for m in [*range(4, N - 1), N] if extra(prices, m) / 4 <= extra(prices, 4) / 4 + 0.01]
+    assert max(near) == 28
+    assert error.value.cheapest.batch_fraction * N == max(near)
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,10 @@ MOST_NOISE = 10.0
 """The largest second moment of a step's correction, in units of SAM's, if it was measured (docs/how-to/budget.md)."""
 
 
+TOLERANCE = 0.01
+"""Plans whose costs differ by no more are equally cheap: measured prices are no better than that."""
+
+
 class BudgetError(ValueError):
     """A budget cannot be had; `cheapest` is the plan that comes nearest to it."""
 
@@ -165,7 +169,9 @@ def plan(
     # In seconds it is no less than in gradients: less is an error of the measurement.
     extra = {m: max(_interpolated(prices, m) / prices[0] - 1 if prices else 0.0, m / n) for m in parts}
     least = {m: max(1 / HIGHEST_GAMMA, _interpolated(measured, m) / MOST_NOISE if measured else 0.0) for m in parts}
-    cheapest = min((m for m in parts if least[m] <= 1), key=lambda m: least[m] * extra[m])
+
+    def variance(m: int, p: float) -> float:
+        return max((n / m) ** NOISE, _interpolated(measured, m) if measured else 0.0) / p
 
     def planned(m: int, p: float) -> Plan:
         costs = "costs" if seconds is None else "takes"
@@ -176,6 +182,9 @@ def plan(
     chances = {m: float(f"{min(1.0, (budget - 1) / extra[m]):.12g}") for m in parts}  # 1.1 - 1 is more than 0.1
     fitting = [m for m in parts if chances[m] >= least[m]]
     if not fitting:
+        cost = {m: least[m] * extra[m] for m in parts if least[m] <= 1}
+        near = [m for m in cost if cost[m] <= min(cost.values()) + TOLERANCE]
+        cheapest = min(near, key=lambda m: variance(m, least[m]))
         p = least[cheapest]
         raise BudgetError(
             f"budget = {budget:g} cannot be had{'' if seconds is None else ' in seconds'} with γ of at most "
@@ -183,9 +192,7 @@ def plan(
             f"is {1 + p * extra[cheapest]:.3f}, with {cheapest} of {n} examples in {100 * p:.3g} % of the steps",
             planned(cheapest, p),
         )
-    size = min(
-        fitting, key=lambda m: max((n / m) ** NOISE, _interpolated(measured, m) if measured else 0.0) / chances[m]
-    )
+    size = min(fitting, key=lambda m: variance(m, chances[m]))
     return planned(size, chances[size])
 
 
