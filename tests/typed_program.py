@@ -50,7 +50,7 @@ def of_every_kind() -> list[Cost]:
         RST(sgd(), p=lambda progress: progress, total_steps=4, systematic=True),
         GRST(sgd(), p=0.5, rho=0.05, model=model, batch_fraction=0.5),
         GRST.for_budget(sgd(), 1.3, batch_size=16, rho=0.05, model=model),
-        GRST.for_budget(sgd(), 1.5, batch_size=16, rho=0.05, model=model, seconds=seconds, noise=noise),
+        GRST.for_budget(sgd(), 1.5, batch_size=16, rho=0.05, model=model, seconds={0: 1.0, 16: 2.0}, noise=noise),
         SAM(sgd(), rho=0.5, ascent=ascent.asam),
         SAM([sgd()], rho=0.05, ascent=ascent.Friendly(), only=ascent.normalization_parameters(model)),
     ]

@@ -171,7 +171,7 @@ def plan(
     least = {m: max(1 / HIGHEST_GAMMA, _interpolated(measured, m) / MOST_NOISE if measured else 0.0) for m in parts}
 
     def variance(m: int, p: float) -> float:
-        return max((n / m) ** NOISE, _interpolated(measured, m) if measured else 0.0) / p
+        return max(math.pow(n / m, NOISE), _interpolated(measured, m) if measured else 0.0) / p
 
     def planned(m: int, p: float) -> Plan:
         costs = "costs" if seconds is None else "takes"
