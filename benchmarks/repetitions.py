@@ -1,6 +1,6 @@
 """How surely the default comparison comes to the verdicts of the README: repeated with other seeds each time.
 
-    python benchmarks/repetitions.py [--repetitions 10] [--seeds 11] [--jobs 2] [--runs runs/repetitions] [--out …]
+    python benchmarks/repetitions.py [--repetitions 10] [--seeds 12] [--jobs 2] [--runs runs/repetitions] [--out …]
 
 Repetition k is `sharpless compare --first-seed K` with K = k × seeds: the same methods on the same data, with other
 label noise, initial weights, order of batches and coins. Stopped and started again, it continues in the folder of runs.
