@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import util
 
-__all__ = ["Host", "host", "host_of_closure", "modules"]
+__all__ = ["Host", "host", "host_of_closure", "is_called_by", "modules"]
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,12 @@ class Host:
     Attributes:
         title: what it is called.
         name: of its page in docs/hosts, and of its module in sharpless.hosts where it needs one.
+        in_closure: what its closures do beside forward and backward, where it hands some to `step`.
     """
 
     title: str
     name: str
+    in_closure: str = "clips and logs"
 
     @property
     def cure(self) -> str:
@@ -29,7 +31,7 @@ class Host:
         return f"use sharpless.hosts.{self.name} ({page})"
 
 
-LIGHTNING = Host("Lightning", "lightning")
+LIGHTNING = Host("Lightning", "lightning", "clips, logs and runs the last of accumulated micro-batches alone")
 SKORCH = Host("skorch", "skorch")
 COMPOSER = Host("Composer", "composer")
 FABRIC = Host("Fabric", "fabric")
@@ -46,6 +48,7 @@ HOSTS = {
     "lightning.fabric": FABRIC,
     "lightning_fabric": FABRIC,
     "accelerate": Host("Accelerate", "accelerate"),
+    "deepspeed": Host("DeepSpeed", "deepspeed"),
 }
 """By the modules that they call `step` from; those that others are built on come last."""
 CLOSURES = {
@@ -73,6 +76,11 @@ def host() -> Host | None:
 def host_of_closure() -> Host | None:
     """Return the host among the callers that hands over closures which do more than forward and backward."""
     return _first(CLOSURES)
+
+
+def is_called_by(package: str) -> bool:
+    """Return whether a module of `package` is among the callers."""
+    return any(f"{name}.".startswith(f"{package}.") for name in modules())
 
 
 def _first(hosts: dict[str, Host]) -> Host | None:

@@ -40,8 +40,7 @@ def warn_of_closure() -> None:
     host = callers.host_of_closure()
     if host is not None:
         warnings.warn(
-            f"{host.title} hands step() a closure that is called in each pass, and with it clipping and logging, and "
-            f"accumulated micro-batches may not climb; {host.cure}",
+            f"{host.title} hands step() a closure that {host.in_closure}, and it is called in each pass; {host.cure}",
             stacklevel=5,
         )
 
@@ -55,6 +54,11 @@ def check_inside(draw: Draw | None, parameters: list[Tensor]) -> None:
     if draw is None or draw.left is None or not changed(parameters, draw.left):
         return
     if any(bool(parameter.grad.any()) for parameter in parameters if parameter.grad is not None):  # and not cleared
+        if callers.is_called_by("deepspeed"):
+            raise RuntimeError(
+                "DeepSpeed keeps the gradients to itself until step(), so that no pass can climb along one: set the "
+                "stage of zero_optimization to 0, and torch_autocast in place of bf16 or fp16 (docs/hosts/deepspeed.md)"
+            )
         raise RuntimeError(
             "no pass of the last loop over passes() brought a gradient, and one arrived after it: run forward and "
             "backward inside the loop, which list(opt.passes(…)) ends at once"
@@ -92,7 +96,7 @@ class Outsiders:
 
 def is_called_by_grad_scaler() -> bool:
     """Return whether GradScaler.step is among the callers; torch lets a closure pass that it cannot unscale."""
-    return "torch.amp.grad_scaler" in callers.modules()
+    return callers.is_called_by("torch.amp.grad_scaler")
 
 
 def has_batch_statistics(model: nn.Module) -> bool:
