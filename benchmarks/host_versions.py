@@ -40,8 +40,9 @@ HOSTS = {
     "timm": Host("timm", "1.0.12"),
     "skorch": Host("skorch", "1.1.0"),
     "ignite": Host("pytorch-ignite", "0.5.1"),
-    "fastai": Host("fastai", "2.8.0"),
+    "fastai": Host("fastai", "2.8.1"),
     "keras": Host("keras", "3.7.0"),
+    "deepspeed": Host("deepspeed", "0.18.0"),
     "composer": Host("mosaicml", "0.29.0"),
 }
 

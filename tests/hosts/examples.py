@@ -18,10 +18,10 @@ def load(name):
 
 
 def run_page(name, **names):
-    """Run the first code of a host's page, and return its names."""
+    """Run the code of a host's page, without the dots that stand for what else a user writes; return its names."""
     page = (FOLDER.parents[1] / "docs" / "hosts" / f"{name}.md").read_text(encoding="utf-8")
-    code = re.search(r"^```python\n(.*?)```", page, re.DOTALL | re.MULTILINE)[1]
-    exec(compile(code, f"{name}.md", "exec"), names)
+    code = re.findall(r"^```python\n(.*?)^```", page.replace(", …", ""), re.DOTALL | re.MULTILINE)
+    exec(compile("\n".join(code), f"{name}.md", "exec"), names)
     return names
 
 

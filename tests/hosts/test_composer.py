@@ -115,6 +115,20 @@ def test_what_is_refused():
         trainer("parts", reference.network())[0].fit()
 
 
+def test_the_page():
+    """Sees code of the how-to that a user cannot run."""
+    model = ComposerClassifier(reference.network(), loss_fn=cross_entropy, num_classes=3)
+    loader = DataLoader(TensorDataset(torch.randn(16, 5), torch.randint(3, (16,))), batch_size=8)
+
+    def run(precision, **options):  # composer has this one for GPUs alone
+        return Trainer(max_duration="1ep", device="cpu", progress_bar=False, log_to_console=False, **options)
+
+    given = {"SharpOptimizer": example.SharpOptimizer, "Trainer": run, "torch": torch}
+    names = examples.run_page("composer", model=model, loader=loader, **given)
+    names["trainer"].fit()
+    assert names["opt"].cost.steps == 2
+
+
 def test_the_example():
     """Sees an example that a user cannot run."""
     assert example.main(epochs=2) > 0.5

@@ -1,5 +1,7 @@
 """fastai against two gradients by hand."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from hosts import examples, reference
 from hosts.methods import wrapped
+from sharpless import GRST
 
 pytest.importorskip("fastai.callback.schedule")
 from fastai.callback.core import Callback
@@ -112,6 +115,16 @@ def test_what_is_refused():
     """Sees parts with the callback, which are not what was asked for."""
     with pytest.raises(ValueError, match=r"batch_fraction = 0\.5 splits the batch"):
         fit(learner("parts", reference.network(), reference.batches()))
+
+
+def test_the_page():
+    """Sees code of the how-to that a user cannot run."""
+    data = [micro for (micro,) in reference.batches()]
+    given = {"OptimWrapper": OptimWrapper, "GradientClip": GradientClip, "Sharpness": example.Sharpness, "GRST": GRST}
+    given |= {"Learner": partial(Learner, loss_func=cross_entropy), "torch": torch}
+    names = examples.run_page("fastai", model=reference.network(), dls=DataLoaders(data, data), **given)
+    fit(names["learn"])
+    assert names["opt"].cost.steps == reference.STEPS
 
 
 def test_the_example():
