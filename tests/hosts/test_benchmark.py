@@ -1,11 +1,58 @@
 """The script that runs the tests of hosts in environments of their own."""
 
+import json
+import re
 import runpy
+import tomllib
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks/host_versions.py"
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks/host_versions.py"
+HOSTS = runpy.run_path(str(SCRIPT))["HOSTS"]
+ROWS = json.loads((ROOT / "benchmarks/results/hosts.json").read_text("utf-8"))["rows"]
+
+
+def rows_of(name):
+    """The rows of a host, the oldest version first."""
+    return sorted((row for row in ROWS if row["host"] == name), key=lambda row: Version(row["version"]))
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_rows(name):
+    """Sees a host that was not run in its oldest version and a newer one, and rows of tests that are others by now."""
+    oldest, newest = rows_of(name)
+    assert oldest["version"] == HOSTS[name].oldest
+    tests = "".join(path.read_text("utf-8") for path in (ROOT / "tests/hosts").glob(f"test_{name}*.py"))
+    properties = {found.replace("_", " ") for found in re.findall(r"^def test_(\w+)", tests, re.MULTILINE)}
+    for row in (oldest, newest):
+        assert set(row["held"] + row["skipped"]) == properties, row["version"]
+
+
+def test_bounds():
+    """Sees a framework supported, by pyproject.toml, in a version that is older than any that was tested."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    bounds = {}
+    for requirement in map(Requirement, chain.from_iterable(extras.values())):
+        bounds.setdefault(requirement.name, []).extend(
+            Version(each.version) for each in requirement.specifier if each.operator == ">="
+        )
+    oldest = {host.package: Version(host.oldest) for host in HOSTS.values() if host.package in bounds}
+    assert len(oldest) == 6
+    assert oldest == {package: min(bounds[package]) for package in oldest}
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_readme(name):
+    """Sees versions in the README's table that are not those of the results."""
+    versions = ", ".join(row["version"] for row in rows_of(name))
+    assert f"(docs/hosts/{name}.md) | {versions} | " in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_hosts():
