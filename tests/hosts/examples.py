@@ -4,8 +4,6 @@ import importlib.util
 import re
 from pathlib import Path
 
-import torch
-
 FOLDER = Path(__file__).parents[2] / "examples" / "hosts"
 
 
@@ -23,7 +21,3 @@ def run_page(name, **names):
     code = re.findall(r"^```python\n(.*?)^```", page.replace(", …", ""), re.DOTALL | re.MULTILINE)
     exec(compile("\n".join(code), f"{name}.md", "exec"), names)
     return names
-
-
-def sgd(model):
-    return torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)

@@ -8,14 +8,11 @@ from torchmetrics import MeanMetric
 
 from hosts import reference
 from hosts.methods import wrapped
+from hosts.reference import sgd
 from sharpless.hosts.lightning import Sharpness
 
 # Lightning's own warnings, of loaders with few workers and the like, and not those of the library.
 WARNINGS = ["ignore", "error:.*passes", "error:.*closure"]
-
-
-def sgd(model):
-    return torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
 
 
 class Loader:
@@ -133,8 +130,3 @@ def fitted(method, net, sizes=(8,), *, kind=Automatic, model=False, module=None,
     accumulate = {"accumulate_grad_batches": len(sizes)} if len(sizes) > 1 else {}
     trainer(**accumulate | options).fit(done, Loader(reference.batches(sizes)), ckpt_path=ckpt_path)
     return done
-
-
-def expected(method, net, sizes=(8,), **options):
-    """Train `net` by hand and return the losses."""
-    return reference.train(net, sgd(net), reference.batches(sizes), method, **options)

@@ -4,17 +4,31 @@ import multiprocessing
 import os
 import sys
 
-import torch
+import pytest
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.functional import cross_entropy
 
+import ranks
 from hosts import reference
 from hosts.methods import wrapped
+from hosts.reference import sgd
 
 # Hosts take seconds to import, in one process from which all ranks are forked.
-multiprocessing.set_forkserver_preload(["torch._dynamo", "lightning.pytorch", "lightning.fabric", "accelerate"])
+multiprocessing.set_forkserver_preload(
+    ["torch._dynamo", "lightning.pytorch", "lightning.fabric", "accelerate", "transformers.trainer"]
+)
 REDUCED = []
+
+
+def outcomes(cases):
+    """Return a fixture: what `ranks.run` returns of `cases` on two ranks."""
+
+    @pytest.fixture(scope="module")
+    def run(tmp_path_factory):
+        return ranks.run(tmp_path_factory.mktemp("ranks"), 2, cases)
+
+    return run
 
 
 def counting_hook(state, bucket):
@@ -38,16 +52,12 @@ def own(steps, rank):
     return [micros[rank::2] for micros in steps]
 
 
-def check(net, method, sizes, base):
+def check(net, method, sizes, reductions=reference.STEPS):
     """Compare with one process in which each micro-batch of each rank climbs alone; one all-reduce a step."""
     theirs = reference.network()
-    reference.train(theirs, base(theirs), reference.batches(sizes), method)
+    reference.expected(method, theirs, sizes)
     assert reference.distance(net, theirs) < 1e-6
-    assert len(REDUCED) == reference.STEPS, REDUCED
-
-
-def sgd(model):
-    return torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+    assert len(REDUCED) == reductions, REDUCED
 
 
 def lightning(method, sizes, kind="Automatic"):
@@ -70,7 +80,7 @@ def lightning(method, sizes, kind="Automatic"):
     module = getattr(lightning_fits, kind)(net, lambda net: wrapped(method, sgd(net), model=net))
     options |= {"devices": 2, "accumulate_grad_batches": micros, "use_distributed_sampler": False}
     lightning_fits.trainer(**options).fit(module, lightning_fits.Loader(own(reference.batches(sizes), rank)))
-    check(net, method, sizes, sgd)
+    check(net, method, sizes)
 
 
 def lightning_fsdp(method):
@@ -111,7 +121,7 @@ def fabric(method, sizes):
                     one.backward(cross_entropy(model(x), y) / len(micros))
         opt.step()
         opt.zero_grad()
-    check(net, method, sizes, sgd)
+    check(net, method, sizes)
 
 
 def accelerate(method, sizes):
@@ -120,21 +130,26 @@ def accelerate(method, sizes):
     model, prepared_opt = one.prepare(net, wrapped(method, sgd(net), model=net))
     model.register_comm_hook(None, counting_hook)
     accelerate_loop(one, model, prepared_opt, own(reference.batches(sizes), rank))
-    check(net, method, sizes, sgd)
+    check(net, method, sizes)
 
 
 def accelerate_fsdp(method):
     """Train by Accelerate with FSDP2."""
-    from accelerate import DistributedType, FullyShardedDataParallelPlugin
-
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="no_wrap", cpu_ram_efficient_loading=False)
     rank, net = prepared(), reference.network()
     one = accelerator()
-    one.state.distributed_type, one.state.fsdp_plugin = DistributedType.FSDP, plugin  # which Accelerate keeps to GPUs
+    shard_by(one)
     opt = wrapped(method, sgd(net), model=net)
     model, prepared_opt = one.prepare(net, opt)
     accelerate_loop(one, model, prepared_opt, halves(rank))
     check_sharded(model, method)
+
+
+def shard_by(one):
+    """Let an Accelerator shard by FSDP2, which it keeps to GPUs."""
+    from accelerate import DistributedType, FullyShardedDataParallelPlugin
+
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="no_wrap", cpu_ram_efficient_loading=False)
+    one.state.distributed_type, one.state.fsdp_plugin = DistributedType.FSDP, plugin
 
 
 def accelerator(**options):
@@ -157,15 +172,50 @@ def accelerate_loop(one, model, opt, steps):
             opt.zero_grad()
 
 
+def transformers(method, sizes):
+    """Train by the Trainer of transformers with DistributedDataParallel."""
+    from hosts import trainers
+
+    class Hooked(trainers.SharpTrainer):
+        hooked = False
+
+        def training_step(self, model, *args):
+            if not self.hooked:
+                model.register_comm_hook(None, counting_hook)
+            self.hooked = True
+            return super().training_step(model, *args)
+
+    prepared()
+    net, options = trainers.Classifier(reference.network()), {"gradient_accumulation_steps": len(sizes) // 2}
+    trainers.trainer(method, net, reference.batches(sizes), ".", kind=Hooked, ddp_backend="gloo", **options).train()
+    check(net.network, method, sizes)
+
+
+def transformers_fsdp(method):
+    """Train by the Trainer of transformers with FSDP2."""
+    from hosts import trainers
+
+    class Sharded(trainers.SharpTrainer):
+        def create_accelerator_and_postprocess(self):
+            super().create_accelerator_and_postprocess()
+            self.is_fsdp_enabled = True
+            shard_by(self.accelerator)
+
+    prepared()
+    net, options = trainers.Classifier(reference.network()), {"gradient_accumulation_steps": 1, "ddp_backend": "gloo"}
+    in_turn = [one + other for one, other in zip(halves(0), halves(1), strict=True)]
+    host = trainers.trainer(method, net, in_turn, ".", kind=Sharded, **options)
+    host.train()
+    check_sharded(host.model.network, method)
+
+
 def deepspeed(method, sizes):
     """Train by DeepSpeed, without ZeRO."""
     rank, net = prepared(), reference.network()
     opt = wrapped(method, sgd(net), model=net)
     engine = deepspeed_engine(net, opt, gradient_accumulation_steps=len(sizes) // 2)
     deepspeed_loop(engine, opt, own(reference.batches(sizes), rank))
-    theirs = reference.network()
-    reference.train(theirs, sgd(theirs), reference.batches(sizes), method)
-    assert reference.distance(net, theirs) < 1e-6
+    check(net, method, sizes, reductions=0)  # the engine's own, which no hook counts
 
 
 def deepspeed_engine(net, opt, **options):
@@ -188,13 +238,13 @@ def deepspeed_loop(engine, opt, steps):
 
 
 def halves(rank):
-    """Half of each batch."""
-    return [[(x.chunk(2)[rank], y.chunk(2)[rank]) for x, y in micros] for micros in reference.batches()]
+    """Every second example of each batch."""
+    return [[(x[rank::2], y[rank::2]) for x, y in micros] for micros in reference.batches()]
 
 
 def check_sharded(net, method):
     """Compare with one process that sees the union of the batches."""
     theirs = reference.network()
-    reference.train(theirs, sgd(theirs), reference.batches(), method)
+    reference.expected(method, theirs)
     whole = {name: tensor.full_tensor() for name, tensor in net.state_dict().items()}
     assert max(float((whole[name] - tensor).abs().max()) for name, tensor in theirs.state_dict().items()) < 1e-6

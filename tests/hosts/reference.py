@@ -44,6 +44,26 @@ def batches(sizes=(8,), steps=STEPS):
     return [[draw(size) for size in sizes] for _ in range(steps)]
 
 
+def sgd(model):
+    """The base optimizer."""
+    return torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+
+
+def by_norm(limit):
+    """Return what clips the gradients of parameters by their norm."""
+    return lambda parameters: nn.utils.clip_grad_norm_(parameters, limit)
+
+
+def by_value(limit):
+    """Return what clips the gradients of parameters one number at a time."""
+    return lambda parameters: nn.utils.clip_grad_value_(parameters, limit)
+
+
+def expected(method, net, sizes=(8,), **options):
+    """Train `net` with `sgd` on `batches(sizes)`, and return the losses."""
+    return train(net, sgd(net), batches(sizes), method, **options)
+
+
 def train(
     model, base, steps, method, *, weights=None, clip=None, scheduler=None, autocast=None, scale=1.0, spoiled=(), seed=0
 ):

@@ -1,24 +1,19 @@
 """Accelerate against two gradients by hand."""
 
-import runpy
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("accelerate")
 import torch
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-import ranks
-from hosts import on_ranks, reference
+from hosts import examples, on_ranks, reference
 from hosts.methods import wrapped
-from hosts.on_ranks import accelerator, sgd
-from hosts.reference import METHODS, STEPS, distance, network, noisy_network
+from hosts.on_ranks import accelerator
+from hosts.reference import METHODS, STEPS, by_norm, by_value, distance, expected, network, noisy_network, sgd
 from sharpless import SAM
 
-EXAMPLE = Path(__file__).parents[2] / "examples/hosts/accelerate_digits.py"
 pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
 CASES = {method: (on_ranks.accelerate, {"method": method, "sizes": (8, 6, 4, 8)}) for method in METHODS}
 HAS_FSDP2 = tuple(map(int, version("accelerate").split(".")[:2])) >= (1, 6)
@@ -58,10 +53,6 @@ def fitted(method, net, sizes=(8,), **options):
     return opt.optimizer, train(one, model, opt, reference.batches(sizes), **options)
 
 
-def expected(method, net, sizes=(8,), **options):
-    return reference.train(net, sgd(net), reference.batches(sizes), method, **options)
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("sizes", [(8,), (8, 6, 4)])
 def test_right(method, sizes):
@@ -79,8 +70,8 @@ def test_clipping(method, kind):
     """Sees the passes clipped in place of the mixture."""
     ours, theirs = network(), network()
     clips = {
-        "norm": (lambda one: one.clip_grad_norm_(ours.parameters(), 0.05), lambda p: clip_grad_norm_(p, 0.05)),
-        "value": (lambda one: one.clip_grad_value_(ours.parameters(), 0.02), lambda p: clip_grad_value_(p, 0.02)),
+        "norm": (lambda one: one.clip_grad_norm_(ours.parameters(), 0.05), by_norm(0.05)),
+        "value": (lambda one: one.clip_grad_value_(ours.parameters(), 0.02), by_value(0.02)),
     }
     fitted(method, ours, (8, 6), clip=clips[kind][0])
     expected(method, theirs, (8, 6), clip=clips[kind][1])
@@ -110,7 +101,7 @@ def test_fp16_overflow(method):
         one.clip_grad_norm_(ours.parameters(), 0.5)
 
     train(one, model, opt, reference.batches(), overflow={2}, clip=clip)
-    by_hand = {"clip": lambda p: clip_grad_norm_(p, 0.5)}
+    by_hand = {"clip": by_norm(0.5)}
     expected(method, theirs, autocast=torch.float16, scale=2.0**10, spoiled={2}, **by_hand)
     assert distance(ours, theirs) < 1e-5
     assert opt.optimizer.cost.steps == STEPS
@@ -156,12 +147,10 @@ def test_without_passes():
 
 def test_the_example():
     """Sees an example that a user cannot run, or of which nothing is learned."""
-    assert runpy.run_path(EXAMPLE)["main"](epochs=3) > 0.5
+    assert examples.load("accelerate").main(epochs=3) > 0.5
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    return ranks.run(tmp_path_factory.mktemp("ranks"), 2, CASES | SHARDED)
+outcomes = on_ranks.outcomes(CASES | SHARDED)
 
 
 @pytest.mark.parametrize("name", CASES)

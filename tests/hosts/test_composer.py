@@ -45,7 +45,7 @@ class Recorded(Callback):
 
 def trainer(method, network, micro=8, **options):
     model = ComposerClassifier(network, loss_fn=cross_entropy, num_classes=3)
-    opt = wrapped(method, examples.sgd(model), model=model)
+    opt = wrapped(method, reference.sgd(model), model=model)
     opt.__class__ = type("SharpOptimizer", (example.InClosures, type(opt)), {})
     rows = zip(*(micro for (micro,) in reference.batches()), strict=True)
     loader = DataLoader(TensorDataset(*map(torch.cat, rows)), batch_size=8)
@@ -62,7 +62,7 @@ def trainer(method, network, micro=8, **options):
 def test_right(method, make):
     """Sees another method, statistics of both passes, or a loss that is the sum of both."""
     theirs, ours = make(), make()
-    expected = reference.train(theirs, examples.sgd(theirs), reference.batches(), method)
+    expected = reference.expected(method, theirs)
     host, opt, losses = trainer(method, ours)
     host.fit()
     assert reference.distance(ours, theirs) < 1e-6
@@ -74,7 +74,7 @@ def test_right(method, make):
 def test_micro_batches(method):
     """Sees micro-batches that climb each for itself, in a page that says that the whole batch does."""
     theirs, ours = reference.network(), reference.network()
-    reference.train(theirs, examples.sgd(theirs), reference.batches(), method)
+    reference.expected(method, theirs)
     trainer(method, ours, micro=3)[0].fit()
     assert reference.distance(ours, theirs) < 1e-6
 
@@ -83,11 +83,8 @@ def test_micro_batches(method):
 def test_clipping(method):
     """Sees a hook, as the page has it, that clips a pass in place of the step's gradient."""
     theirs, ours = reference.network(), reference.network()
-
-    def clip(parameters):
-        torch.nn.utils.clip_grad_norm_(parameters, 0.2)
-
-    reference.train(theirs, examples.sgd(theirs), reference.batches(), method, clip=clip)
+    clip = reference.by_norm(0.2)
+    reference.expected(method, theirs, clip=clip)
     host, opt, _ = trainer(method, ours)
     opt.base.register_step_pre_hook(lambda *_: clip(ours.parameters()))
     host.fit()
@@ -102,13 +99,13 @@ def test_resume(tmp_path):
     checkpoint = str(tmp_path / "ep0-ba3-rank0.pt")
     again, other, _ = trainer("G-RST", stopped, load_path=checkpoint)
     again.fit()
-    assert all(map(torch.equal, whole.state_dict().values(), stopped.state_dict().values()))
+    assert reference.distance(whole, stopped) == 0
     assert other.cost == opt.cost
 
 
 def test_what_is_refused():
     """Sees plain training where composer calls no closure, or a part climbed with where the batch is not seen."""
-    opt = example.SharpOptimizer(examples.sgd(reference.network()), p=0.5)
+    opt = example.SharpOptimizer(reference.sgd(reference.network()), p=0.5)
     with pytest.raises(RuntimeError, match="precision = amp_fp16 takes plain steps"):
         opt.step()
     with pytest.raises(ValueError, match=r"batch_fraction = 0\.5 splits the batch"):

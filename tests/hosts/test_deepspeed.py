@@ -6,12 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import clip_grad_norm_
 
-import ranks
 from hosts import examples, on_ranks, reference
 from hosts.methods import wrapped
-from hosts.on_ranks import deepspeed_engine, deepspeed_loop, sgd
+from hosts.on_ranks import deepspeed_engine, deepspeed_loop
 from sharpless import GRST
 
 METHODS = list(reference.METHODS)
@@ -35,7 +33,7 @@ def one_rank(tmp_path_factory):
 
 
 def made(method, net, **options):
-    opt = wrapped(method, sgd(net), model=net)
+    opt = wrapped(method, reference.sgd(net), model=net)
     return deepspeed_engine(net, opt, **options), opt
 
 
@@ -45,8 +43,7 @@ def made(method, net, **options):
 def test_right(method, make, sizes):
     """Sees another method, a climb with the last micro-batch alone, statistics of both passes, passes clipped."""
     theirs, ours = make(), make()
-    by_hand = {"clip": lambda parameters: clip_grad_norm_(parameters, 0.2)}
-    reference.train(theirs, sgd(theirs), reference.batches(sizes), method, **by_hand)
+    reference.expected(method, theirs, sizes, clip=reference.by_norm(0.2))
     engine, opt = made(method, ours, gradient_accumulation_steps=len(sizes), gradient_clipping=0.2)
     torch.manual_seed(0)
     deepspeed_loop(engine, opt, reference.batches(sizes))
@@ -58,8 +55,7 @@ def test_right(method, make, sizes):
 def test_autocast(dtype):
     """Sees a pass outside autocast, or clipping of scaled gradients."""
     theirs, ours = reference.network(), reference.network()
-    by_hand = {"autocast": getattr(torch, dtype), "clip": lambda parameters: clip_grad_norm_(parameters, 0.2)}
-    reference.train(theirs, sgd(theirs), reference.batches(), "G-RST", **by_hand)
+    reference.expected("G-RST", theirs, autocast=getattr(torch, dtype), clip=reference.by_norm(0.2))
     engine, opt = made("G-RST", ours, torch_autocast={"enabled": True, "dtype": dtype}, gradient_clipping=0.2)
     deepspeed_loop(engine, opt, reference.batches())
     assert reference.distance(ours, theirs) < (2e-5 if dtype == "float16" else 1e-6)
@@ -105,10 +101,14 @@ def test_what_is_refused(options):
 def test_plain_steps_are_warned_of(stage):
     """Sees DeepSpeed's own loop take plain steps without a word."""
     engine, _ = made("SAM", reference.network(), zero_optimization={"stage": stage})
-    with pytest.warns(UserWarning, match=r"DeepSpeed called step\(\) without passes.* see docs/hosts/deepspeed.md"):
+
+    def epoch():
         for ((x, y),) in reference.batches():
             engine.backward(cross_entropy(engine(x), y))
             engine.step()
+
+    with pytest.warns(UserWarning, match=r"DeepSpeed called step\(\) without passes.* see docs/hosts/deepspeed.md"):
+        epoch()
 
 
 def test_the_page():
@@ -126,9 +126,7 @@ def test_the_example():
     assert examples.load("deepspeed").main(epochs=2) > 0.3
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    return ranks.run(tmp_path_factory.mktemp("ranks"), 2, CASES)
+outcomes = on_ranks.outcomes(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)

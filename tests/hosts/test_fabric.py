@@ -1,8 +1,5 @@
 """Fabric against two gradients by hand."""
 
-import runpy
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("lightning")
@@ -10,21 +7,14 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
 from torch.nn.functional import cross_entropy
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-import ranks
-from hosts import on_ranks, reference
+from hosts import examples, on_ranks, reference
 from hosts.methods import wrapped
-from hosts.reference import METHODS, STEPS, distance, network, noisy_network
+from hosts.reference import METHODS, STEPS, by_norm, by_value, distance, expected, network, noisy_network, sgd
 from sharpless import SAM
 
-EXAMPLE = Path(__file__).parents[2] / "examples/hosts/fabric_digits.py"
 pytestmark = pytest.mark.filterwarnings("ignore", "error:.*passes")
 CASES = {method: (on_ranks.fabric, {"method": method, "sizes": (8, 6, 4, 8)}) for method in METHODS}
-
-
-def sgd(net):
-    return torch.optim.SGD(net.parameters(), lr=0.3, momentum=0.9)
 
 
 def train(fabric, model, opt, steps, *, clip=None, overflow=(), scheduler=None):
@@ -54,10 +44,6 @@ def fitted(method, net, sizes=(8,), fabric=None, **options):
     return opt, train(fabric, model, opt, reference.batches(sizes), **options)
 
 
-def expected(method, net, sizes=(8,), **options):
-    return reference.train(net, sgd(net), reference.batches(sizes), method, **options)
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("sizes", [(8,), (8, 6, 4)])
 def test_right(method, sizes):
@@ -75,7 +61,7 @@ def test_clipping(method, kind):
     """Sees the passes clipped in place of the mixture."""
     ours, theirs = network(), network()
     fitted(method, ours, clip={"max_norm": 0.05} if kind == "norm" else {"clip_val": 0.02})
-    clips = {"norm": lambda p: clip_grad_norm_(p, 0.05), "value": lambda p: clip_grad_value_(p, 0.02)}
+    clips = {"norm": by_norm(0.05), "value": by_value(0.02)}
     expected(method, theirs, clip=clips[kind])
     assert distance(ours, theirs) < 1e-6
 
@@ -96,7 +82,7 @@ def test_fp16_overflow(method):
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=1000)
     fabric = Fabric(accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
     opt, _ = fitted(method, ours, fabric=fabric, overflow={2}, clip={"max_norm": 0.5, "error_if_nonfinite": False})
-    norm = {"clip": lambda p: clip_grad_norm_(p, 0.5)}
+    norm = {"clip": by_norm(0.5)}
     expected(method, theirs, autocast=torch.float16, scale=2.0**10, spoiled={2}, **norm)
     assert distance(ours, theirs) < 1e-5
     assert opt.cost.steps == STEPS
@@ -142,12 +128,10 @@ def test_without_passes():
 
 def test_the_example():
     """Sees an example that a user cannot run, or of which nothing is learned."""
-    assert runpy.run_path(EXAMPLE)["main"](epochs=3) > 0.5
+    assert examples.load("fabric").main(epochs=3) > 0.5
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    return ranks.run(tmp_path_factory.mktemp("ranks"), 2, CASES)
+outcomes = on_ranks.outcomes(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)

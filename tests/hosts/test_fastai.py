@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hosts import examples, reference
@@ -52,7 +51,7 @@ def learner(method, model, steps, callbacks=()):
     data = [micro for step in steps for micro in step]
 
     def wrap(params, lr):
-        return OptimWrapper(opt=wrapped(method, examples.sgd(model), model=model))
+        return OptimWrapper(opt=wrapped(method, reference.sgd(model), model=model))
 
     callbacks = [example.Sharpness(), Recorded(), *callbacks]
     return Learner(DataLoaders(data, data), model, cross_entropy, wrap, lr=0.3, cbs=callbacks)
@@ -69,10 +68,10 @@ def fit(learn):
 def test_right(method, make, sizes):
     """Sees another method, a climb with the last micro-batch alone, statistics of both passes, passes clipped."""
     theirs, ours = make(), make()
-    expected = reference.train(
-        theirs, examples.sgd(theirs), reference.batches(sizes), method,
+    expected = reference.expected(
+        method, theirs, sizes,
         weights=[size / sum(sizes) for size in sizes],  # fastai's accumulation is by examples
-        clip=lambda parameters: nn.utils.clip_grad_norm_(parameters, 0.2),
+        clip=reference.by_norm(0.2),
     )  # fmt: skip
     accumulation = [GradientAccumulation(sum(sizes))] if len(sizes) > 1 else []
     learn = learner(method, ours, reference.batches(sizes), [GradientClip(0.2), *accumulation])
@@ -88,7 +87,7 @@ def test_fp16_overflow(method):
     theirs, ours, overflow = reference.network(), reference.network(), reference.batches()
     overflow[2] = [(overflow[2][0][0] * 1e6, overflow[2][0][1])]
     options = {"autocast": torch.float16, "scale": 2.0**10, "spoiled": (2,)}
-    reference.train(theirs, examples.sgd(theirs), reference.batches(), method, **options)
+    reference.expected(method, theirs, **options)
     learn = learner(method, ours, overflow, [OnCpu()])
     fit(learn)
     assert reference.distance(ours, theirs) < 2e-5
@@ -107,7 +106,7 @@ def test_resume(tmp_path):
     again.path = tmp_path
     again.load("half")
     fit(again)
-    assert all(map(torch.equal, whole.state_dict().values(), stopped.state_dict().values()))
+    assert reference.distance(whole, stopped) == 0
     assert again.opt.opt.cost == first.opt.opt.cost
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -20,7 +19,7 @@ example = examples.load("ignite")
 
 
 def engine(method, model, kind=Engine, **options):
-    opt = wrapped(method, examples.sgd(model), model=model)
+    opt = wrapped(method, reference.sgd(model), model=model)
     trainer, losses = kind(example.sharp_update(model, opt, cross_entropy, **options)), []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda one: losses.append(one.state.output))
     return trainer, opt, losses
@@ -33,9 +32,9 @@ def test_right(method, make, sizes):
     """Sees another method, a climb with the last micro-batch alone, both passes in buffers or clipped, another loss."""
     theirs, ours = make(), make()
     most = 0.2 if len(sizes) == 1 else 10.0  # clipped, the scale of an accumulated gradient would not be seen
-    expected = reference.train(
-        theirs, examples.sgd(theirs), reference.batches(sizes), method,
-        clip=lambda parameters: nn.utils.clip_grad_norm_(parameters, most),
+    expected = reference.expected(
+        method, theirs, sizes,
+        clip=reference.by_norm(most),
     )  # fmt: skip
     trainer, _, losses = engine(method, ours, accumulate=len(sizes), clip=most)
     torch.manual_seed(0)
@@ -63,14 +62,14 @@ def test_resume(tmp_path):
     Checkpoint.load_objects(to_load, torch.load(file, weights_only=False))
     torch.manual_seed(1)
     again.run(data)
-    assert all(map(torch.equal, whole.state_dict().values(), stopped.state_dict().values()))
+    assert reference.distance(whole, stopped) == 0
     assert other.cost == opt.cost
 
 
 def test_plain_steps_are_warned_of():
     """Sees ignite's own trainer take plain steps without a word."""
     model = reference.network()
-    opt = wrapped("SAM", examples.sgd(model), model=model)
+    opt = wrapped("SAM", reference.sgd(model), model=model)
     with pytest.warns(UserWarning, match="without passes"):
         create_supervised_trainer(model, opt, cross_entropy).run([micro for (micro,) in reference.batches()])
 
@@ -78,7 +77,7 @@ def test_plain_steps_are_warned_of():
 def test_the_page():
     """Sees code of the how-to that a user cannot run, or that returns the loss of another pass."""
     model = reference.network()
-    opt = wrapped("SAM", examples.sgd(model), model=model)
+    opt = wrapped("SAM", reference.sgd(model), model=model)
     names = examples.run_page("ignite", model=model, opt=opt, loss_fn=cross_entropy, Engine=Engine)
     data = [micro for (micro,) in reference.batches()]
     first = float(cross_entropy(model(data[0][0]), data[0][1]).detach())

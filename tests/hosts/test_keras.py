@@ -53,7 +53,7 @@ def test_right(method, norm):
     theirs = reference.noisy_network() if norm else reference.network()
     theirs = nn.Sequential(*(module for module in theirs if not isinstance(module, nn.Dropout)))
     ours, losses = compiled(method, translated(theirs)), []
-    expected = reference.train(theirs, examples.sgd(theirs), reference.batches(), method)
+    expected = reference.expected(method, theirs)
     for (micro,) in reference.batches():
         losses.append(ours.train_on_batch(*micro))
         ours.reset_metrics()

@@ -1,28 +1,34 @@
 """Lightning's automatic optimization, with the callback, against two gradients by hand."""
 
-import runpy
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("lightning")
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-import ranks
-from hosts import on_ranks
-from hosts.lightning_fits import WARNINGS, Kill, Killed, expected, fitted, scaled, sgd
-from hosts.reference import METHODS, STEPS, batches, distance, network, noisy_network, train
+from hosts import examples, on_ranks
+from hosts.lightning_fits import WARNINGS, Kill, Killed, fitted, scaled
+from hosts.reference import (
+    METHODS,
+    STEPS,
+    batches,
+    by_norm,
+    by_value,
+    distance,
+    expected,
+    network,
+    noisy_network,
+    sgd,
+    train,
+)  # fmt: skip
 from sharpless.hosts.lightning import Sharpness
 
-EXAMPLE = Path(__file__).parents[2] / "examples/hosts/lightning_digits.py"
 pytestmark = pytest.mark.filterwarnings(*WARNINGS)
 CASES = {method: (on_ranks.lightning, {"method": method, "sizes": (8, 6, 4, 8)}) for method in METHODS}
 SHARDED = {f"{method} sharded": (on_ranks.lightning_fsdp, {"method": method}) for method in ("SAM", "G-RST")}
 CLIPS = {
-    "norm": (0.05, lambda parameters: clip_grad_norm_(parameters, 0.05)),
-    "value": (0.02, lambda parameters: clip_grad_value_(parameters, 0.02)),
+    "norm": (0.05, by_norm(0.05)),
+    "value": (0.02, by_value(0.02)),
 }
 
 
@@ -82,7 +88,7 @@ def test_fp16_overflow(method):
     """Sees a gradient that is not unscaled before it is clipped, or an overflow that moves weights or stops coins."""
     ours, theirs = network(), network()
     done = fitted(method, ours, module={"overflow": (2,)}, **scaled(gradient_clip_val=0.5))
-    expected(method, theirs, autocast=torch.float16, scale=2.0**10, spoiled={2}, clip=lambda p: clip_grad_norm_(p, 0.5))
+    expected(method, theirs, autocast=torch.float16, scale=2.0**10, spoiled={2}, clip=by_norm(0.5))
     assert distance(ours, theirs) < 1e-5
     assert done.optimizers().optimizer.cost.steps == STEPS
     assert done.trainer.precision_plugin.scaler.get_scale() == 2.0**9
@@ -137,12 +143,10 @@ def test_resume(method, overflow, tmp_path):
 
 def test_the_example():
     """Sees an example that a user cannot run, or of which nothing is learned."""
-    assert runpy.run_path(EXAMPLE)["main"](epochs=3) > 0.5
+    assert examples.load("lightning").main(epochs=3) > 0.5
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    return ranks.run(tmp_path_factory.mktemp("ranks"), 2, CASES | SHARDED)
+outcomes = on_ranks.outcomes(CASES | SHARDED)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.nn.functional import cross_entropy
 
-from hosts.lightning_fits import WARNINGS, Automatic, Loader, Manual, expected, fitted, scaled, sgd, trainer
-from hosts.reference import METHODS, STEPS, batches, distance, network, noisy_network, train
+from hosts.lightning_fits import WARNINGS, Automatic, Loader, Manual, fitted, scaled, trainer
+from hosts.reference import METHODS, STEPS, batches, distance, expected, network, noisy_network, sgd, train
 from sharpless import RST, SAM
 from sharpless.hosts import lightning
 from sharpless.hosts.lightning import Sharpness

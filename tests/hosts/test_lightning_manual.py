@@ -1,20 +1,15 @@
 """Lightning's manual optimization, with nothing added, against two gradients by hand."""
 
-import runpy
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("lightning")
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-import ranks
-from hosts import on_ranks
-from hosts.lightning_fits import WARNINGS, Kill, Killed, Manual, expected, fitted, scaled
-from hosts.reference import METHODS, STEPS, distance, network, noisy_network
+from hosts import examples, on_ranks
+from hosts.lightning_fits import WARNINGS, Kill, Killed, Manual, fitted, scaled
+from hosts.reference import METHODS, STEPS, distance, expected, network, noisy_network
 
-EXAMPLE = Path(__file__).parents[2] / "examples/hosts/lightning_manual_digits.py"
 pytestmark = pytest.mark.filterwarnings(*WARNINGS)
 CASES = {method: (on_ranks.lightning, {"method": method, "sizes": (8, 8), "kind": "Manual"}) for method in METHODS}
 
@@ -74,12 +69,10 @@ def test_resume(method, tmp_path):
 
 def test_the_example():
     """Sees an example that a user cannot run, or of which nothing is learned."""
-    assert runpy.run_path(EXAMPLE)["main"](epochs=3) > 0.5
+    assert examples.load("lightning_manual").main(epochs=3) > 0.5
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    return ranks.run(tmp_path_factory.mktemp("ranks"), 2, CASES)
+outcomes = on_ranks.outcomes(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -45,10 +45,10 @@ def data():
 def test_right(method, make):
     """Sees another method, statistics of both passes, each pass clipped, a scheduler per pass, or another loss."""
     theirs, ours = make(), make()
-    base = examples.sgd(theirs)
+    base = reference.sgd(theirs)
     expected = reference.train(
         theirs, base, reference.batches(), method,
-        clip=lambda parameters: nn.utils.clip_grad_norm_(parameters, 0.2),
+        clip=reference.by_norm(0.2),
         scheduler=torch.optim.lr_scheduler.StepLR(base, 2),
     )  # fmt: skip
     callbacks = [GradientNormClipping(0.2), LRScheduler("StepLR", step_size=2, step_every="batch")]
@@ -64,7 +64,7 @@ def test_resume(tmp_path):
     whole = net("G-RST", reference.network(), epochs=4).fit(*data())
     net("G-RST", reference.network(), [saver], epochs=2).fit(*data())
     again = net("G-RST", reference.network(), [LoadInitState(saver)], epochs=2).fit(*data())
-    assert all(map(torch.equal, whole.module_.state_dict().values(), again.module_.state_dict().values()))
+    assert reference.distance(whole.module_, again.module_) == 0
     assert again.optimizer_.cost == whole.optimizer_.cost
 
 

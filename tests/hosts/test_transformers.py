@@ -11,12 +11,16 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from hosts import examples, reference
-from hosts.trainers import Classifier, SharpTrainer, arguments, on_ranks, sgd, trainer
+from hosts import examples, on_ranks, reference
+from hosts.reference import by_norm, sgd
+from hosts.trainers import Classifier, SharpTrainer, arguments, trainer
 from sharpless import GRST, SAM
 from sharpless.hosts.transformers import Sharpness
 
 METHODS = list(reference.METHODS)
+ON_RANKS = ("SAM", "G-RST", "parts")
+CASES = {method: (on_ranks.transformers, {"method": method, "sizes": (8, 8, 6, 6)}) for method in ON_RANKS}
+CASES |= {f"{method} sharded": (on_ranks.transformers_fsdp, {"method": method}) for method in ON_RANKS}
 pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 
 
@@ -26,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 def test_right(method, make, sizes, tmp_path):
     """Sees plain training, a climb with the last micro-batch alone, statistics of both passes, another loss."""
     theirs, ours = Classifier(make()), Classifier(make())
-    losses = reference.train(theirs.network, sgd(theirs), reference.batches(sizes), method)
+    losses = reference.expected(method, theirs.network, sizes)
     host = trainer(method, ours, reference.batches(sizes), tmp_path)
     host.train()
     assert reference.distance(ours, theirs) < 1e-6
@@ -41,7 +45,7 @@ def test_clipping_and_scheduler(method, tmp_path):
     base = sgd(theirs)
     reference.train(
         theirs.network, base, reference.batches((8, 8)), method,
-        clip=lambda parameters: nn.utils.clip_grad_norm_(parameters, 0.1),
+        clip=by_norm(0.1),
         scheduler=torch.optim.lr_scheduler.LambdaLR(base, lambda step: 1 - step / reference.STEPS),
     )  # fmt: skip
     options = {"max_grad_norm": 0.1, "lr_scheduler_type": "linear"}
@@ -53,7 +57,7 @@ def test_clipping_and_scheduler(method, tmp_path):
 def test_bf16(method, tmp_path):
     """Sees a pass outside autocast."""
     theirs, ours = Classifier(reference.network()), Classifier(reference.network())
-    reference.train(theirs.network, sgd(theirs), reference.batches(), method, autocast=torch.bfloat16)
+    reference.expected(method, theirs.network, autocast=torch.bfloat16)
     trainer(method, ours, reference.batches(), tmp_path, bf16=True).train()
     assert reference.distance(ours, theirs) < 1e-6
 
@@ -72,10 +76,8 @@ class Scaled(SharpTrainer):
 def test_fp16_overflow(method, clip, tmp_path):
     """Sees a step that an overflow poisons, clipping of scaled gradients, or a coin lost with the step."""
     theirs, ours = Classifier(reference.noisy_network()), Classifier(reference.noisy_network())
-    reference.train(
-        theirs.network, sgd(theirs), reference.batches(), method, autocast=torch.float16, scale=2.0**10, spoiled=(2,),
-        clip=(lambda parameters: nn.utils.clip_grad_norm_(parameters, clip)) if clip else None,
-    )  # fmt: skip
+    options = {"autocast": torch.float16, "scale": 2.0**10, "spoiled": (2,)}
+    reference.expected(method, theirs.network, clip=by_norm(clip) if clip else None, **options)
     options = {"factors": [1.0, 1.0, float("inf")], "max_grad_norm": clip}
     host = trainer(method, ours, reference.batches(), tmp_path, kind=Scaled, **options)
     host.train()
@@ -102,29 +104,17 @@ def test_resume(method, tmp_path):
     for part in (4, 8):
         again = trainer(method, stopped, data, tmp_path, **options)
         again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{part}"))
-        assert all(map(torch.equal, never.state_dict().values(), stopped.state_dict().values()))
+        assert reference.distance(never, stopped) == 0
         assert again.opt.cost == whole.opt.cost
 
 
-def together(micros, size):
-    """Two micro-batches as one, in which the first `size` examples of both come first."""
-    parts = [[tensor[rows] for tensor in micro] for rows in (slice(size), slice(size, None)) for micro in micros]
-    return [tuple(map(torch.cat, zip(*parts, strict=True)))]
+outcomes = on_ranks.outcomes(CASES)
 
 
-def test_two_ranks(tmp_path):
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks(name, outcomes):
     """Sees ranks that climb along a common gradient, that reduce both passes, or that climb along one shard."""
-    data, methods = reference.batches((8, 8, 6, 6)), ["SAM", "G-RST", "parts"]
-    ranks = on_ranks(tmp_path, methods, data)
-    for method in methods:
-        theirs, union = reference.network(), reference.network()
-        reference.train(theirs, sgd(theirs), data, method)
-        size = round(8 * reference.METHODS[method]["share"])
-        reference.train(union, sgd(union), [together(micros[:2], size) for micros in data], method)
-        for ours, reductions, sharded in (found[method] for found in ranks):
-            assert reference.distance(ours, theirs) < 1e-6
-            assert reductions == reference.STEPS
-            assert reference.distance(sharded, union) < 1e-6
+    assert not outcomes[name], outcomes[name]
 
 
 def test_the_base_of_the_arguments(tmp_path):
