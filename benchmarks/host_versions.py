@@ -42,7 +42,7 @@ HOSTS = {
     "ignite": Host("pytorch-ignite", "0.5.1"),
     "fastai": Host("fastai", "2.8.1"),
     "keras": Host("keras", "3.7.0"),
-    "deepspeed": Host("deepspeed", "0.18.0"),
+    "deepspeed": Host("deepspeed", "0.19.0"),  # 0.18.0 trains something else on two ranks
     "composer": Host("mosaicml", "0.29.0"),
 }
 
