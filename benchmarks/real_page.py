@@ -14,8 +14,8 @@ ABOUT = (
     "t-test, corrected by Holm for all methods of a data set; intervals are each by itself. The share is that of SAM's "
     "gain over the base, where SAM is better. Cost is in gradients per step of plain training, seconds are medians. "
     "*Stopped early* is the result at the point of the curve that is best on validation data, where a task reports "
-    "both in the runs that are compared. ρ was chosen for each method, and the base's learning rate before, on "
-    "validation data."
+    "both in the runs that are compared. On validation data the base chose its learning rate, which all methods keep, "
+    "and then each method its ρ. A learning rate that suits the base need not suit SAM."
 )
 Summaries = Mapping[str, Mapping[str, Any]]
 
@@ -65,7 +65,7 @@ def described(summary: Mapping[str, Any]) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in summary["options"].items())
     grids = [f"{name} from {', '.join(f'{value:g}' for value in grid)}" for name, grid in summary["grid"].items()]
     return (
-        f"{summary['metric']['name']}, {summary['metric']['goal']}; {settings}; {summary['methods'][0]['runs']} seeds, "
+        f"{summary['metric']['name']}, {summary['metric']['goal']}; {settings}; {summary['methods'][0]['seeds']} seeds, "
         f"{'; '.join(grids)}, {summary['choice_seeds']} seeds each. sharpless {versions['sharpless']}, torch "
         f"{versions['torch']}, {machine['processor']}, {machine['cores']} cores."
     )
@@ -105,7 +105,11 @@ def of_error(summary: Mapping[str, Any], value: float) -> float:
 
 @matplotlib.rc_context({**STYLE, "axes.grid.axis": "x"})
 def forest(summaries: Summaries) -> str:
-    """Return how much smaller than the base's the error of some methods is, on every data set, with 95 % intervals."""
+    """Return how much smaller than the base's the error of some methods is, with 95 % intervals.
+
+    Data sets that the base solves have no error to remove, and are left out.
+    """
+    summaries = {name: one for name, one in summaries.items() if one["methods"][0]["value"]["mean"] != 100.0}
     figure = Figure(figsize=(WIDTH, 0.6 + 0.14 * (len(SHOWN) + 1) * len(summaries)), dpi=72, layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(0.0, color=FAINT, linewidth=0.8, zorder=1)

@@ -11,7 +11,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def entry(method, mean, difference, ci95=None, diverged=(), **verdicts):
     versus = None if difference is None else {"difference": difference, "ci95": ci95, "beats": False, "behind": False}
     return {
-        "method": method, "label": method, "value": {"mean": mean, "std": 0.1}, "rho": None, "cost": 1.0, "runs": 2,
+        "method": method, "label": method, "value": {"mean": mean, "std": 0.1}, "rho": None, "cost": 1.0, "seeds": 2,
         "cost_seconds": 1.0, "seconds": {"median": 2.0}, "diverged": list(diverged), "stopped_early": None,
         "look": {"color": "#123456", "marker": "o"}, "versus_base": versus and versus | verdicts,
     }  # fmt: skip
