@@ -4,7 +4,7 @@
     python benchmarks/schedules.py forecast --data ETTh1.csv
 
 From the root of the repository. Every method gets its ρ from one grid, on validation data and with seeds of their own.
-What is compared is said before it is run, in `schedule_parts.py`: pairs of methods, whose differences are paired by seed
+What is compared is said before it is run, in `schedule_parts.py`: pairs of methods, with differences paired by seed
 and corrected by Holm for all pairs of the part. Stopped and started again, it continues.
 """
 
