@@ -66,8 +66,8 @@ QUESTIONS: Pairs = (
     ("late against early, γ = 1, cost 1.25", f"rst:p={LATE}0.75", f"rst:p={EARLY}0.25"),
     ("late against early, γ = 1/p, cost 1.5", f"g-rst:p={LATE}0.5", f"g-rst:p={EARLY}0.5"),
     ("late against early, γ = 1/p, cost 1.25", f"g-rst:p={LATE}0.75", f"g-rst:p={EARLY}0.25"),
-    *against("late against a constant p, γ = 1", "rst:p=0.5", f"rst:p={LATE}0.5"),
-    *against("early against a constant p, γ = 1", "rst:p=0.5", f"rst:p={EARLY}0.5"),
+    ("late against a constant p, γ = 1", f"rst:p={LATE}0.5", "rst:p=0.5"),
+    ("early against a constant p, γ = 1", f"rst:p={EARLY}0.5", "rst:p=0.5"),
     *against("varying against a constant p, γ = 1/mean p", "g-rst:p=0.5", *(f"g-rst:p={p}" for p in VARYING)),
     *(("γ = 1/p(t) against 1/mean p", f"g-rst:p={p},gamma_cap=4", f"g-rst:p={p}") for p in VARYING),
     *against("a tail of parts against a constant p, cost 1.05", PARTIAL[2], *PARTIAL[:2]),
@@ -95,15 +95,8 @@ QUARTER = (
     ("γ = 1/p against γ = 1, p = 0.25", "g-rst:p=0.25", "rst:p=0.25"),
     ("a late quarter against SAM", f"rst:p={LATE}0.75", "sam"),
 )
-FEW = (
-    *BASE,
-    *weighted("0.25"),
-    f"rst:p={LATE}0.75",
-    f"rst:p={EARLY}0.25",
-    "rst:p=periodic:2",
-    "g-rst:p=0.5",
-    f"rst:p={LATE}0.5",
-)
+PLACED = (f"rst:p={LATE}0.75", f"rst:p={LATE}0.5", f"rst:p={EARLY}0.25")
+FEW = (*BASE, *weighted("0.25"), *PLACED, "rst:p=periodic:2", "g-rst:p=0.5")
 ANNEALED = (*BASE, "temperon:tail=0.3", "rst:p=0.3")
 WARMED = ("sgd", "sam", "rst:p=warmup:0.1/1", *weighted("0.5"), *weighted("warmup:0.1/0.5"))
 WHOLE, CONSTANT_RATE, OWN_TAIL = "a cosine over the run", "a constant learning rate", "a cosine over the tail alone"
@@ -122,8 +115,8 @@ PARTS = {
         {WHOLE: Case({}, FEW), OWN_TAIL: Case({"anneal": 0.3}, ANNEALED)},
         (),
         (0.2, 0.5, 1.0),
-        (*((f"{question}", left, right) for question, left, right in (*QUARTER, *EQUAL)), *OWN_ANNEAL),
-        {"months": 2, "epochs": 8},
+        (*QUARTER, *EQUAL, *OWN_ANNEAL),
+        {"months": 2, "epochs": 8, "lr": 2e-3},
         choice_seeds=1,
     ),
     "anneal": Part(

@@ -117,7 +117,7 @@ def digits(
 def forecast(
     trial, data: str, months: int = 4, epochs: int = 12, lr: float = 1e-3, anneal: float = 1.0, batch_size: int = 64
 ) -> None:
-    """Train the network of examples/forecasting.py to predict 96 hours from 512, and report once, at the end.
+    """Train the network of examples/forecasting.py to predict 96 hours from 256, and report once, at the end.
 
     Args:
         trial: one run of a comparison.
@@ -128,7 +128,7 @@ def forecast(
         anneal: the share of the run in which the learning rate falls, its last.
         batch_size: windows in a batch.
     """
-    past = 512
+    past = 256
     seen, validation, test = windows(data, past, 96)
     seen = seen[-months * MONTH :]
     torch.manual_seed(trial.seed)
