@@ -63,7 +63,7 @@ def tests(part: Part, values: Values) -> list[dict[str, Any]]:
     for question, *names in dict.fromkeys(part.pairs):
         for case in part.cases:
             left, right = (name if " @ " in name else f"{name} @ {case}" for name in names)
-            if left not in values or right not in values:
+            if left == right or left not in values or right not in values:
                 continue
             gaps = differences(values[left], values[right])
             sides = [above(gaps, 0.0), above([-gap for gap in gaps], 0.0)]
@@ -83,7 +83,8 @@ def page(name: str, command: str, found: dict[str, Any], grid: Sequence[float]) 
         f"# Schedules: {name}",
         "",
         f"`{command}`, torch {versions['torch']}, {machine['cores']} cores, one of them used. {chosen}Cost is in "
-        "gradients per step of plain training, expected and spent. ± is the standard deviation over seeds; † without those that diverged.",
+        "gradients per step of plain training, expected and spent. ± is the standard deviation over seeds; "
+        "† without those that diverged.",
         "",
     ]
     for case, rows in found["cases"].items():
