@@ -99,7 +99,7 @@ PLACED = (f"rst:p={LATE}0.75", f"rst:p={LATE}0.5", f"rst:p={EARLY}0.25")
 FEW = (*BASE, *weighted("0.25"), *PLACED, "rst:p=periodic:2", "g-rst:p=0.5")
 ANNEALED = (*BASE, "temperon:tail=0.3", "rst:p=0.3")
 WARMED = ("sgd", "sam", "rst:p=warmup:0.1/1", *weighted("0.5"), *weighted("warmup:0.1/0.5"))
-WHOLE, CONSTANT_RATE, OWN_TAIL = "a cosine over the run", "a constant learning rate", "a cosine over the tail alone"
+WHOLE, OWN_TAIL = "a cosine over the run", "a cosine over the tail alone"
 
 PARTS = {
     "digits": Part(
@@ -121,7 +121,7 @@ PARTS = {
     ),
     "anneal": Part(
         f"{OWN}:digits",
-        {WHOLE: Case(), CONSTANT_RATE: Case({"anneal": 0.0}), OWN_TAIL: Case({"anneal": 0.3})},
+        {WHOLE: Case(), OWN_TAIL: Case({"anneal": 0.3})},
         ANNEALED,
         (0.2, 0.4, 0.8),
         OWN_ANNEAL,
