@@ -23,7 +23,7 @@ PLACES = {
 }  # fmt: skip
 CONTROL = {
     "rst:p=periodic:2": "every 2nd step, γ = 1", "rst:p=piecewise:0,1@0.5": "last half, γ = 1",
-    "g-rst:p=0.5": "p = 0.5, γ = 2", "sam": "SAM",
+    "g-rst:p=0.5": "p = 0.5, γ = 2", "sam:shorter": "SAM, ¾ of the steps", "sam": "SAM",
 }  # fmt: skip
 TAILS = {"sgd": "base", "rst:p=0.3": "p = 0.3, γ = 1", "temperon:tail=0.3": "last 30 %", "sam": "SAM"}
 

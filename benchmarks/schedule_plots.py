@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from schedule_parts import EARLY, FALLING, LATE, RISING, UNEVEN
 from sharpless.lab.kinds import KINDS
@@ -42,6 +43,16 @@ def mark(axes: Axes, row: Mapping[str, Any], y: float, color: str, marker: str, 
     """Draw a mean with its interval."""
     axes.plot(row["value"]["ci95"], [y, y], color=color, linewidth=1.2)
     axes.plot(row["value"]["mean"], y, color=color, marker=marker, ms=4.5, linestyle="", label=label)
+
+
+def curve(
+    axes: Axes, x: Sequence[float], rows: Sequence[Any], color: str, marker: str, label: str, dashes: Any = ()
+) -> None:
+    """Draw means with their intervals against `x`."""
+    low, high = zip(*(row["value"]["ci95"] for row in rows), strict=True)
+    axes.vlines(x, low, high, color=color, linewidth=1.2)
+    means = [row["value"]["mean"] for row in rows]
+    axes.plot(x, means, color=color, marker=marker, ms=4.5, label=label, linestyle=(0, dashes))
 
 
 def frame(axes: Axes, rows: Rows, labels: Sequence[str], unit: str) -> None:
@@ -89,11 +100,7 @@ def strength(results: Mapping[str, Any]) -> Figure:
     }
     for label, (methods, color, marker) in lines.items():
         x = [rows[method]["expected"] - 1 for method in methods]
-        means = [rows[method]["value"]["mean"] for method in methods]
-        axes.vlines(
-            x, *zip(*(rows[method]["value"]["ci95"] for method in methods), strict=True), color=color, linewidth=1.2
-        )
-        axes.plot(x, means, color=color, marker=marker, ms=4.5, label=label)
+        curve(axes, x, [rows[method] for method in methods], color, marker, label)
     axes.set(xlabel="mean p", ylabel="accuracy %")
     axes.legend(frameon=False, loc="lower right")
     return figure
@@ -114,28 +121,28 @@ def panels(of: Mapping[str, tuple[Rows, Mapping[str, str], str]]) -> Figure:
 
 def warmup(results: Mapping[str, Any]) -> Figure:
     """Return accuracy against ρ, with p = 0 in warm-up (dashed) and without."""
-    figure, (axes,) = frames(2.9)
+    figure, (axes,) = frames(4.0)
     cases = {float(case.removeprefix("ρ = ")): rows_of(results, case) for case in results["cases"]}
     for name, form in {"SAM": "rst:p={}1", "RST, p = 0.5": "rst:p={}0.5", "G-RST, p = 0.5": "g-rst:p={}0.5"}.items():
         color, marker = (SAM, "D") if name == "SAM" else (RST, "^") if name.startswith("RST") else (GRST, "v")
         for before, dashes in ("", ()), ("warmup:0.1/", (3, 2)):
             method = form.format(before).replace("rst:p=1", "sam") if not before else form.format(before)
-            values = [rows[method]["value"] for rows in cases.values()]
-            axes.vlines(cases, *zip(*(value["ci95"] for value in values), strict=True), color=color, linewidth=1.0)
-            axes.plot(cases, [value["mean"] for value in values], color=color, marker=marker, ms=4.5,
-                      linestyle=(0, dashes), label=name + ", p = 0 in warm-up" * bool(before))  # fmt: skip
+            label = name + ", p = 0 in warm-up" * bool(before)
+            curve(axes, list(cases), [rows[method] for rows in cases.values()], color, marker, label, dashes)
     axes.set(xlabel="ρ", ylabel="accuracy %")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside lower center")
     return figure
 
 
 def flatness(results: Mapping[str, Any]) -> Figure:
     """Return test errors against the sharpness of the minimum, a point for each run."""
-    figure, (axes,) = frames(3.1)
+    figure, (axes,) = frames(4.0)
     for method, runs in results["runs"].items():
         look = KINDS[method.partition(":")[0]].look
         x, y = ([run[key] for run in runs] for key in ("trace", "error"))
         axes.plot(x, y, color=look.color, marker=look.marker, ms=3.5, linestyle="", label=results["labels"][method])
     axes.set(xscale="log", yscale="log", xlabel="trace of the Hessian", ylabel="test error %")
-    axes.legend(frameon=False, fontsize=7)
+    for axis in axes.xaxis, axes.yaxis:
+        axis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
     return figure
