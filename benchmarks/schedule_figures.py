@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from schedule_parts import FALLING, RISING, SHORTER
+from schedule_parts import FALLING, PARTIAL, RISING, SHORTER
 from schedule_plots import SCHEDULES, flatness, panels, rows_of, schedules, strength, warmup
 from sharpless.lab import store
 from sharpless.report.drawing import STYLE, to_svg
@@ -20,6 +20,10 @@ PAINT = "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}
 PLACES = {
     "sgd": "base", "rst:p=piecewise:1,0@0.25": "first quarter, γ = 1", "rst:p=0.25": "p = 0.25, γ = 1",
     "rst:p=piecewise:0,1@0.75": "last quarter, γ = 1", "g-rst:p=0.25": "p = 0.25, γ = 4", "sam": "SAM",
+}  # fmt: skip
+OF_PARTS = {
+    "sgd": "base", PARTIAL[0]: "last fifth, γ = 1", PARTIAL[1]: "last fifth, γ = 5", PARTIAL[2]: "p = 0.2, γ = 5",
+    "sam": "SAM",
 }  # fmt: skip
 CONTROL = {
     "rst:p=periodic:2": "every 2nd step, γ = 1", "rst:p=piecewise:0,1@0.5": "last half, γ = 1",
@@ -44,12 +48,13 @@ def figures(folder: Path) -> dict[str, tuple[Figure, str]]:
             control[title] = {**rows, **shorter}, CONTROL, unit
     if "digits" in found:
         digits = found["digits"]
+        places["digits, a quarter of the batch, cost 1.05"] = rows_of(digits), OF_PARTS, "accuracy %"
         made["strength"] = strength(digits), "Accuracy against the mean of p, at γ = 1, 1/p and 2/p"
         made["all"] = schedules(digits, list(SCHEDULES)), "Accuracy of every scheduling function, with each weight γ"
         varying = [RISING, FALLING, "linear:0,1", "linear:1,0"]
         made["weights"] = schedules(digits, ["0.5", *varying]), "Accuracy of schedules that vary, with each weight γ"
     if places:
-        made["place"] = panels(places), "Late, early and constant at a cost of 1.25"
+        made["place"] = panels(places), "Late, early and constant at a cost of 1.25, and of 1.05"
         made["control"] = panels(control), "Temperon's control, a tail and G-RST at a cost of 1.5, and SAM"
     tails = {
         f"{title}: {case}": (rows_of(found[name], case), TAILS, unit)
