@@ -24,14 +24,16 @@ Values = dict[str, dict[int, float]]
 """The results of each METHOD @ CASE, by seed."""
 
 
-def study(part: Part, folder: Path, seeds: int, jobs: int, data: str | None) -> dict[str, Any]:
-    """Execute what is missing of a part, and return its rows, by case, and its tests."""
+def study(
+    part: Part, folder: Path, seeds: int, jobs: int, data: str | None, only: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Execute what is missing of a part, or of some of its methods, and return all its rows, by case, and its tests."""
     cases, values, facts = {}, dict[str, dict[int, float]](), dict[str, Any]()
     for number, (name, case) in enumerate(part.cases.items()):
         place = folder / str(number)
         summary = compare(
             part.task,
-            methods=case.methods or part.methods,
+            methods=[method for method in case.methods or part.methods if only is None or method in only],
             rho=case.rho or part.rho,
             seeds=seeds,
             choice_seeds=part.choice_seeds,
@@ -53,7 +55,7 @@ def row(entry: dict[str, Any]) -> dict[str, Any]:
     method = Method(entry["method"])
     settings = method.settings(64)
     expected = (1 + settings.schedule.mean() * settings.batch_fraction) * float(method.own.get("cost", 1.0))
-    kept = {name: entry[name] for name in ("method", "label", "rho", "value", "cost", "seconds", "diverged")}
+    kept = {name: entry[name] for name in ("method", "label", "rho", "value", "cost", "seconds", "seeds", "diverged")}
     return {**kept, "expected": expected, "edge": ((entry["choice"] or {}).get("edge") or {}).get("rho")}
 
 
@@ -100,7 +102,9 @@ def page(name: str, command: str, found: dict[str, Any], grid: Sequence[float]) 
             told = f"| {each['label']}{' †' * bool(each['diverged'])} | {rho} "
             told += f"| {value['mean']:.{places}f} ± {value['std'] or 0:.{places}f} "
             told += "| " if low is None else f"| [{low:.{places}f}, {high:.{places}f}] "
-            lines.append(f"{told}| {each['expected']:.3f} | {each['cost']:.3f} | {each['seconds']['median']:.1f} |")
+            lines.append(
+                f"{told}| {each['expected']:.3f} | {each['cost']:.3f} | {each['seconds']['median']:.1f} | {each['seeds']} |"
+            )
         lines.append("")
     lines += [
         "## Tests",
@@ -108,13 +112,13 @@ def page(name: str, command: str, found: dict[str, Any], grid: Sequence[float]) 
         "Left minus right, paired by seed; p is two-sided, and corrected by Holm for all rows.",
         "",
     ]
-    lines += ["| question | case | left | right | difference [95 %] | p | p corrected |", "|---" * 7 + "|"]
+    lines += ["| question | case | left | right | difference [95 %] | p | p corrected | seeds |", "|---" * 8 + "|"]
     for each in found["tests"]:
         low, high = each["ci95"] or (float("nan"), float("nan"))
         told = " | ".join(each[key] for key in ("question", "case", "left", "right"))
         lines.append(
             f"| {told} | {each['difference']:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}] "
-            f"| {each['p']:.2g} | {each['p_holm']:.2g} |"
+            f"| {each['p']:.2g} | {each['p_holm']:.2g} | {each['seeds']} |"
         )
     return [*lines, ""]
 
@@ -124,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="the methods to execute; by default all")
     parser.add_argument("--data", help="the CSV file of ETTh1, for forecast")
     parser.add_argument("--runs", type=Path, default=Path("runs/schedules"), help="folder of the runs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
@@ -131,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, part = options.part, PARTS[options.part]
     command = f"python benchmarks/schedules.py {name} --jobs {options.jobs} --seeds {options.seeds}"
     command += " --data ETTh1.csv" * (options.data is not None)
-    found = study(part, options.runs / name, options.seeds, options.jobs, options.data)
+    found = study(part, options.runs / name, options.seeds, options.jobs, options.data, options.methods)
     results = {"command": command, "rho grid": part.rho, "choice seeds": part.choice_seeds, **found}
     store.write(options.out / f"schedules-{name}.json", json.dumps(results, ensure_ascii=False, indent=1) + "\n")
     store.write(options.out / f"schedules-{name}.md", "\n".join(page(name, command, results, part.rho)))
