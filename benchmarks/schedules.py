@@ -93,9 +93,9 @@ def page(name: str, command: str, found: dict[str, Any], grid: Sequence[float]) 
         lines += [
             f"## {case}",
             "",
-            f"| method | ρ | {metric['name']}{unit} | [95 %] | expected cost | spent | seconds |",
+            f"| method | ρ | {metric['name']}{unit} | [95 %] | expected cost | spent | seconds | seeds |",
         ]
-        lines.append("|---" * 7 + "|")
+        lines.append("|---" * 8 + "|")
         for each in sorted(rows, key=lambda each: each["cost"]):
             value, (low, high) = each["value"], each["value"]["ci95"] or (None, None)
             rho = "" if each["rho"] is None else format(each["rho"], "g") + "*" * (each["edge"] is not None)
