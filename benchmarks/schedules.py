@@ -135,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, part = options.part, PARTS[options.part]
     command = f"python benchmarks/schedules.py {name} --jobs {options.jobs} --seeds {options.seeds}"
     command += " --data ETTh1.csv" * (options.data is not None)
+    command += f" --methods {' '.join(options.methods)}" if options.methods else ""
     found = study(part, options.runs / name, options.seeds, options.jobs, options.data, options.methods)
     results = {"command": command, "rho grid": part.rho, "choice seeds": part.choice_seeds, **found}
     store.write(options.out / f"schedules-{name}.json", json.dumps(results, ensure_ascii=False, indent=1) + "\n")
