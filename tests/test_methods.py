@@ -45,6 +45,28 @@ def test_what_a_method_does(name, schedule, gamma, share):
     assert opt.param_groups[0]["coin_seed"] == 3
 
 
+def test_gamma_follows_a_schedule():
+    """Sees γ = degree / mean p where degree / p(t) was asked for, or a cap or a degree that is not used."""
+    method, model = Method("g-rst:p=linear:0,1,degree=0.5,gamma_cap=2"), torch.nn.Linear(3, 1, bias=False)
+    base, weights = torch.optim.SGD(model.parameters(), lr=0.01), {}
+    opt = method.wrap(base, 0.2, model=model, total_steps=100, batch_size=8, seed=3)
+    torch.manual_seed(0)
+    for step in range(100):
+        x, before, found = torch.randn(8, 3), model.weight.detach().clone(), []
+        for part in opt.passes(x):
+            model(part).square().mean().backward()
+            found.append(model.weight.grad.clone())
+        opt.step()
+        opt.zero_grad()
+        if len(found) == 2:
+            moved, (plain, climbed) = (before - model.weight.detach()) / 0.01, found
+            weights[step] = float((moved - plain).norm() / (climbed - plain).norm())
+    assert min(weights) < 25  # where the cap is met
+    assert max(weights) > 50
+    assert weights == pytest.approx({step: min(50 / max(step, 1), 2.0) for step in weights}, rel=1e-2)
+    assert method.label("SGD", 8, None) == "G-RST, p=linear:0,1, γ=0.5/p(t)≤2"
+
+
 SECONDS = {4: 0.38, 16: 0.41, 32: 0.6, 64: 1.0}
 
 
@@ -105,6 +127,7 @@ def test_labels(name, label):
         ("g-rst:p=1.5", "method g-rst:p=1.5: p = 1.5 is not a probability"),
         ("g-rst:p=0", "method g-rst:p=0: p = 0 is too small for a degree"),
         ("g-rst:gamma=2,degree=1", "method g-rst:gamma=2,degree=1: degree and gamma exclude each other"),
+        ("g-rst:gamma=2,gamma_cap=4", "method g-rst:gamma=2,gamma_cap=4: gamma_cap and gamma exclude each other"),
         ("g-rst:gamma=two", "method g-rst:gamma=two: gamma = two is out of range: give a number from 0 on"),
         ("thrifty:budget=2.5", "method thrifty:budget=2.5: budget = 2.5 is out of range"),
         ("sam:average=1", r"method sam:average=1: average = 1 is out of range: give a decay in \[0, 1\)"),

@@ -24,6 +24,8 @@ class Settings:
     schedule: Schedule = field(default_factory=lambda: Constant(0.0))
     batch_fraction: float = 1.0
     gamma: float = 1.0
+    gamma_cap: float | None = None
+    """With it, γ follows p(t) up to this in place of one constant, with the same degree."""
     plan: Plan | None = None
     """How they follow from a budget, if they do."""
 
@@ -62,7 +64,7 @@ def _g_rst(method: "Method", _: int | None) -> Settings:
     gamma = degree / p.mean() if p.mean() else math.inf
     if gamma == math.inf:
         raise ValueError(f"p = {p} is too small for a degree: γ = degree / mean p overflows, give a larger p, or gamma")
-    return Settings(p, own["batch_fraction"], gamma)
+    return Settings(p, own["batch_fraction"], gamma, own["gamma_cap"])
 
 
 def _thrifty(method: "Method", batch_size: int | None) -> Settings:
@@ -72,7 +74,7 @@ def _thrifty(method: "Method", batch_size: int | None) -> Settings:
         chosen = plan(method.own["budget"], batch_size, seconds=method.seconds, noise=method.noise)
     except BudgetError as error:
         chosen = error.cheapest  # the page says so
-    return Settings(Constant(chosen.p), chosen.batch_fraction, chosen.gamma, chosen)
+    return Settings(Constant(chosen.p), chosen.batch_fraction, chosen.gamma, plan=chosen)
 
 
 def _late(method: "Method", _: int | None) -> Settings:
@@ -126,9 +128,9 @@ KINDS: dict[str, Kind] = {
         "RST",
     ),
     "g-rst": Kind(
-        "G-RST; γ = degree / mean p, and the degree is 1",
+        "G-RST; γ = degree / mean p, with gamma_cap degree / p(t), and the degree is 1",
         Look("#cc3311", "v", (2, 2)),
-        {**COIN, "degree": None, "gamma": None},
+        {**COIN, "degree": None, "gamma": None, "gamma_cap": None},
         _g_rst,
         "G-RST",
     ),

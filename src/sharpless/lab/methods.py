@@ -23,7 +23,7 @@ class Method:
     """One row of a comparison.
 
     >>> Method("g-rst:p=0.25").settings(64)
-    Settings(schedule=Constant(p=0.25), batch_fraction=1.0, gamma=4.0, plan=None)
+    Settings(schedule=Constant(p=0.25), batch_fraction=1.0, gamma=4.0, gamma_cap=None, plan=None)
     >>> Method("late").epochs(10), Method("sgd-long:cost=2").epochs(10)
     (10, 20)
 
@@ -58,8 +58,9 @@ class Method:
                     f"method {self.name}: {head} has no parameter {parameter!r}, choose from {', '.join(own)}"
                 )
             own[parameter] = parameters.read(self.name, parameter, text)
-        if own.get("degree") is not None and own.get("gamma") is not None:
-            raise ValueError(f"method {self.name}: degree and gamma exclude each other, give one of them")
+        for other in ("degree", "gamma_cap"):
+            if own.get(other) is not None and own.get("gamma") is not None:
+                raise ValueError(f"method {self.name}: {other} and gamma exclude each other, give one of them")
         if own.get("systematic") == "yes" and own["p"].policy:
             raise ValueError(f"method {self.name}: systematic spreads coins, and this p tosses none, leave one out")
         object.__setattr__(self, "kind", kind)
@@ -126,7 +127,10 @@ class Method:
             p = settings.schedule
             words.append(f"p={p.mean():.2g}" if self.head == "thrifty" else f"p={p}")
             words += [f"q={settings.batch_fraction:.3g}"] * (settings.batch_fraction < 1)
-            words += [f"γ={settings.gamma:.3g}"] * (self.head != "rst")
+            weight = f"{settings.gamma:.3g}"
+            if settings.gamma_cap is not None:
+                weight = f"{settings.gamma * p.mean():.3g}/p(t)≤{settings.gamma_cap:.3g}"
+            words += [f"γ={weight}"] * (self.head != "rst")
             words += ["systematic"] * (own.get("systematic") == "yes")
         elif self.head in {"late", "temperon"}:
             words.append(f"last {settings.schedule.mean():.0%}")
@@ -160,23 +164,25 @@ class Method:
 
             return PEERS[self.head](as_one(base), rho, settings.schedule, model, total_steps)
         from sharpless.ascent import Friendly, asam, normalization_parameters, sam  # noqa: PLC0415
+        from sharpless.grst import GRST  # noqa: PLC0415
         from sharpless.optimizer import RST  # noqa: PLC0415
 
         ascents: dict[str, Ascent] = {"asam": asam, "friendly": Friendly()}
         chosen = self.own.get("ascent", "sam")
         if chosen == "norms" and model is None:
             raise ValueError(f"method {self.name} climbs with the norms of the model: give trial.optimizer(…, model=…)")
-        return RST(
-            base,
-            settings.schedule,
-            rho,
-            settings.gamma,
-            total_steps,
-            model,
-            seed,
-            climb_locally=climb_locally,
-            batch_fraction=settings.batch_fraction,
-            systematic=self.own.get("systematic") == "yes",
-            ascent=ascents.get(chosen, sam),
-            only=normalization_parameters(model) if chosen == "norms" and model is not None else None,
-        )
+        options: dict[str, Any] = {
+            "rho": rho,
+            "total_steps": total_steps,
+            "model": model,
+            "seed": seed,
+            "climb_locally": climb_locally,
+            "batch_fraction": settings.batch_fraction,
+            "systematic": self.own.get("systematic") == "yes",
+            "ascent": ascents.get(chosen, sam),
+            "only": normalization_parameters(model) if chosen == "norms" and model is not None else None,
+        }
+        if settings.gamma_cap is not None:
+            degree = self.own["degree"]
+            return GRST(base, settings.schedule, degree=degree, gamma_cap=settings.gamma_cap, **options)
+        return RST(base, settings.schedule, gamma=settings.gamma, **options)

@@ -40,6 +40,7 @@ PARAMETERS: dict[str, Callable[[str], Any]] = {
     "p": parse,
     "degree": _number(0.0, 3e38, "a number from 0 on"),
     "gamma": _number(0.0, 3e38, "a number from 0 on"),
+    "gamma_cap": _number(0.0, 3e38, "a number from 0 on"),
     "batch_fraction": _number(1e-9, 1.0, "a share of the batch in (0, 1]"),
     "ascent": _choice("sam", "asam", "friendly", "norms"),
     "systematic": _choice("yes", "no"),
