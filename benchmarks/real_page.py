@@ -64,8 +64,9 @@ def described(summary: Mapping[str, Any]) -> str:
     (versions, *_), (machine, *_) = summary["versions"], summary["machines"]
     settings = ", ".join(f"{name} {value}" for name, value in summary["options"].items())
     grids = [f"{name} from {', '.join(f'{value:g}' for value in grid)}" for name, grid in summary["grid"].items()]
+    metric, seeds = summary["metric"], summary["methods"][0]["seeds"]
     return (
-        f"{summary['metric']['name']}, {summary['metric']['goal']}; {settings}; {summary['methods'][0]['seeds']} seeds, "
+        f"{metric['name']}, {metric['goal']}; {settings}; {seeds} seeds, "
         f"{'; '.join(grids)}, {summary['choice_seeds']} seeds each. sharpless {versions['sharpless']}, torch "
         f"{versions['torch']}, {machine['processor']}, {machine['cores']} cores."
     )

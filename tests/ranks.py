@@ -456,8 +456,10 @@ def tensor_parallel(gamma, sequence=False):
             "4": ColwiseParallel(input_layouts=Shard(0)),
         }
     parallelize_module(ours, init_device_mesh("cpu", (world,)), plan)
-    train(ours, wrap(ours, gamma), steps)
-    oracle.train(theirs, mse_loss, steps, sgd(theirs), COINS, RHO, gamma)
+    # torch 2.6 adds partial sums to momentum as if they were whole, in plain training too.
+    base = partial(torch.optim.SGD, lr=0.05, momentum=0.0 if sequence else 0.9, weight_decay=0.01)
+    train(ours, RST(base(ours.parameters()), P, RHO, gamma, seed=SEED), steps)
+    oracle.train(theirs, mse_loss, steps, base(theirs.parameters()), COINS, RHO, gamma)
     with torch.no_grad():
         for p, q in zip(theirs.parameters(), ours.parameters(), strict=True):
             whole = q.full_tensor() if isinstance(q, DTensor) else q

@@ -70,6 +70,7 @@ def test_a_compiled_step_of_the_base():
     assert distance(ours, theirs) < 1e-14
 
 
+@pytest.mark.filterwarnings("ignore:Skipping serialization")  # torch 2.6 speaks of its own settings
 def test_inductor():
     """Sees what a backend that really compiles, and plans memory, makes of weights changed in place."""
     torch.manual_seed(0)

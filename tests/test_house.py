@@ -18,7 +18,9 @@ FLOORS = [
     {"gradients", "ascent", "displaced", "wrapper", "ddp"},
     {"rng", "climb", "options"},
     {"memory"},
-    {"passes", "misuse"},
+    {"misuse"},
+    {"scene", "closures"},
+    {"passes"},
     {"optimizer"},
     {"grst", "timing"},
     {"noise"},
@@ -66,6 +68,14 @@ def test_imports_point_down(path):
             assert other == room(path) or FLOOR_OF[other] < FLOOR_OF[room(path)], f"{path.name} imports {name}"
         if name.split(".")[0] == "torch":
             assert room(path) not in WITHOUT_TORCH, f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_class_is_long(path):
+    """Sees a class that has taken on more than one thing."""
+    classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+    lengths = {node.name: node.end_lineno - node.lineno + 1 for node in classes}
+    assert not {name: lines for name, lines in lengths.items() if lines > 250}
 
 
 def test_no_module_without_a_floor():

@@ -139,9 +139,9 @@ def test_the_step_and_not_its_passes_alone(monkeypatch):
     """Sees what a step does beside its passes left out of its price."""
     clock, climb = [0.0], Climb.displacement
 
-    def slow(*arguments):
+    def slow(*arguments, **options):
         clock[0] += 5.0
-        return climb(*arguments)
+        return climb(*arguments, **options)
 
     def run(part):
         clock[0] += len(part)

@@ -10,9 +10,9 @@ from sharpless.lab.choice import CHOICE_SEEDS, best, check_grid, more, points
 from sharpless.lab.comparison import compare
 from sharpless.lab.conclude import conclude
 from sharpless.lab.definition import Task
-from sharpless.lab.execute import _deferred
 from sharpless.lab.faults import Failure
 from sharpless.lab.methods import Method
+from sharpless.lab.signals import deferred
 from sharpless.lab.study import Study
 
 TASKS = '''
@@ -344,7 +344,7 @@ def test_a_signal_waits_for_the_locks():
     """Sees Ctrl-C raise where the locks of futures are held: the executor would wait for them forever."""
     done = []
     with pytest.raises(KeyboardInterrupt):
-        with _deferred():
+        with deferred():
             signal.raise_signal(signal.SIGINT)
             done.append("the locks are given back")
         done.append("it went on")

@@ -44,13 +44,14 @@ def of_every_kind() -> list[Cost]:
     late = schedules.Warmup(0.1, schedules.Piecewise((0, 1), (0.75,)))
     chosen: list[schedules.Schedule] = [late, schedules.parse("linear:0,1"), schedules.schedule(lambda u: u / 2)]
     seconds: dict[int, float] = step_seconds(run, next(batches(1)), model, repeats=1)
+    prices = {m: 1.0 + m / 16 for m in seconds}
     noise: dict[int, float] = part_noise(run, next(batches(1)), model, rho=0.05)
     optimizers: list[RST] = [
         *(RST(sgd(), p=p, rho=0.05, total_steps=4, model=model) for p in chosen),
         RST(sgd(), p=lambda progress: progress, total_steps=4, systematic=True),
         GRST(sgd(), p=0.5, rho=0.05, model=model, batch_fraction=0.5),
         GRST.for_budget(sgd(), 1.3, batch_size=16, rho=0.05, model=model),
-        GRST.for_budget(sgd(), 1.5, batch_size=16, rho=0.05, model=model, seconds={0: 1.0, 16: 2.0}, noise=noise),
+        GRST.for_budget(sgd(), 1.5, batch_size=16, rho=0.05, model=model, seconds=prices, noise=noise),
         SAM(sgd(), rho=0.5, ascent=ascent.asam),
         SAM([sgd()], rho=0.05, ascent=ascent.Friendly(), only=ascent.normalization_parameters(model)),
     ]

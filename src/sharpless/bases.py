@@ -12,12 +12,29 @@ from torch.optim import Optimizer
 __all__ = ["Several", "all_of", "check", "parameters_of", "step"]
 
 
-def step(base: Optimizer, loss: Any = None) -> None:
-    """Let `base` take its step; one that reads the loss of a closure is given `loss`."""
-    if loss is not None and "closure" in inspect.signature(base.step).parameters:
-        base.step(closure=lambda: loss)
-    else:
-        base.step()
+def step(base: Optimizer, loss: Any = None, *, lost_graph: bool = False) -> None:
+    """Let `base` take its step; one that reads the loss of a closure is given `loss`.
+
+    Args:
+        base: the optimizer.
+        loss: what a closure has returned, or None.
+        lost_graph: whether gradients came with a graph, which those in `.grad` have no more.
+
+    Raises:
+        RuntimeError: `base` needs that graph.
+    """
+    try:
+        if loss is not None and "closure" in inspect.signature(base.step).parameters:
+            base.step(closure=lambda: loss)
+        else:
+            base.step()
+    except RuntimeError as error:
+        if lost_graph and "does not require grad" in str(error):
+            raise RuntimeError(
+                f"{type(base).__name__} differentiates the gradient, and that of a sharpness-aware step has "
+                "no graph: choose another base, or p = 0"
+            ) from error
+        raise
 
 
 def check(base: Any, name: str = "base") -> None:

@@ -1,5 +1,6 @@
 """The climb of one optimizer: which weights are displaced, and by what."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -66,13 +67,16 @@ class Climb:
         return False
 
     @torch.no_grad()
-    def displacement(self, base: Optimizer, clean: Gradients, shrink: float) -> tuple[list[Tensor], list[Tensor]]:
+    def displacement(
+        self, base: Optimizer, clean: Gradients, share: float = 1.0, *, keep_strength: bool = True
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Return the weights to move, of DTensors the shards on this rank, and by what.
 
         Args:
             base: the optimizer whose parameters climb.
             clean: the gradients of its parameters.
-            shrink: a factor for ρ.
+            share: the share q of the batch that they are of.
+            keep_strength: whether to climb by ρ√q, or by ρ.
 
         Raises:
             ValueError: the ascent returned too few or too many perturbations.
@@ -80,6 +84,7 @@ class Climb:
         climbers = list(self._climbers(base, clean))
         if not climbers:
             return [], []
+        shrink = math.sqrt(share) if keep_strength else 1.0
         weights = [local(climber.parameter) for climber in climbers]
         memory = [[self._memory_of(climber) for climber in climbers]] if self._slots else []
         grads, rho = [climber.uphill for climber in climbers], [shrink * climber.rho for climber in climbers]

@@ -7,7 +7,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from sharpless.tensors import foreach, local, scaled
+from sharpless.tensors import foreach, local, placed_as, scaled
 
 __all__ = [
     "Gradients",
@@ -161,7 +161,7 @@ def add_to_grad(gradients: Gradients, parameters: list[Tensor]) -> None:
             parameter.grad = grad
         else:
             sums.append(local(parameter.grad))
-            addends.append(local(grad))
+            addends.append(local(placed_as(parameter.grad, grad)))
     if sums:
         foreach(torch._foreach_add_, sums, addends)
 
@@ -208,7 +208,7 @@ class Sum:
                 ours = self.gradients[i] = old if self._ours[i] else old.clone()
                 self._ours[i] = True
                 sums.append(local(ours))
-                addends.append(local(grad))
+                addends.append(local(placed_as(ours, grad)))
         if sums:
             foreach(lambda ours, theirs: torch._foreach_add_(ours, theirs, alpha=weight), sums, addends)
         for i, grad in enumerate(times(new, weight)):

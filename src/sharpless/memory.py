@@ -1,12 +1,15 @@
 """What an optimizer remembers: the decision on the step under way, and what hosts' proxies have to share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
+from sharpless import ddp
 from sharpless.displaced import Buffers
-from sharpless.gradients import Mark
+from sharpless.gradients import Mark, any_of, marks, take
 from sharpless.rng import RepeatedRng
 
 __all__ = ["Draw", "Memory"]
@@ -35,6 +38,12 @@ class Draw:
     def spend(self, passes: float) -> None:
         """Enter passes into the ledger."""
         self.kept["passes"] += passes
+
+    def end_loop(self, parameters: list[Tensor]) -> None:
+        """Note what a loop over passes has left in the `.grad` of `parameters`."""
+        self.kept["plain_passes"] -= float(self.empty)
+        self.left_gradients = any_of(parameters)
+        self.left = marks(parameters) if self.empty and self.sharp is not False else None
 
 
 @dataclass
@@ -69,6 +78,59 @@ class Memory:
     def __getstate__(self) -> dict[str, Any]:
         # Gradients are recognized by where they are, and a copy of the model is in no DistributedDataParallel yet.
         return {**self.__dict__, "spent": {}, "around": None}
+
+    def is_cleared(self, parameters: list[Tensor]) -> bool:
+        """Return whether the gradients of the step under way were cleared without a step."""
+        return self.draw is not None and self.draw.left_gradients and not any_of(parameters)
+
+    def close(self, groups: list[dict[str, Any]], used: list[Tensor]) -> None:
+        """End the step under way, and enter it into the ledger.
+
+        Args:
+            groups: the parameter groups, which hold the ledger.
+            used: the parameters by whose gradients steps are decided.
+        """
+        draw, self.draw = self.draw, None
+        self.spent = {parameter: Mark(parameter.grad) for parameter in used}
+        if draw is None:
+            return
+        draw.kept["coin_step"] += 1
+        draw.kept["sharp_steps"] += int(draw.climbed)
+        for group in groups:
+            group.update(draw.kept)
+
+    @contextmanager
+    def loop(self, parameters: list[Tensor]) -> Iterator[None]:
+        """Let a loop over passes run within the block; one that fails or is left early discards its gradients."""
+        self.running = True
+        try:
+            yield
+        except BaseException:
+            take(parameters)
+            raise
+        finally:
+            self.running = False
+        self.reduced = True
+
+    def check_ended(self, call: str) -> None:
+        """Check that no loop over passes is under way where `call` is called.
+
+        Raises:
+            RuntimeError: one is.
+        """
+        if self.running:
+            raise RuntimeError(
+                f"{call}() was called in the middle of passes(): call it after the loop has ended, "
+                "and keep no reference to the iterator when you leave the loop"
+            )
+
+    def model_as_called(self, model: nn.Module | None) -> nn.Module | None:
+        """Return `model`, or the DistributedDataParallel that a host has put around it since; looked for once."""
+        if model is None:
+            return None
+        if self.around is None or self.around[0] is not model:
+            self.around = model, ddp.around(model)
+        return self.around[1]
 
     def is_bare(self, groups: list[dict[str, Any]], steps: int) -> bool:
         """Return whether steps without passes begin here.

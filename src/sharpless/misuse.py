@@ -8,14 +8,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sharpless import callers
 from sharpless.gradients import Mark, changed
-from sharpless.memory import Draw
+from sharpless.memory import Draw, Memory
 
 __all__ = [
     "FEW",
     "Outsiders",
     "check_inside",
+    "check_scaler",
     "has_batch_statistics",
-    "is_called_by_grad_scaler",
+    "outsiders",
     "warn_of_closure",
     "warn_of_plain_steps",
     "warn_of_small_part",
@@ -32,7 +33,7 @@ def warn_of_plain_steps() -> None:
         who, cure = "step() was called", "run forward and backward in `for x, y in opt.passes((x, y))`"
     else:
         who, cure = f"{host.title} called step()", host.cure
-    warnings.warn(f"{who} without passes(): such a step is a plain one of the base optimizer; {cure}", stacklevel=4)
+    warnings.warn(f"{who} without passes(): such a step is a plain one of the base optimizer; {cure}", stacklevel=5)
 
 
 def warn_of_closure() -> None:
@@ -94,9 +95,25 @@ class Outsiders:
             )
 
 
-def is_called_by_grad_scaler() -> bool:
-    """Return whether GradScaler.step is among the callers; torch lets a closure pass that it cannot unscale."""
-    return callers.is_called_by("torch.amp.grad_scaler")
+def outsiders(memory: Memory, model: nn.Module | None, held: Iterable[Tensor]) -> Outsiders | None:
+    """Return the parameters of `model` that no base holds; once, since looking takes a walk through it."""
+    if model is None or memory.looked_outside:
+        return None
+    memory.looked_outside = True
+    return Outsiders(model, held)
+
+
+def check_scaler() -> None:
+    """Check that a closure is not called by GradScaler, which lets pass what it cannot unscale.
+
+    Raises:
+        RuntimeError: GradScaler.step is among the callers.
+    """
+    if callers.is_called_by("torch.amp.grad_scaler"):
+        raise RuntimeError(
+            "GradScaler.step(opt, closure) cannot unscale what the closure computes: "
+            "run forward and backward in passes(), and call GradScaler.step(opt)"
+        )
 
 
 def has_batch_statistics(model: nn.Module) -> bool:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from sharpless.ascent import Ascent
 from sharpless.bases import parameters_of
+from sharpless.schedules import Schedule
 from sharpless.schedules.reading import Probability
+from sharpless.wrapper import keyed_groups
 
-__all__ = ["Base", "Options", "Probability", "check_model", "check_number", "check_whole"]
+__all__ = ["Base", "Options", "Probability", "check", "check_model", "check_number", "check_whole"]
 
 Base = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 
@@ -30,6 +32,45 @@ class Options(TypedDict, total=False):
     systematic: bool
     ascent: Ascent
     only: Iterable[Tensor] | None
+
+
+def check(
+    base: torch.optim.Optimizer,
+    p: Schedule,
+    rho: Any,
+    gamma: Any,
+    total_steps: Any,
+    model: Any,
+    seed: Any,
+    batch_fraction: Any,
+    ascent: Any,
+    only: set[Tensor] | None,
+) -> None:
+    """Check the arguments of RST.
+
+    Raises:
+        TypeError: one is of another kind than it has to be.
+        ValueError: one is out of range, or does not fit `base` or `p`.
+    """
+    if total_steps is None and p.needs_total_steps:
+        raise ValueError(f"p = {p} varies over the run: give total_steps, the number of steps")
+    if total_steps is not None:
+        check_whole("total_steps", total_steps)
+        if total_steps < 1:
+            raise ValueError(f"total_steps = {total_steps} is not a number of steps: give 1 or more")
+    check_whole("seed", seed)
+    check_number("gamma", gamma)
+    check_number("rho", rho)
+    check_number("batch_fraction", batch_fraction)
+    if not 0 < batch_fraction <= 1:
+        raise ValueError(f"batch_fraction = {batch_fraction} is not a share of the batch: give a number in (0, 1]")
+    for _, key, group in keyed_groups(base):
+        check_number(f"{key} of a parameter group", group.get(key, rho))
+    check_model(model, base)
+    if only is not None and only.isdisjoint(parameters_of(base)):
+        raise ValueError("only has no parameter in common with base: give parameters that base trains")
+    if isinstance(ascent, type) or not callable(ascent):
+        raise TypeError(f"ascent = {ascent!r} is not a function: give ascent.asam or ascent.Friendly(), for example")
 
 
 def check_model(model: Any, base: torch.optim.Optimizer) -> None:

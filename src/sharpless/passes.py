@@ -11,78 +11,19 @@ overwrites it, it does what it would have done in plain training.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from sharpless import batches, gradients
-from sharpless.displaced import displaced
+from sharpless import batches, ddp, gradients
 from sharpless.gradients import Gradients, Sum
-from sharpless.memory import Draw, Memory
+from sharpless.memory import Draw
+from sharpless.scene import Scene
 
-__all__ = ["Scene", "Sharp"]
-
-
-@dataclass
-class Scene:
-    """Where the perturbed pass takes place: at displaced weights, with buffers and noise as the clean pass found them.
-
-    Without a `model` the buffers and the noise are left to themselves.
-    """
-
-    memory: Memory
-    model: nn.Module | None
-    same_buffers: bool
-    same_noise: bool
-
-    @property
-    def is_ddp(self) -> bool:
-        """Whether the model is DistributedDataParallel."""
-        return isinstance(self.model, DistributedDataParallel)
-
-    @contextmanager
-    def remembered(self, parameters: list[Tensor]) -> Iterator[None]:
-        """Remember buffers and random generators as the pass within finds them."""
-        if self.model is not None and self.same_noise:
-            self._drawn = self.memory.rng.remember({parameter.device for parameter in parameters})
-        if self.model is None or not self.same_buffers:
-            yield
-            return
-        model = self.model
-        self._found = self.memory.buffers.remember(model)
-        if not isinstance(model, DistributedDataParallel):
-            yield
-            return
-
-        def after_broadcast(*_: Any) -> None:  # at the first forward, of the buffers of the first rank
-            hook.remove()
-            self._found = self.memory.buffers.remember(model)
-
-        hook = model.module.register_forward_pre_hook(after_broadcast)
-        try:
-            yield
-        finally:
-            hook.remove()
-
-    @contextmanager
-    def displaced(self, weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
-        """Let a pass take place there."""
-        memory = self.memory
-        with ExitStack() as scene:
-            scene.enter_context(displaced(weights, eps))
-            if self.model is not None and self.same_buffers:
-                scene.enter_context(memory.buffers.again(self.model, self._found))
-            if self.model is not None and self.same_noise:
-                scene.enter_context(memory.rng.again(self._drawn))
-            memory.perturbed = True
-            try:
-                yield
-            finally:
-                memory.perturbed = False
+__all__ = ["Sharp", "plain"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +36,15 @@ class Term:
     displaced: bool = False
 
 
+def plain(batch: Any, draw: Draw, parameters: list[Tensor]) -> Iterator[Any]:
+    """Yield the one pass of a plain step, which is paid for where it brings a gradient."""
+    draw.spend(1.0)
+    before = gradients.marks(parameters)
+    yield batch
+    draw.empty = not gradients.changed(parameters, before)
+    draw.spend(-float(draw.empty))
+
+
 class Sharp:
     """The loop over the passes of a (micro-)batch on a step that is, or may become, sharpness-aware.
 
@@ -103,31 +53,36 @@ class Sharp:
     one of R, none is left. So the step is the plain one or none, and never one uphill.
 
     Args:
+        batch: the (micro-)batch.
+        batch_fraction: the share q of the batch that S is to have.
         parameters: the parameters that the base trains.
-        parts: the part S of the batch, all of it where there is no rest, its share q, and the rest R or None.
         draw: the decision on the step.
         scene: where the perturbed pass takes place.
-        climb: returns the weights to move and by what, for the clean gradients of S.
+        climb: returns the weights to move and by what, for the clean gradients of S and the share that S has.
         decide: returns whether to climb, for the clean gradients of S; asked where `draw` does not say so.
-        ddp: the DistributedDataParallel whose ranks climb each along its own gradient, or None.
+        locally: whether ranks under DistributedDataParallel climb each along its own gradient.
         again: whether S is run again where it brought no gradient.
     """
 
     def __init__(
         self,
+        batch: Any,
+        batch_fraction: float,
         parameters: list[Tensor],
-        parts: tuple[Any, float, Any],
         draw: Draw,
         scene: Scene,
-        climb: Callable[[Gradients], tuple[list[Tensor], list[Tensor]]],
+        climb: Callable[[Gradients, float], tuple[list[Tensor], list[Tensor]]],
         decide: Callable[[Gradients], bool],
-        ddp: DistributedDataParallel | None,
         *,
+        locally: bool,
         again: bool,
     ) -> None:
-        self.parameters, self.draw, self.scene, self.ddp = parameters, draw, scene, ddp
-        self.part, self.share, self.rest = parts
+        self.parameters, self.draw, self.scene = parameters, draw, scene
+        self.part, self.share, self.rest = scene.split(batch, batch_fraction)
         self.climb, self.decide, self.again = climb, decide, again
+        # Ranks can climb alone only where it is certain that another pass follows, which will be reduced.
+        alone = locally and (draw.sharp is True or self.rest is not None)
+        self.ddp = ddp.to_climb_alone(scene.model, first=not scene.memory.reduced) if alone else None
 
     def __iter__(self) -> Iterator[Any]:
         """Yield what to run forward and backward on; leave the gradient of the step in `.grad`."""
@@ -140,7 +95,7 @@ class Sharp:
         if arrived and undecided:
             draw.sharp = self.decide(clean)
         gamma = draw.gamma if arrived and draw.sharp else 0.0
-        weights, eps = self.climb(clean) if gamma else ([], [])
+        weights, eps = self.climb(clean, share) if gamma else ([], [])
         total = Sum(self.parameters)
         # DistributedDataParallel wants a gradient, if a zero, of parameters that only the clean pass went through.
         if arrived and (gamma != share or (self.ddp is not None and self.ddp.find_unused_parameters)):

@@ -1,6 +1,6 @@
 """An optimizer around another one: groups, state, hooks and checkpoints are the base's own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import ref
 
@@ -60,6 +60,17 @@ class Wrapper(Optimizer):
         self.base.add_param_group(param_group)
         self._complete_groups()
 
+    def _hooked(self, step: Callable[..., Any], closure: Callable[[], Any] | None) -> Any:
+        """Return what `step` returns, called between the hooks that were registered on this optimizer."""
+        args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
+        kwargs: dict[str, Any] = {}
+        for before in self._optimizer_step_pre_hooks.values():
+            args, kwargs = before(self, args, kwargs) or (args, kwargs)
+        loss = step(*args[1:], **kwargs)
+        for after in self._optimizer_step_post_hooks.values():
+            after(self, args, kwargs)
+        return loss
+
     def train(self) -> None:
         """Hand `train` on to the bases that have it, as schedule-free ones do."""
         self._hand_on("train")
@@ -107,6 +118,8 @@ class Wrapper(Optimizer):
 
         Copies of the optimizer have to listen anew, since torch leaves hooks behind.
         """
+        if getattr(self, "_listening", None) is not None:
+            return
         handles: list[Any] = []
 
         def stop(_: Any) -> None:  # a base may outlive many wrappers

@@ -1,4 +1,4 @@
-"""What a command answers: text for people, one JSON object for programs, or nothing."""
+"""The answer of a command: text for people, one JSON object for programs, or nothing."""
 
 import argparse
 import json
@@ -15,8 +15,10 @@ def add(command: argparse.ArgumentParser) -> None:
     """Add the options to those of a command."""
     command.set_defaults(answer=None)
     option = command.add_argument
-    option("--json", action="store_true", help="write the result as one JSON object, and all else to standard error")
-    option("--quiet", action="store_true", help="write errors, and nothing else but the object of --json")
+    option(
+        "--json", action="store_true", help="write the result as one JSON object, and everything else to standard error"
+    )
+    option("--quiet", action="store_true", help="write only errors, and the JSON object with --json")
 
 
 def give(options: argparse.Namespace, result: Mapping[str, Any], show: Callable[[], None]) -> None:

@@ -63,7 +63,7 @@ def _run(arguments: Sequence[str]) -> int:
     parser = _Parser(prog="sharpless", description="Sharpness-aware training for less.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"sharpless {version('sharpless')}")
     shells = ("bash", "zsh", "fish")
-    told = 'print what lets a shell complete options, for example in bash: eval "$(sharpless --print-completion bash)"'
+    told = 'print the completions for a shell; in bash: eval "$(sharpless --print-completion bash)"'
     parser.add_argument("--print-completion", action=Completion, choices=shells, help=told)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (compare, train, plan, report, flatness):

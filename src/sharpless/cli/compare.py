@@ -1,27 +1,27 @@
-"""`sharpless compare`: what does each method buy on a task, and what does it cost?"""
+"""`sharpless compare`: train a task with several methods, and compare results and costs."""
 
 import argparse
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sharpless.cli import answer, arguments, extras, task
+from sharpless.cli.progress import watched
 from sharpless.cli.report import MARGIN, conclude, tell
-from sharpless.cli.terminal import console, shown
+from sharpless.cli.terminal import shown
 from sharpless.lab import store
 from sharpless.lab.choice import AXES, CHOICE_SEEDS, check_grid
 from sharpless.lab.kinds import DEFAULTS, KINDS
 from sharpless.lab.methods import Method
+from sharpless.lab.signals import interrupting
 from sharpless.lab.threads import settled
 from sharpless.report.margin import read_margin
 
 if TYPE_CHECKING:
-    from sharpless.lab.run import Run
     from sharpless.lab.study import Study
 
 __all__ = ["SEEDS", "add"]
@@ -38,46 +38,64 @@ def add(commands: Any) -> None:
         allow_abbrev=False,
         add_help=False,
         usage="%(prog)s [TASK] [OPTION ...]",
-        help="train a task with several methods and seeds: what does each buy, and what does it cost?",
-        description="Train a task with several methods and seeds, and say what each buys and what it costs. Stopped "
-        "and started again, it continues and repeats no finished run. TASK is a function of a trial, FILE.py:function "
-        "or module:function, or one that is built in: digits, the default, or images. `sharpless compare TASK --help` "
-        "shows its options as well.",
+        help="train a task with several methods and seeds, and compare results and costs",
+        description="Train a task with several methods and seeds, and compare results and costs. The same command "
+        "continues an interrupted comparison. TASK is digits (default), images, or your function of a trial: "
+        "FILE.py:function or module:function. `sharpless compare TASK --help` shows the options of the task.",
         epilog="METHODS: " + "; ".join(f"{name}, {kind.about}" for name, kind in KINDS.items()) + ". Parameters "
         "follow a colon: g-rst:p=0.25, thrifty:budget=1.05,average=0.99.",
     )
     command.set_defaults(command=_compare, parser=command)
     option = command.add_argument
-    option("-h", "--help", action="store_true", help="show this, and the options of the task that is named")
-    option("--methods", nargs="+", default=DEFAULTS, metavar="METHOD", help=f"the rows (default: {' '.join(DEFAULTS)})")
+    option("-h", "--help", action="store_true", help="show this help and the options of TASK")
+    option(
+        "--methods",
+        nargs="+",
+        default=DEFAULTS,
+        metavar="METHOD",
+        help=f"rows of the table (default: {' '.join(DEFAULTS)})",
+    )
     for name, what in (("rho", "radii"), ("lr", "learning rates"), ("weight-decay", "weight decays")):
-        own = ", or auto, to look for them" if name == "rho" else ""
-        several = f"{what} to choose from on validation data, for each method by itself{own}"
+        own = "; auto searches for radii" if name == "rho" else ""
+        several = f"{what}: each method chooses the best one on validation data{own}"
         option(f"--{name}", nargs="+", type=task.read, default=[], metavar="X", help=several)
     option("--seeds", type=arguments.whole, default=SEEDS, metavar="N", help="number of seeds (default: %(default)s)")
-    option("--first-seed", type=arguments.whole, default=0, metavar="K", help="take K, K + 1, … (default: %(default)s)")
+    option(
+        "--first-seed",
+        type=arguments.whole,
+        default=0,
+        metavar="K",
+        help="first seed, of K, K + 1, … (default: %(default)s)",
+    )
     option(
         "--choice-seeds",
         type=arguments.whole,
         default=3,
         metavar="N",
-        help="seeds to choose with (default: %(default)s)",
+        help="number of seeds for each choice of hyperparameters (default: %(default)s)",
     )
-    option("--goal", choices=("min", "max"), help="whether a lower or a higher metric is better (default: the task's)")
-    option("--metric", metavar="NAME", help="what the metric is called (default: the task's name for it)")
-    option("--unit", metavar="UNIT", help="its unit (default: the task's)")
-    option("--flatness", action="store_true", help="measure how flat the minimum of each run is, see docs/flatness.md")
+    option("--goal", choices=("min", "max"), help="direction in which the metric is better (default: from the task)")
+    option("--metric", metavar="NAME", help="name of the metric (default: from the task)")
+    option("--unit", metavar="UNIT", help="unit of the metric (default: from the task)")
+    option("--flatness", action="store_true", help="measure the flatness of each minimum (docs/flatness.md)")
     option("--margin", **MARGIN)
     out = Path("runs/compare")
-    option("--out", type=arguments.place, default=out, metavar="FOLDER", help="folder (default: %(default)s)")
-    option("--jobs", type=arguments.whole, metavar="N", help="runs at a time (default: cores ÷ threads, or GPUs)")
-    option("--on", choices=("local", "ray"), default="local", help="processes here, or a Ray cluster")
+    option("--out", type=arguments.place, default=out, metavar="FOLDER", help="output folder (default: %(default)s)")
+    option(
+        "--jobs", type=arguments.whole, metavar="N", help="number of parallel runs (default: cores ÷ threads, or GPUs)"
+    )
+    option(
+        "--on",
+        choices=("local", "ray"),
+        default="local",
+        help="where runs are executed: local processes or a Ray cluster",
+    )
     option(
         "--threads",
         type=arguments.whole,
         default=0,
         metavar="N",
-        help="CPU threads of a run (default: what its folder was opened with; in a new one OMP_NUM_THREADS, or else 1)",
+        help="CPU threads of a run (default: as in the folder; in a new folder OMP_NUM_THREADS or 1)",
     )
 
 
@@ -196,9 +214,9 @@ def _executed(study: "Study", options: argparse.Namespace) -> int:
     """
     from sharpless.lab.stopping import Stopped  # noqa: PLC0415
 
-    with _interrupted_by() as heard:
+    with interrupting() as heard:
         try:
-            _watch(study, options.jobs, options.on)
+            watched(study, options.jobs, options.on)
         except BrokenProcessPool:
             raise ValueError(
                 "a worker process was ended from outside, for want of memory perhaps: the runs that had ended are "
@@ -211,67 +229,3 @@ def _executed(study: "Study", options: argparse.Namespace) -> int:
             print(f"sharpless: interrupted; {kept}; the same command continues", file=sys.stderr)
             return int(error.signum if isinstance(error, Stopped) else heard[0] if heard else signal.SIGINT)
     return 0
-
-
-@contextmanager
-def _interrupted_by() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP within the block do what Ctrl-C does.
-
-    Yields:
-        The signals that came.
-    """
-    heard: list[int] = []
-
-    def hear(signum: int, _: Any) -> None:
-        heard.append(signum)
-        raise KeyboardInterrupt
-
-    stops = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
-        stops.append(signal.SIGHUP)
-    before = {signum: signal.signal(signum, hear) for signum in stops}
-    try:
-        yield heard
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-def _watch(study: "Study", jobs: int | None, on: str) -> None:
-    """Run what is missing, with a progress bar and a line for each run that ends."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=console()) as progress:
-        say = progress.console.print
-        if done := len(study.finished):
-            say(f"{done} runs are in {shown(str(study.folder))} already", soft_wrap=True)
-        bar = progress.add_task("", total=None)
-        width = max(12, *(len(method.name) for method in study.methods)) + 1
-        headed = False
-
-        def watch(done: float, total: int) -> None:
-            progress.update(bar, total=total, completed=done, description=f"{int(done)}/{total} runs")
-
-        # Closed at once when left: by then no worker is at work any more, and what they left can be counted.
-        with closing(study.execute(jobs, on, watch)) as results:
-            for run, found in results:
-                if not headed:
-                    metric = f"{study.task.measure.name} {study.task.measure.unit}".strip()
-                    say(f"{'method':{width}}{'seed':>8}{metric:>12}{'cost':>6}{'seconds':>8}", style="bold")
-                    headed = True
-                say(_line(run, found, width), soft_wrap=True)
-
-
-def _line(run: "Run", found: Any, width: int) -> str:
-    """Return what is said of a run that has ended."""
-    start = f"{run.method.name:{width}}{run.seed:8d}"
-    if not isinstance(found, dict):
-        return f"{start}  failed: {shown(found.why)}"
-    curve = found["curve"]
-    value = curve.get("validation" if run.choosing or "test" not in curve else "test")[-1]
-    shown_value = f"{'diverged':>12}" if value is None else f"{value:12.4g}"
-    tried = " ".join(f"{name} {value:g}" for name, value in run.point.items()) if run.choosing else ""
-    return (
-        f"{start}{shown_value}{found['passes'] / found['plain_passes']:6.2f}{found['seconds']:8.1f}  {tried}".rstrip()
-    )

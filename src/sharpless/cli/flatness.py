@@ -1,4 +1,4 @@
-"""`sharpless flatness`: how flat is the minimum that a training has found?"""
+"""`sharpless flatness`: curvature, sharpness and slices of the loss around trained weights."""
 
 import argparse
 import json
@@ -25,18 +25,22 @@ def add(commands: Any) -> None:
         "flatness",
         allow_abbrev=False,
         usage="%(prog)s CHECKPOINT ... [OPTION ...]",
-        help="measure curvature and sharpness around trained weights, and draw the loss there",
-        description="Measure the largest eigenvalues and the trace of the Hessian, and SAM's sharpness, the "
-        "average-case and the adaptive one, on a fixed number of examples in evaluation mode, and draw slices of the "
-        "loss. CHECKPOINT is a file that `sharpless train` leaves, weights/METHOD-seedN.pt, or its folder for all of "
-        "them, or FILE.py:function or module:function, which returns (model, loss, data): the loss is called as "
-        "loss(model(x), y), and data are batches (x, y) that are the same in each pass over them.",
+        help="measure curvature and sharpness around trained weights, and draw slices of the loss",
+        description="Measure the largest eigenvalues and the trace of the Hessian, and SAM's sharpness, average "
+        "sharpness and adaptive sharpness, and draw slices of the loss. The examples are fixed, and the network is in "
+        "evaluation mode. CHECKPOINT is a file of `sharpless train`, weights/METHOD-seedN.pt, or its folder for all "
+        "files in it, or a function, FILE.py:function or module:function. The function returns (model, loss, data). "
+        "The loss is called as loss(model(x), y), and data are batches (x, y), the same ones in every iteration.",
     )
     command.set_defaults(command=_flatness)
     option = command.add_argument
-    option("checkpoints", nargs="+", metavar="CHECKPOINT", help="what to measure; several are drawn on one scale")
+    option(
+        "checkpoints", nargs="+", metavar="CHECKPOINT", help="weights to measure; the slices of several have one scale"
+    )
     whole, real = arguments.whole, float
-    option("--examples", type=whole, default=2000, metavar="N", help="at most so many examples (default: %(default)s)")
+    option(
+        "--examples", type=whole, default=2000, metavar="N", help="largest number of examples (default: %(default)s)"
+    )
     option(
         "--rho", type=real, nargs="*", default=[0.05, 0.1], metavar="X", help="radii of sharpness (default: 0.05 0.1)"
     )
@@ -50,19 +54,17 @@ def add(commands: Any) -> None:
     )
     for name, default, what in (
         ("eigenvalues", 3, "the N largest eigenvalues of the Hessian, 0 for none"),
-        ("vectors", 30, "random vectors for its trace, 0 for none"),
-        ("ascent-steps", 20, "gradients to climb by for each radius, 0 for no worst-case sharpness"),
+        ("vectors", 30, "random vectors for the trace of the Hessian, 0 for none"),
+        ("ascent-steps", 20, "steps of gradient ascent for each radius, 0 for no worst-case sharpness"),
         ("directions", 10, "random directions for each radius, 0 for no average-case sharpness"),
         ("points", 21, "points of a slice of the loss, 0 for no pictures"),
-        ("seed", 0, "decides all random directions"),
-        ("batch-size", 125, "examples at once, where a checkpoint of ours is measured"),
+        ("seed", 0, "seed of the random directions"),
+        ("batch-size", 125, "examples in a batch, for checkpoints of `sharpless train`"),
     ):
         option(f"--{name}", type=whole, default=default, metavar="N", help=f"{what} (default: %(default)s)")
-    option(
-        "--data-dir", default="", metavar="FOLDER", help="folder of the data, where they should not come from the hub"
-    )
+    option("--data-dir", default="", metavar="FOLDER", help="folder of the data, in place of the hub")
     out = Path("runs/flatness")
-    option("--out", type=arguments.place, default=out, metavar="FOLDER", help="folder (default: %(default)s)")
+    option("--out", type=arguments.place, default=out, metavar="FOLDER", help="output folder (default: %(default)s)")
 
 
 def _flatness(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`sharpless plan`: what a schedule will cost, or how to spend a budget."""
+"""`sharpless plan`: the cost of a schedule, or a plan for a budget."""
 
 import argparse
 import math
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from sharpless.cli import answer
 from sharpless.cli.arguments import whole
+from sharpless.cli.bars import bars, duration
 from sharpless.coin import uniform
 from sharpless.cost import expected_cost, expected_sharp_steps, plan
 from sharpless.schedules import Constant, Schedule, parse
@@ -34,16 +35,17 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "plan",
         allow_abbrev=False,
-        help="price a schedule, or find p, q and γ for a budget",
-        description="Draw p(t) of a schedule, or choose p, q and γ of G-RST for a budget, and say how many "
-        "propagations, sharpness-aware steps and seconds to expect.",
+        help="compute the cost of a schedule, or choose p, q and γ for a budget",
+        description="Draw p(t) of a schedule, or choose p, q and γ of G-RST for a budget. Print the expected number of "
+        "propagations, sharpness-aware steps and seconds.",
     )
     command.set_defaults(command=_plan)
     option = command.add_argument
     option(
         "--schedule",
         metavar="P",
-        help="0.5, linear:0,1, cosine:1,0, piecewise:0,1@0.75, periodic:10, adaptive:1,-1, or warmup:0.05/ before one",
+        help="0.5, linear:0,1, cosine:1,0, piecewise:0,1@0.75, periodic:10 or adaptive:1,-1, optionally with "
+        "warmup:0.05/ before it",
     )
     option(
         "--batch-fraction",
@@ -58,11 +60,11 @@ def add(commands: Any) -> None:
         nargs="+",
         type=_priced,
         metavar="M:S",
-        help="with --budget: seconds of a step that climbs with M examples, for 0 (a plain step), some M and the whole "
-        "batch, which makes the budget one of seconds; sharpless.step_seconds measures them",
+        help="with --budget: plan in seconds. S is the duration of a step that climbs with M examples, for 0 (a plain "
+        "step), some M, and the whole batch; sharpless.step_seconds measures it",
     )
     option("--degree", type=float, metavar="D", help="with --budget: regularization degree (default: 1, SAM's)")
-    option("--steps", type=whole, metavar="T", help="number of steps of the run; a schedule needs it")
+    option("--steps", type=whole, metavar="T", help="number of steps of the run; required for a schedule")
     option("--seed", type=whole, default=0, metavar="N", help="seed of the coin (default: %(default)s)")
     option("--seconds-per-step", type=float, metavar="S", help="measured duration of a plain step")
 
@@ -94,12 +96,12 @@ def _plan(options: argparse.Namespace) -> int:
         facts |= {"steps": steps, "sharp_steps": counts}
     if seconds is not None:
         durations = [steps * seconds * ratio for ratio in (cost, 1, 2)]
-        rows.append(("expected time", "{} (plain training {}, SAM {})".format(*map(_duration, durations))))
+        rows.append(("expected time", "{} (plain training {}, SAM {})".format(*map(duration, durations))))
         facts["expected_seconds"] = dict(zip(("planned", "plain", "sam"), durations, strict=True))
 
     def show() -> None:
         if options.budget is None:
-            print(_drawing(chances, steps, min(60, max(10, get_terminal_size().columns - 8))), end="\n\n")
+            print(bars(chances, steps, min(60, max(10, get_terminal_size().columns - 8))), end="\n\n")
         for name, value in rows:
             print(f"{name:28}{value}")
 
@@ -220,35 +222,3 @@ def _refuse(options: argparse.Namespace, mode: str, names: Sequence[str]) -> Non
     for name in names:
         if (value := getattr(options, name)) is not None:
             raise ValueError(f"{name} = {value} says nothing to a {mode}: leave it out")
-
-
-def _drawing(chances: Sequence[float], steps: int, width: int, height: int = 8) -> str:
-    """Return p(t) as bars of text, an eighth of a line being the unit.
-
-    Args:
-        chances: p at all steps, or at some that are evenly spread.
-        steps: the number of all steps.
-        width: of the bars, in characters.
-        height: in lines.
-    """
-    edges = [len(chances) * i // width for i in range(width + 1)]
-    bins = [chances[left : max(right, left + 1)] for left, right in pairwise(edges)]
-    eighths = [round(8 * height * sum(values) / len(values)) for values in bins]
-    lines = []
-    for level in reversed(range(height)):
-        label = {height - 1: "p(t) 1", 0: "0"}.get(level, "")
-        bars = "".join(" ▁▂▃▄▅▆▇█"[min(max(count - 8 * level, 0), 8)] for count in eighths)
-        lines.append(f"{label:>6} │{bars}".rstrip())
-    return "\n".join([*lines, f"{'':6} └{'─' * width}", f"{'':8}t = 0{f'T = {steps}':>{width - 5}}"])
-
-
-def _duration(seconds: float) -> str:
-    """Return `seconds` as a reader would say it.
-
-    >>> _duration(7.25), _duration(59.99), _duration(3725)
-    ('7.2 s', '1 min 0 s', '1 h 2 min')
-    """
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -17,8 +17,8 @@ __all__ = ["MARGIN", "add", "conclude", "tell"]
 
 MARGIN: dict[str, Any] = {
     "metavar": "MARGIN",
-    "help": "what a non-inferior method may lose to SAM: an amount in the unit of the metric, or a share of SAM's gain "
-    "over the base optimizer, as 25%% (default: 1 point where the unit is %%, else 25%%)",
+    "help": "largest loss against SAM that counts as non-inferior: an amount in the unit of the metric, or a share of "
+    "SAM's gain over the base optimizer, such as 25%% (default: 1 point if the unit is %%, else 25%%)",
 }
 
 
@@ -27,13 +27,13 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "report",
         allow_abbrev=False,
-        help="make table, summary and page from run files",
-        description="Make table, summary and page from run files alone, wherever they were trained.",
+        help="write table, summary and page from run files",
+        description="Write table, summary and page from run files, also from several machines.",
     )
     command.set_defaults(command=_report)
     option = command.add_argument
-    option("runs", nargs="+", type=arguments.place, metavar="RUNS", help="folders of compare or train, or run files")
-    option("--out", type=arguments.place, default=Path(), metavar="FOLDER", help="folder (default: this one)")
+    option("runs", nargs="+", type=arguments.place, metavar="RUNS", help="run files, or folders of compare or train")
+    option("--out", type=arguments.place, default=Path(), metavar="FOLDER", help="output folder (default: this folder)")
     option("--margin", **MARGIN)
 
 

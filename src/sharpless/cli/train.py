@@ -1,4 +1,4 @@
-"""`sharpless train`: one run of the images task, with its weights at the end."""
+"""`sharpless train`: train one network on images, and keep the weights."""
 
 import argparse
 import shutil
@@ -33,21 +33,21 @@ def add(commands: Any) -> None:
         "train",
         allow_abbrev=False,
         usage="%(prog)s [OPTION ...]",
-        help="train images with one method, on one device or on many",
-        description="Train a network on images with one method and leave the weights. Stopped in whatever way and "
-        "started again, it continues from its last checkpoint.",
+        help="train a network on images with one method, on one or more devices",
+        description="Train a network on images with one method, and save the weights. The same command continues an "
+        "interrupted training from its last checkpoint.",
     )
     command.set_defaults(command=_train)
     option = command.add_argument
     methods = f"{', '.join(KINDS)}, with parameters after a colon: thrifty:budget=1.05 (default: %(default)s)"
     option("--method", default="thrifty", metavar="METHOD", help=methods)
     option(
-        "--seed", type=arguments.whole, default=0, metavar="N", help="decides all that is random (default: %(default)s)"
+        "--seed", type=arguments.whole, default=0, metavar="N", help="seed of everything random (default: %(default)s)"
     )
     out = Path("runs/train")
-    option("--out", type=arguments.place, default=out, metavar="FOLDER", help="folder (default: %(default)s)")
-    option("--log", nargs="+", choices=("tensorboard", "wandb"), default=(), help="where curves go")
-    threads = "CPU threads (default: what the folder was opened with; in a new one OMP_NUM_THREADS, or else 1)"
+    option("--out", type=arguments.place, default=out, metavar="FOLDER", help="output folder (default: %(default)s)")
+    option("--log", nargs="+", choices=("tensorboard", "wandb"), default=(), help="further logs of the curves")
+    threads = "CPU threads (default: as in the folder; in a new folder OMP_NUM_THREADS or 1)"
     option("--threads", type=arguments.whole, default=0, metavar="N", help=threads)
     task.add(command.add_argument_group("the recipe and the machine"), train, ())
 

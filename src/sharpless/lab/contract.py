@@ -1,23 +1,50 @@
 """What a task owes a comparison, and what it is told where it does not do it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sharpless.lab.trial import Trial
 
-__all__ = ["TaskError", "check_ended", "check_report", "number"]
+__all__ = ["TaskError", "check_ended", "needed", "refused", "reported"]
 
 
 class TaskError(ValueError):
     """A task did something that a comparison cannot use; the message says what, and the remedy."""
 
 
-def number(name: str, value: Any) -> float:
-    """Return a value that was reported as a number, which may be infinite or none.
+def needed(model: "nn.Module | None", why: str) -> "nn.Module":
+    """Return the network that a task gave to `trial.optimizer`.
 
     Raises:
-        TaskError: it is none.
+        TaskError: it gave none.
+    """
+    if model is None:
+        raise TaskError(f"{why}: give trial.optimizer(…, model=…)")
+    return model
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Turn a refusal of arguments within the block into one of the task that gave them.
+
+    Raises:
+        TaskError: arguments are refused.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise TaskError(str(error)) from error
+
+
+def _number(name: str, value: Any) -> float:
+    """Return a value that was reported as a number, which may be infinite or NaN.
+
+    Raises:
+        TaskError: it is no number.
     """
     try:
         return float(value)
@@ -25,12 +52,13 @@ def number(name: str, value: Any) -> float:
         raise TaskError(f"trial.report: {name} = {str(value)[:60]} is not one number") from None
 
 
-def check_report(trial: "Trial", values: Mapping[str, float]) -> None:
-    """Find out whether `values` can be a point of the curve of a trial.
+def reported(trial: "Trial", given: Mapping[str, Any]) -> dict[str, float]:
+    """Return the values that a task reports, as numbers.
 
     Raises:
-        TaskError: they cannot.
+        TaskError: they cannot be a point of the curve.
     """
+    values = {name: _number(name, value) for name, value in given.items() if value is not None}
     if values.keys() <= {"loss"}:
         raise TaskError("trial.report got neither validation nor test: give at least one of them")
     if trial.choosing and "validation" not in values:
@@ -43,6 +71,7 @@ def check_report(trial: "Trial", values: Mapping[str, float]) -> None:
         )
     if trial.curve["step"] and (before := trial.curve.keys() - {"step", "passes", "seconds"}) != values.keys():
         raise TaskError(f"trial.report got {_listed(values)}, and {_listed(before)} before: report the same each time")
+    return values
 
 
 def check_ended(trial: "Trial") -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sharpless.lab.signals import deferred, held, killing
 from sharpless.lab.stopping import Stopped
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def local(
     # Workers are forked from a process that has imported torch and nothing else: they start at once, and share it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sharpless.lab.study"])
-    with _held(signal.SIGHUP):  # the process that cleans up behind the others ignores the rest by itself
+    with held(signal.SIGHUP):  # the process that cleans up behind the others ignores the rest by itself
         resource_tracker.ensure_running()
     places = context.Queue()
     for job in range(jobs):
@@ -92,11 +93,11 @@ def local(
     executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare, initargs=(places, shares))
     try:
         # Workers inherit the signals that are held: what all are sent is the parent's to handle.
-        with _held(signal.SIGINT, signal.SIGHUP), _without_main():
+        with held(signal.SIGINT, signal.SIGHUP), _without_main():
             rows = {executor.submit(_work, run, row): row for row, run in enumerate(runs)}
         pending = set(rows)
         while pending:
-            with _deferred():
+            with deferred():
                 ended, pending = wait(pending, BETWEEN_LOOKS, FIRST_COMPLETED)
                 found = [(runs[rows[future]], future.result()) for future in ended]
             yield from found
@@ -104,7 +105,7 @@ def local(
                 watch(sum(shares[rows[future]] for future in pending))
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
-        with _killed_when_told(workers := multiprocessing.active_children()):
+        with killing(workers := multiprocessing.active_children()):
             for worker in workers:
                 worker.terminate()
             for worker in workers:
@@ -200,53 +201,3 @@ def _without_main() -> Iterator[None]:
         yield
     finally:
         vars(main).update(hidden)
-
-
-@contextmanager
-def _deferred() -> Iterator[None]:
-    """Let signals to stop have their effect after the block, within which the locks of futures are taken.
-
-    An exception that arrived between two of them would leave locks behind, and the executor would wait forever.
-    """
-    if threading.current_thread() is not threading.main_thread():  # which alone handles signals
-        yield
-        return
-    came: list[int] = []
-    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {stop: signal.signal(stop, lambda signum, _: came.append(signum)) for stop in stops}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-    for each in came:
-        signal.raise_signal(each)
-
-
-@contextmanager
-def _killed_when_told(workers: Sequence[Any]) -> Iterator[None]:
-    """Let a signal to stop within the block kill the workers, and not cut their end short."""
-    if threading.current_thread() is not threading.main_thread():  # which alone can handle signals
-        yield
-        return
-
-    def kill(_: int, __: Any) -> None:
-        for worker in workers:
-            worker.kill()
-
-    before = {signum: signal.signal(signum, kill) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-@contextmanager
-def _held(*signals: signal.Signals) -> Iterator[None]:
-    """Hold back signals within the block, for this thread and for the processes that it starts."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)

@@ -102,7 +102,7 @@ CLIMB = {"ascent": "sam"}
 COIN = {"p": Constant(0.5), "batch_fraction": 1.0, "systematic": "no", **CLIMB}
 
 KINDS: dict[str, Kind] = {
-    "sgd": Kind("the base optimizer, whatever it is", Look("#767676", "o"), {}, _plain),
+    "sgd": Kind("the base optimizer", Look("#767676", "o"), {}, _plain),
     "sgd-long": Kind(
         "the base optimizer with as many gradients as G-RST", Look("#997700", "s", (5, 1.5)), {"cost": 1.5}, _plain
     ),
@@ -114,7 +114,7 @@ KINDS: dict[str, Kind] = {
     ),
     "sam": Kind("SAM (arXiv 2010.01412)", Look("#0077bb", "D"), CLIMB, _always, "SAM"),
     "late": Kind(
-        "SAM in the last steps, as many as the budget pays",
+        "SAM in the last steps, for the budget",
         Look("#4d8b31", "p", (4, 4)),
         {"budget": 1.1, **CLIMB},
         _late,
@@ -128,14 +128,14 @@ KINDS: dict[str, Kind] = {
         "RST",
     ),
     "g-rst": Kind(
-        "G-RST; γ = degree / mean p, with gamma_cap degree / p(t), and the degree is 1",
+        "G-RST with γ = degree / mean p, or degree / p(t) up to gamma_cap; degree 1",
         Look("#cc3311", "v", (2, 2)),
         {**COIN, "degree": None, "gamma": None, "gamma_cap": None},
         _g_rst,
         "G-RST",
     ),
     "thrifty": Kind(
-        "G-RST with p, q and γ chosen for a budget of seconds, or of gradients",
+        "G-RST with p, q and γ planned for a budget in seconds or in gradients",
         Look("#aa4499", "P", (3, 1, 1, 1)),
         {"budget": 1.1, "unit": "seconds", **CLIMB},
         _thrifty,
@@ -145,7 +145,7 @@ KINDS: dict[str, Kind] = {
         "SAM of pytorch_optimizer", Look("#6677cc", "X", (1, 1)), {}, _always, "peer SAM", "pytorch_optimizer"
     ),
     "peer-looksam": Kind(
-        "LookSAM (arXiv 2203.02714) of pytorch_optimizer, every k-th step by the budget",
+        "LookSAM (arXiv 2203.02714) of pytorch_optimizer, with k for the budget",
         Look("#a0622d", "h", (8, 2)),
         {"budget": 1.1},
         lambda method, _: Settings(Periodic(round(1 / (method.own["budget"] - 1)))),
@@ -153,7 +153,7 @@ KINDS: dict[str, Kind] = {
         "pytorch_optimizer",
     ),
     "temperon": Kind(
-        "temperon: SAM in the last share of the steps (arXiv 2609.17575)",
+        "SAM in the last share of the steps, of the package temperon (arXiv 2609.17575)",
         Look("#d1618f", "d", (1, 3)),
         {"tail": 0.3},
         _temperon,

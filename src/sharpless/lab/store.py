@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["check_file", "check_folder", "difference", "locked", "read", "write", "write_with"]
+from sharpless.lab.threads import MOST_THREADS
+
+__all__ = ["check_file", "check_folder", "difference", "known", "locked", "read", "write", "write_with"]
 
 
 def check_folder(folder: Path) -> None:
@@ -120,3 +122,32 @@ def locked(folder: Path) -> Iterator[None]:
                 f"another process is at work in {folder}: wait for it, or choose another folder with --out"
             ) from None
         yield
+
+
+def known(folder: Path, description: Path, mine: Mapping[str, Any], threads: int) -> dict[str, Any]:
+    """Return the description of the study in a folder: its threads, and what was measured. {} if there are no runs.
+
+    Args:
+        folder: the folder of the study.
+        description: its file `study.json`.
+        mine: the description of the study that wants to continue there.
+        threads: the number of threads that was asked for, 0 for any.
+
+    Raises:
+        ValueError: it is no folder, or it holds another study.
+    """
+    check_folder(folder)
+    if not any(path for place in ("runs", "choice", "work") for path in (folder / place).glob("*")):
+        return {}
+    there = {"flatness": False, **(read(description) or {})}
+    its = there.get("threads")
+    if type(its) is not int or not 1 <= its <= MOST_THREADS or not mine.keys() <= there.keys():
+        raise ValueError(f"{description} is not the study of this version: choose another folder with --out")
+    if other := difference(mine, there):
+        raise ValueError(f"{folder} holds another study ({other}): choose another folder with --out")
+    if threads not in {0, its}:
+        raise ValueError(
+            f"{folder} holds runs with {its} threads each, on which their rounding depends, and threads = "
+            f"{threads} here: leave --threads out, or choose another folder with --out"
+        )
+    return there

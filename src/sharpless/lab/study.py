@@ -15,7 +15,7 @@ from sharpless.lab.kinds import BASE
 from sharpless.lab.methods import Method
 from sharpless.lab.pricing import Measurement
 from sharpless.lab.run import Run
-from sharpless.lab.threads import MOST_THREADS, settled
+from sharpless.lab.threads import settled
 
 __all__ = ["Study"]
 
@@ -68,7 +68,7 @@ class Study:
         check = getattr(task.function, "check", None)
         self.facts: dict[str, Any] = (check and check(task.options, self.methods)) or {}
         """What the task says of its data, which no run of the folder may differ in."""
-        known = _check(self.folder, self._description, self._told(), threads)
+        known = store.known(self.folder, self._description, self._told(), threads)
         self.threads = settled(threads, known.get("threads", 0))
         self._know(known)
         self.failures: list[Failure] = []
@@ -246,33 +246,6 @@ class Study:
         """Make the folder, and say in it whose runs it holds."""
         told = {**self._told(), "threads": self.threads, **self.measured}
         store.write(self._description, json.dumps(told, indent=1, ensure_ascii=False))
-
-
-def _check(folder: Path, description: Path, mine: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """Find out whether the folder is free, or holds runs of this study.
-
-    Returns:
-        What is said there of its runs: threads, and what was measured before them; nothing where
-        it is free.
-
-    Raises:
-        ValueError: it is no folder, or holds something else.
-    """
-    store.check_folder(folder)
-    if not any(path for place in ("runs", "choice", "work") for path in (folder / place).glob("*")):
-        return {}
-    there = {"flatness": False, **(store.read(description) or {})}
-    known = there.get("threads")
-    if type(known) is not int or not 1 <= known <= MOST_THREADS or not mine.keys() <= there.keys():
-        raise ValueError(f"{description} is not the study of this version: choose another folder with --out")
-    if difference := store.difference(mine, there):
-        raise ValueError(f"{folder} holds another study ({difference}): choose another folder with --out")
-    if threads not in {0, known}:
-        raise ValueError(
-            f"{folder} holds runs with {known} threads each, on which their rounding depends, and threads = "
-            f"{threads} here: leave --threads out, or choose another folder with --out"
-        )
-    return there
 
 
 def _reported(found: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a task sees of one run: its seed, its optimizer, its length, and where its results go."""
+"""A trial: the seed, the optimizer, the length and the results of one run of a task."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,12 +14,16 @@ from sharpless.bases import all_of
 from sharpless.cost import Cost
 from sharpless.lab.average import Average, evaluation
 from sharpless.lab.clock import Clock
-from sharpless.lab.contract import TaskError, check_report, number
+from sharpless.lab.contract import TaskError, needed, refused, reported
 from sharpless.lab.flat import measured
 from sharpless.lab.methods import Method
+from sharpless.lab.varied import vary
 from sharpless.wrapper import as_one
 
 __all__ = ["Trial"]
+
+Value = float | Tensor
+"""A metric: a number, or a tensor with one element."""
 
 
 class Trial:
@@ -41,13 +45,13 @@ class Trial:
 
     Args:
         method: the method to train with.
-        seed: decides all that is random.
-        hyperparameters: `rho`, `lr` and `weight_decay`, as far as they are not left to the task.
-        choosing: whether this run is one of those by which hyperparameters are chosen.
-        folder: a folder for the task's own files, there until the run has ended.
-        watch: is called after every step with the share of the run that is done, 0 where it is not known.
-        wrap: what makes an optimizer of base, model and ρ in the place of the method.
-        flatness: whether to measure how flat the minimum is.
+        seed: the seed of everything random.
+        hyperparameters: values of `rho`, `lr` and `weight_decay`. The task chooses those that are missing.
+        choosing: True if hyperparameters are chosen by this run.
+        folder: a folder for the task's own files. It exists until the run ends.
+        watch: called after every step with the finished share of the run, 0 if the length is unknown.
+        wrap: returns an optimizer for base, model and ρ, and replaces the method.
+        flatness: True to measure the flatness of the minimum.
     """
 
     def __init__(
@@ -65,15 +69,15 @@ class Trial:
         self.method, self.seed, self.choosing, self.wrap = method, seed, choosing, wrap
         self.hyperparameters = dict(hyperparameters or {})
         self.data_seconds = 0.0
-        """Seconds of training spent waiting for data, for tasks that measure them."""
+        """Seconds of training spent waiting for data. The task measures them."""
         self.facts: dict[str, Any] = {}
-        """What a task wants recorded of its data: `trial.facts["fingerprint"] = …`."""
+        """Facts on the data for the record: `trial.facts["fingerprint"] = …`."""
         self.setup: dict[str, Any] = {}
-        """What it wants recorded of the machine."""
+        """Facts on the machine for the record."""
         self.flat: dict[str, Any] | None = None
-        """How flat the minimum is, where that is measured."""
+        """The flatness of the minimum, if it was measured."""
         self.weights: dict[str, Tensor] | None = None
-        """The state of the trained network, for those who want to keep it: `sharpless train` does."""
+        """The state of the trained network, which `sharpless train` keeps."""
         self.clock = Clock()
         self.sharp_steps: list[int] = []
         self.curve: dict[str, list[float]] = {"step": [], "passes": [], "seconds": []}
@@ -82,20 +86,17 @@ class Trial:
         self.measures_flatness = flatness
         self._folder, self._watch = folder, watch
         self.opt: Optimizer | None = None
-        """What `optimizer` has returned."""
+        """The optimizer that `optimizer` returned."""
         self._planned: int | None = None
         self._accumulate, self._counted = 1, 0
         self.device = torch.device("cpu")
-        """Where the parameters are."""
+        """The device of the parameters."""
         self.is_evaluating = False
-        """Whether a block of `evaluating` is under way."""
+        """True inside a block of `evaluating`."""
 
     @property
     def folder(self) -> Path:
-        """A folder for the task's own files, such as checkpoints; it is there until the run has ended.
-
-        A run that is started again finds what it left here: load model, optimizer and `trial.load_state_dict`, and
-        begin with the epoch after the last one.
+        """A folder for the task's own files, such as checkpoints. It exists until the run ends, also across restarts.
 
         Raises:
             TaskError: the trial was made without one.
@@ -107,7 +108,7 @@ class Trial:
 
     @property
     def cost(self) -> Cost:
-        """What has been spent so far, in gradients of whole batches."""
+        """The cost so far, in gradients of whole batches."""
         if self.opt is None:
             return Cost(0, 0, 0.0, 0.0)
         spent: Cost = self.opt.cost  # type: ignore[attr-defined]
@@ -116,21 +117,21 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training so far, without evaluations."""
+        """Seconds of training so far. Evaluations are not counted."""
         return self.clock.seconds
 
     @property
     def label(self) -> str:
-        """The method with its parameters, for people."""
+        """The method and its parameters, as tables show them."""
         return self.method.label(self.base_name, self.batch_size, self.planned_epochs)
 
     @property
     def planned_epochs(self) -> int | None:
-        """For how many epochs this run trains, if `epochs` was called."""
+        """The number of epochs of this run, if `epochs` was called."""
         return None if self._planned is None else self.method.epochs(self._planned)
 
     def epochs(self, epochs: int) -> int:
-        """Return for how many epochs this run trains, where plain training takes `epochs`.
+        """Return the number of epochs of this run, for `epochs` epochs of plain training.
 
         Raises:
             TaskError: `epochs` is not 1 or more.
@@ -151,52 +152,40 @@ class Trial:
         climb_locally: bool = True,
         accumulate: int = 1,
     ) -> Any:
-        """Return the optimizer of this run around `base`, to be used as RST is: `passes(batch)` and `step()`.
+        """Return the optimizer of this run around `base`. Use `passes(batch)` and `step()` as with RST.
 
-        Make learning-rate schedulers afterwards: a comparison that varies the learning rate or the weight decay sets
-        them here, in every group of `base` in proportion to its own.
+        Make learning-rate schedulers after this call. It sets the learning rate and the weight decay, if the comparison
+        varies them, and scales all groups of `base` in proportion.
 
         Args:
-            base: the base optimizer, or several.
-            model: the network, see RST; needed by methods that average the weights.
-            total_steps: how many steps the run will take, needed by methods that vary over the run.
-            batch_size: examples in what `passes` is handed, needed by methods that choose a part of it.
-            rho: the radius where the comparison gives none.
-            climb_locally: see RST.
-            accumulate: how many micro-batches, each with `passes` of its own, there are before a step.
+            base: the base optimizer, or a list of several.
+            model: the network, as for RST. Methods that average the weights need it.
+            total_steps: the number of steps of the run. Methods that vary over the run need it.
+            batch_size: the number of examples in a batch of `passes`. Methods that split the batch need it.
+            rho: the radius, if the comparison gives none.
+            climb_locally: as for RST.
+            accumulate: the number of micro-batches per step, each with its own `passes`.
 
         Raises:
-            TaskError: it is called a second time, or an argument is missing.
+            TaskError: the trial has an optimizer already, or an argument is missing.
         """
         if self.opt is not None:
             raise TaskError("trial.optimizer was called twice: give it several base optimizers as a list")
         one = as_one(base)
         self.base_name = " + ".join(type(each).__name__ for each in all_of(one))
         self.batch_size, self.total_steps, self._accumulate = batch_size, total_steps, accumulate
-        for name in ("lr", "weight_decay"):
-            if name in self.hyperparameters:
-                _set(one, name, self.hyperparameters[name])
+        vary(one, self.hyperparameters)
         if self.method.is_sharp:
             self.hyperparameters.setdefault("rho", float(rho))
         if self.wrap is not None:
             self.opt = self.wrap(one, model, float(rho))
             return self.opt
-        try:
-            self.opt = self.method.wrap(
-                one,
-                self.hyperparameters.get("rho", rho),
-                model=model,
-                total_steps=total_steps,
-                batch_size=batch_size,
-                seed=self.seed,
-                climb_locally=climb_locally,
-            )
-        except ValueError as error:
-            raise TaskError(str(error)) from error
+        known: dict[str, Any] = {"model": model, "total_steps": total_steps, "batch_size": batch_size}
+        radius = self.hyperparameters.get("rho", rho)
+        with refused():
+            self.opt = self.method.wrap(one, radius, seed=self.seed, climb_locally=climb_locally, **known)
         if decay := self.method.own["average"]:
-            if model is None:
-                raise TaskError(f"method {self.method.name} averages the weights: give trial.optimizer(…, model=…)")
-            self.average = Average(model, decay)
+            self.average = Average(needed(model, f"method {self.method.name} averages the weights"), decay)
         self.device = next(iter(one.param_groups[0]["params"])).device
         self.opt.register_step_post_hook(lambda *_: self.count())
         self.clock.start(self.device)
@@ -204,9 +193,9 @@ class Trial:
 
     @contextmanager
     def evaluating(self, model: nn.Module) -> Iterator[None]:
-        """Evaluate within the block: `model` in evaluation mode, no gradients, and a clock that stands still.
+        """Evaluate `model` inside the block: in evaluation mode, without gradients, and with the clock stopped.
 
-        Where the method averages the weights, `model` has the averaged ones within the block.
+        If the method averages the weights, `model` has the averaged weights inside the block.
         """
         with self.paused(), evaluation(model, self.average):
             self.is_evaluating = True
@@ -216,14 +205,11 @@ class Trial:
                 self.is_evaluating = False
 
     def paused(self) -> AbstractContextManager[None]:
-        """Return a block in which to do what is no training, such as writing a checkpoint: the clock stands still."""
+        """Return a block that stops the clock, for work that is no training, such as writing a checkpoint."""
         return self.clock.paused()
 
     def count(self) -> None:
-        """Count the steps up to now.
-
-        `step` does so itself. A loop calls it after `zero_grad` where `torch.amp.GradScaler` may leave the step out.
-        """
+        """Count the steps, as `step` does. `torch.amp.GradScaler` skips steps: call this after `zero_grad` then."""
         cost = self.cost
         if cost.steps == self._counted:
             return
@@ -235,45 +221,37 @@ class Trial:
         if self._watch is not None:
             self._watch(cost.steps / self.total_steps if self.total_steps else 0.0)
 
-    def report(
-        self,
-        *,
-        validation: float | Tensor | None = None,
-        test: float | Tensor | None = None,
-        loss: float | Tensor | None = None,
-    ) -> None:
-        """Add a point to the curve of this run; the last one is its result.
+    def report(self, *, validation: Value | None = None, test: Value | None = None, loss: Value | None = None) -> None:
+        """Add a point to the curve of this run. The last point is the result.
 
         Args:
-            validation: the metric on data that are held out, by which hyperparameters are chosen.
-            test: the metric on test data, which are used for nothing else.
+            validation: the metric on held-out data. Hyperparameters are chosen by it.
+            test: the metric on test data.
             loss: the training loss, at unperturbed weights.
 
         Raises:
-            TaskError: a value is missing, or no number, or given in one point of the curve and not in another.
+            TaskError: a value is missing or is no number, or other metrics were reported before.
         """
-        given = {"validation": validation, "test": test, "loss": loss}
-        values = {name: number(name, value) for name, value in given.items() if value is not None}
-        check_report(self, values)
+        values = reported(self, {"validation": validation, "test": test, "loss": loss})
         with self.paused():
             point = {"step": self.cost.steps, "passes": self.cost.passes, "seconds": self.seconds, **values}
             for name, value in point.items():
                 self.curve.setdefault(name, []).append(value)
 
     def flatness(self, model: nn.Module, loss: Callable[[Any, Any], Tensor], data: Iterable[Any]) -> None:
-        """Say what flatness is measured of, at the end of training; nothing is done unless the comparison asks for it.
+        """Measure flatness at the end of training, if the comparison asks for it.
 
         Args:
             model: the network.
-            loss: the training loss, a function of the model's output and y: a mean over the examples.
-            data: batches (x, y) of training examples, the same ones each time they are gone through.
+            loss: the training loss, a function of the model's output and y, with the mean over the examples.
+            data: batches (x, y) of training examples, the same ones in every iteration over them.
         """
         if self.measures_flatness:
             with self.evaluating(model):
                 self.flat = measured(model, loss, data)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint of this run has to hold beside model and optimizer."""
+        """Return the state of the trial, for a checkpoint with model and optimizer."""
         with self.paused():
             return {
                 "seconds": self.seconds,
@@ -285,7 +263,7 @@ class Trial:
             }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was called, with the optimizer loaded as well."""
+        """Continue from the state that `state_dict` returned. Load the optimizer as well."""
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.clock.go_on(state["seconds"])
@@ -294,21 +272,6 @@ class Trial:
 
     @property
     def plain_passes(self) -> float:
-        """What plain training would have spent."""
+        """The cost of plain training, in gradients of whole batches."""
         longer = self.method.epochs(self._planned) / self._planned if self._planned else 1.0
         return self.cost.plain_passes / longer
-
-
-def _set(base: Optimizer, name: str, value: float) -> None:
-    """Give the first of the bases a learning rate or a weight decay, and all groups in proportion.
-
-    Raises:
-        TaskError: a group has none, or a scheduler has begun with another.
-    """
-    own = all_of(base)[0].defaults.get(name)
-    for group in base.param_groups:
-        if name not in group:
-            raise TaskError(f"{name} = {value} is varied, and {type(base).__name__} has none: leave it out")
-        if name == "lr" and "initial_lr" in group:
-            raise TaskError("lr is varied here: make learning-rate schedulers after trial.optimizer, not before")
-        group[name] = group[name] * (value / own) if own else value

@@ -77,8 +77,8 @@ def check(options: Mapping[str, Any], methods: "Sequence[Method]") -> dict[str, 
 
 def _signature() -> inspect.Signature:
     told = (
-        f"where the defaults come from: {', '.join(PAPERS)} (default: digits, whose defaults are shown here; for "
-        "imagenet imagenet-resnet50, and resnet18 for all other data)"
+        f"set of defaults: {', '.join(PAPERS)} (default: digits, whose values are shown here; imagenet-resnet50 for "
+        "imagenet, and resnet18 for other data)"
     )
     only = inspect.Parameter.KEYWORD_ONLY
     options = [inspect.Parameter("recipe", only, default="", annotation=Annotated[str, told])]

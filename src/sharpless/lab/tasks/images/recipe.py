@@ -41,32 +41,34 @@ class Recipe:
     """
 
     data: str = option("digits", "digits (8×8, embedded), cifar10, cifar100, imagenet, folder:PATH or hub:NAME")
-    examples: int = option(0, "training examples, a class-balanced choice by the seed; 0 for all")
-    noise: float = option(0.3, "share of the training labels that is replaced at random")
-    validation: float = option(0.0, "share of the training examples to test on in place of the test set")
-    image_size: int = option(0, "pixels that images are brought to; 0 for as they are, or 224 where that is large")
+    examples: int = option(
+        0, "number of training examples, a class-balanced subset that depends on the seed; 0 for all"
+    )
+    noise: float = option(0.3, "share of the training labels that are replaced at random")
+    validation: float = option(0.0, "share of the training examples that replaces the test set")
+    image_size: int = option(0, "size of the images in pixels; 0 keeps theirs, or takes 224 for large ones")
     augment: str = option("none", f"none, or some of {', '.join(AUGMENTATIONS)}, joined by +")
     network: str = option(
         "convnet",
         "convnet (BatchNorm), convnet-groupnorm, convnet-strided, vit; resnet18, resnet50, wrn-28-10, vgg16-bn, "
         "pyramidnet-110; timm:NAME,argument=value; module:factory",
     )
-    width: int = option(16, "of the first four networks: channels of the first convolution, or of a vit's tokens")
+    width: int = option(16, "width of the first four networks: channels of the first convolution, or of a token of vit")
     epochs: int = option(30, "epochs of plain training")
-    batch_size: int = option(64, "examples in a batch, of all devices together; an incomplete last one is dropped")
-    accumulate: int = option(1, "parts of a batch that are run one after another")
+    batch_size: int = option(64, "examples in a batch of all devices together; an incomplete last batch is dropped")
+    accumulate: int = option(1, "number of micro-batches in a batch")
     optimizer: str = option("sgd", "the base optimizer: sgd or adamw")
-    lr: float = option(0.05, "learning rate at the start of a cosine to 0")
+    lr: float = option(0.05, "initial learning rate, with cosine decay to 0")
     lr_warmup: float = option(0.0, "share of the run in which the learning rate rises from 0")
     momentum: float = option(0.9, "momentum of SGD")
     nesterov: bool = option(False, "Nesterov's momentum for SGD")
-    weight_decay: float = option(5e-4, "weight decay of the base optimizer, which the perturbation does not see")
-    l2: float = option(0.0, "L2 regularization as a part of the loss, l2/2 ‖θ‖², which the perturbation sees")
-    label_smoothing: float = option(0.0, "share of the target that is spread over all classes")
-    clip: float = option(0.0, "norm that longer gradients are clipped to, 0 for none")
+    weight_decay: float = option(5e-4, "weight decay of the base optimizer; not in the gradient of the perturbation")
+    l2: float = option(0.0, "L2 regularization in the loss, l2/2 ‖θ‖²; in the gradient of the perturbation")
+    label_smoothing: float = option(0.0, "label smoothing: share of the target that all classes get")
+    clip: float = option(0.0, "largest norm of the gradient, by clipping; 0 for none")
     precision: str = option("32", "32, bf16 or 16 (float16 with loss scaling)")
-    rho: float = option(0.3, "radius ρ of the perturbation, where the comparison gives none")
-    climb_together: bool = option(False, "climb along the gradient of all devices, not each along its own")
+    rho: float = option(0.3, "radius ρ of the perturbation")
+    climb_together: bool = option(False, "perturb along the gradient of all devices, not each along its own")
 
     def __post_init__(self) -> None:
         for name, known in (

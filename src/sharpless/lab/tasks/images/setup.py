@@ -19,14 +19,14 @@ class Setup:
     2
     """
 
-    accelerator: str = option("auto", "cpu, cuda, mps, or auto for the best one there is")
-    devices: int = option(1, "devices of this node that share a batch; under torchrun, as many as it started")
-    nodes: int = option(1, "nodes that share a batch; under torchrun, as many as it started")
-    strategy: str = option("auto", "how several devices work together: ddp (auto) or fsdp2")
-    compile: str = option("", "backend to torch.compile the network with, inductor say; none by default")
+    accelerator: str = option("auto", "cpu, cuda, mps, or auto for the best available one")
+    devices: int = option(1, "devices of this node that share a batch; under torchrun, the number that it started")
+    nodes: int = option(1, "nodes that share a batch; under torchrun, the number that it started")
+    strategy: str = option("auto", "parallelism of several devices: ddp (auto) or fsdp2")
+    compile: str = option("", "backend of torch.compile for the network, such as inductor; none by default")
     channels_last: bool = option(False, "keep images and convolutions in the channels-last memory format")
-    data_dir: str = option("", "folder of the data, where they should not come from the hub")
-    workers: int = option(4, "processes for each device that load images too large to be kept on it")
+    data_dir: str = option("", "folder of the data, in place of the hub")
+    workers: int = option(4, "loader processes per device, for images that are too large to stay on it")
     checkpoint_every: float = option(600.0, "seconds between checkpoints")
 
     def __post_init__(self) -> None:

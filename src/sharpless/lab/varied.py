@@ -1,0 +1,28 @@
+"""The hyperparameters of the base optimizer that a comparison varies."""
+
+from collections.abc import Mapping
+
+from torch.optim import Optimizer
+
+from sharpless.bases import all_of
+from sharpless.lab.contract import TaskError
+
+__all__ = ["vary"]
+
+
+def vary(base: Optimizer, hyperparameters: Mapping[str, float]) -> None:
+    """Set learning rate and weight decay, as far as they are given.
+
+    The first of the bases gets the values, and all groups are scaled in proportion.
+
+    Raises:
+        TaskError: a group has none, or a scheduler has begun with another.
+    """
+    for name in hyperparameters.keys() & {"lr", "weight_decay"}:
+        value, own = hyperparameters[name], all_of(base)[0].defaults.get(name)
+        for group in base.param_groups:
+            if name not in group:
+                raise TaskError(f"{name} = {value} is varied, and {type(base).__name__} has none: leave it out")
+            if name == "lr" and "initial_lr" in group:
+                raise TaskError("lr is varied here: make learning-rate schedulers after trial.optimizer, not before")
+            group[name] = group[name] * (value / own) if own else value

@@ -1,0 +1,87 @@
+"""Where the perturbed pass takes place: at displaced weights, with buffers and noise as the clean pass found them."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sharpless import batches, misuse
+from sharpless.displaced import displaced
+from sharpless.memory import Memory
+
+__all__ = ["Scene"]
+
+
+@dataclass
+class Scene:
+    """The weights, buffers and generators that the passes of a step find.
+
+    Args:
+        memory: of the optimizer.
+        model: the network; without it, buffers and noise are left to themselves.
+        same_buffers: whether the perturbed pass finds the buffers that the clean one has found.
+        same_noise: whether it draws the same random numbers.
+    """
+
+    memory: Memory
+    model: nn.Module | None
+    same_buffers: bool
+    same_noise: bool
+
+    @property
+    def is_ddp(self) -> bool:
+        """Whether the model is DistributedDataParallel."""
+        return isinstance(self.model, DistributedDataParallel)
+
+    @contextmanager
+    def remembered(self, parameters: list[Tensor]) -> Iterator[None]:
+        """Remember buffers and random generators as the pass within finds them."""
+        if self.model is not None and self.same_noise:
+            self._drawn = self.memory.rng.remember({parameter.device for parameter in parameters})
+        if self.model is None or not self.same_buffers:
+            yield
+            return
+        model = self.model
+        self._found = self.memory.buffers.remember(model)
+        if not isinstance(model, DistributedDataParallel):
+            yield
+            return
+
+        def after_broadcast(*_: Any) -> None:  # at the first forward, of the buffers of the first rank
+            hook.remove()
+            self._found = self.memory.buffers.remember(model)
+
+        hook = model.module.register_forward_pre_hook(after_broadcast)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def displaced(self, weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
+        """Let a pass take place there."""
+        memory = self.memory
+        with ExitStack() as scene:
+            scene.enter_context(displaced(weights, eps))
+            if self.model is not None and self.same_buffers:
+                scene.enter_context(memory.buffers.again(self.model, self._found))
+            if self.model is not None and self.same_noise:
+                scene.enter_context(memory.rng.again(self._drawn))
+            memory.perturbed = True
+            try:
+                yield
+            finally:
+                memory.perturbed = False
+
+    def split(self, batch: Any, batch_fraction: float) -> tuple[Any, float, Any]:
+        """Return the part of the batch to climb with, its share, and the rest, None where the part is all."""
+        if batch_fraction == 1:
+            return batch, 1.0, None
+        together = self.model is not None and misuse.has_batch_statistics(self.model)
+        part, share, rest = batches.split(batch, batch_fraction, fewest=2 if together else 1)
+        if together and rest is not None and not self.memory.warned_of_part:
+            self.memory.warned_of_part = misuse.warn_of_small_part(batches.length(part), batch_fraction)
+        return part, share, rest
