@@ -101,7 +101,7 @@ MOST_NOISE = 10.0
 
 
 TOLERANCE = 0.01
-"""Plans whose costs differ by no more are equally cheap: measured prices are no better than that."""
+"""Plans in seconds whose costs differ by no more are equally cheap: measured prices are no better than that."""
 
 
 class BudgetError(ValueError):
@@ -183,7 +183,7 @@ def plan(
     fitting = [m for m in parts if chances[m] >= least[m]]
     if not fitting:
         cost = {m: least[m] * extra[m] for m in parts if least[m] <= 1}
-        near = [m for m in cost if cost[m] <= min(cost.values()) + TOLERANCE]
+        near = [m for m in cost if cost[m] <= min(cost.values()) + TOLERANCE * bool(prices)]
         cheapest = min(near, key=lambda m: variance(m, least[m]))
         p = least[cheapest]
         raise BudgetError(
