@@ -5,6 +5,7 @@ from statistics import fmean, median
 from typing import Any
 
 import matplotlib
+import numpy
 from matplotlib.figure import Figure
 
 from sharpless.report.drawing import FAINT, INK, PAPER, STYLE, WIDTH, standalone, titled, to_svg
@@ -97,6 +98,9 @@ SHOWN = {
 }
 """The methods in the figure."""
 
+WIDEST = 30.0
+"""What lies further off, in % of the base's error, is drawn as an arrow, or nothing else could be told apart."""
+
 
 def of_error(summary: Mapping[str, Any], value: float) -> float:
     """Return a difference of results as a share of the base's error, in %; positive where the error is smaller."""
@@ -127,10 +131,12 @@ def forest(summaries: Summaries) -> str:
             gid = titled(f"{name}, {SHOWN[method]}: error {-middle:+.1f} %, from {-ends[0]:.1f} to {-ends[1]:.1f} %")
             label = None if method in named else SHOWN[method]
             named.add(method)
-            axes.plot(ends, [height] * 2, color=look["color"], linewidth=1.4, gid=gid, zorder=3)
+            shown = numpy.clip([*ends, middle], -WIDEST, WIDEST)
+            marker = look["marker"] if abs(middle) < WIDEST else "<" if middle < 0 else ">"
+            axes.plot(shown[:2], [height] * 2, color=look["color"], linewidth=1.4, gid=gid, zorder=3)
             certain = versus["beats"] or versus["behind"]
             axes.plot(
-                middle, height, look["marker"], color=look["color"], mfc=look["color"] if certain else PAPER, ms=4.5,
+                shown[2], height, marker, color=look["color"], mfc=look["color"] if certain else PAPER, ms=4.5,
                 label=label, gid=gid, zorder=3,
             )  # fmt: skip
     axes.set_yticks([place + 0.4 for place in range(len(summaries))], list(summaries))
