@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 from schedule_parts import FALLING, PARTIAL, RISING, SHORTER
 from schedule_plots import SCHEDULES, flatness, panels, rows_of, schedules, strength, warmup
 from sharpless.lab import store
-from sharpless.report.drawing import STYLE, to_svg
+from sharpless.report.drawing import STYLE, standalone, to_svg
 
-PAINT = "<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>"
 PLACES = {
     "sgd": "base", "rst:p=piecewise:1,0@0.25": "first quarter, γ = 1", "rst:p=0.25": "p = 0.25, γ = 1",
     "rst:p=piecewise:0,1@0.75": "last quarter, γ = 1", "g-rst:p=0.25": "p = 0.25, γ = 4", "sam": "SAM",
@@ -81,8 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     folder = parser.parse_args(arguments).results
     for name, (figure, told) in figures(folder).items():
-        svg = to_svg(figure, told).replace(">", f">{PAINT}", 1)
-        store.write(folder / f"schedules-{name}.svg", svg + "\n")
+        store.write(folder / f"schedules-{name}.svg", standalone(to_svg(figure, told)) + "\n")
 
 
 if __name__ == "__main__":

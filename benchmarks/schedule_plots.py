@@ -17,8 +17,8 @@ Rows = Mapping[str, Mapping[str, Any]]
 RST, GRST, BASE, SAM = (KINDS[kind].look.color for kind in ("rst", "g-rst", "sgd", "sam"))
 WEIGHTS = {
     "rst:p={}": ("γ = 1", RST, "^"),
-    "g-rst:p={}": ("1/mean p", GRST, "v"),
-    "g-rst:p={},gamma_cap=4": ("1/p(t)", COLORS[0], "s"),
+    "g-rst:p={}": ("γ = 1/mean p", GRST, "v"),
+    "g-rst:p={},gamma_cap=4": ("γ = 1/p(t)", COLORS[0], "s"),
 }
 SCHEDULES = {
     "0.1": "p = 0.1", "0.25": "p = 0.25", "0.5": "p = 0.5", "periodic:2": "every 2nd step", "adaptive:1,-1": "adaptive",
@@ -73,14 +73,7 @@ def schedules(results: Mapping[str, Any], shown: Sequence[str]) -> Figure:
         for place, (form, look) in enumerate(WEIGHTS.items()):
             if (method := form.format(schedule)) in rows:
                 label, color, marker = look
-                mark(
-                    axes,
-                    rows[method],
-                    number + (place - 1) * 0.22,
-                    color,
-                    marker,
-                    f"γ = {label}".replace("γ = γ =", "γ ="),
-                )
+                mark(axes, rows[method], number + (place - 1) * 0.22, color, marker, label)
     frame(axes, rows, [SCHEDULES[schedule] for schedule in shown], "accuracy %")
     handles, labels = axes.get_legend_handles_labels()
     known = dict(zip(labels, handles, strict=True))

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim.lr_scheduler import LambdaLR
 
 from sharpless.lab import task
-from sharpless.lab.tasks.digits import block
+from sharpless.lab.tasks.digits import network as convnet
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 
@@ -40,12 +40,6 @@ def annealing(base: torch.optim.Optimizer, steps: int, anneal: float, warmup: fl
         return rising * (1 + math.cos(math.pi * falling)) / 2
 
     return LambdaLR(base, factor)
-
-
-def convnet() -> nn.Module:
-    """Return the network of the lab's digits."""
-    body = [*block(1, 16), *block(16, 32), nn.MaxPool2d(2), *block(32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(*body, nn.Linear(32, 10)).to(memory_format=torch.channels_last)
 
 
 def mlp(width: int = 128) -> nn.Module:

@@ -35,10 +35,7 @@ def train(trial: Trial, noise: float = 0.3, epochs: int = 30, batch_size: int = 
         (test_x, test_y), (x, y) = ((x[rows], y[rows]) for rows in (order[: len(y) // 5], order[len(y) // 5 :]))
 
     torch.manual_seed(trial.seed)
-    model = nn.Sequential(
-        *block(1, 16), *block(16, 32), nn.MaxPool2d(2), *block(32, 32),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
-    ).to(memory_format=torch.channels_last)  # fmt: skip
+    model = network()
     base = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     epochs, per_epoch = trial.epochs(epochs), len(y) // batch_size
     opt = trial.optimizer(base, model=model, total_steps=epochs * per_epoch, batch_size=batch_size, rho=0.3)
@@ -59,6 +56,12 @@ def train(trial: Trial, noise: float = 0.3, epochs: int = 30, batch_size: int = 
                 accuracy = 100 * (model(test_x).argmax(1) == test_y).float().mean()
                 trial.report(**{"validation" if trial.choosing else "test": accuracy}, loss=total / per_epoch)
     trial.flatness(model, cross_entropy, list(zip(x.split(100), y.split(100), strict=True)))
+
+
+def network() -> nn.Module:
+    """Return three convolutions with BatchNorm and a linear layer."""
+    layers = [*block(1, 16), *block(16, 32), nn.MaxPool2d(2), *block(32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(32, 10)).to(memory_format=torch.channels_last)
 
 
 def block(inputs: int, outputs: int) -> list[nn.Module]:
