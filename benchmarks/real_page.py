@@ -1,5 +1,6 @@
 """The page and the figure that `real_tasks.py` makes of its summaries."""
 
+import re
 from collections.abc import Mapping
 from statistics import fmean, median
 from typing import Any
@@ -15,8 +16,8 @@ ABOUT = (
     "t-test, corrected by Holm for all methods of a data set; intervals are each by itself. The share is that of SAM's "
     "gain over the base, where SAM is better. Cost is in gradients per step of plain training, seconds are medians. "
     "*Stopped early* is the result at the point of the curve that is best on validation data, where a task reports "
-    "both in the runs that are compared. On validation data the base chose its learning rate, which all methods keep, "
-    "and then each method its ρ. A learning rate that suits the base need not suit SAM."
+    "both in the runs that are compared. Every method, the base too, chose its learning rate and its ρ on validation "
+    "data, the two together."
 )
 Summaries = Mapping[str, Mapping[str, Any]]
 
@@ -33,7 +34,8 @@ def rows(name: str, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
             verdict = "better" if versus["beats"] else "worse" if versus["behind"] else ""
         if sam["beats"] and versus is not None and versus["difference"] is not None:
             share = versus["difference"] / sam["difference"]
-        found.append({**entry, "data": name, "share": share, "verdict": verdict})
+        group = re.sub(r"(average)=[\d.]+", r"\1", entry["method"])  # its decay depends on the data set
+        found.append({**entry, "data": name, "group": group, "share": share, "verdict": verdict})
     return found
 
 
@@ -43,8 +45,8 @@ def page(summaries: Summaries) -> str:
     lines = ["# Real tasks", "", ABOUT, "", f"![{alt(summaries)}](real-tasks.svg)", ""]
     head = ["method", "data sets", "better", "worse", "share of SAM's gain (lowest)", "cost", "in seconds", "worse on"]
     lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for method in dict.fromkeys(row["method"] for row in found if row["versus_base"] is not None):
-        mine = [row for row in found if row["method"] == method]
+    for method in dict.fromkeys(row["group"] for row in found if row["versus_base"] is not None):
+        mine = [row for row in found if row["group"] == method]
         shares = [row["share"] for row in mine if row["share"] is not None]
         of_gain = f"{fmean(shares):.0%} ({min(shares):.0%})" if shares else ""
         worse = [row["data"] for row in mine if row["verdict"] in {"worse", "diverged"}]
@@ -55,8 +57,8 @@ def page(summaries: Summaries) -> str:
         )
     for name, summary in summaries.items():
         lines += ["", f"## {name}", "", described(summary), ""]
-        lines += ["| method | result | stopped early | ρ | minus base [95 %] | | share | cost | × seconds |"]
-        lines += ["|" + "---|" * 9, *(result(row) for row in rows(name, summary))]
+        lines += ["| method | result | stopped early | lr | ρ | minus base [95 %] | | share | cost | × seconds |"]
+        lines += ["|" + "---|" * 10, *(result(row) for row in rows(name, summary))]
     return "\n".join([*lines, ""])
 
 
@@ -77,21 +79,22 @@ def result(row: Mapping[str, Any]) -> str:
     """Return a row of a table."""
     value, versus, early = row["value"], row["versus_base"], row["stopped_early"]
     if value["mean"] is None:
-        return f"| {row['label']} | diverged |" + " |" * 7
+        return f"| {row['label']} | diverged |" + " |" * 8
     difference = ""
     if versus is not None and versus["ci95"] is not None:
         difference = "{:+.3g} [{:+.3g}, {:+.3g}]".format(versus["difference"], *versus["ci95"])
     share = "" if row["share"] is None else f"{row['share']:.0%}"
     stopped = "" if early is None else f"{early['mean']:.4g} ± {early['std'] or 0:.2g}"
     return (
-        f"| {row['label']} | {value['mean']:.4g} ± {value['std'] or 0:.2g} | {stopped} | {row['rho'] or ''} | "
-        f"{difference} | {row['verdict']} | {share} | {row['cost']:.2f} | {row['cost_seconds']:.2f} |"
+        f"| {row['label']} | {value['mean']:.4g} ± {value['std'] or 0:.2g} | {stopped} | "
+        f"{row['hyperparameters'].get('lr', '')} | {row['rho'] or ''} | {difference} | {row['verdict']} | {share} | "
+        f"{row['cost']:.2f} | {row['cost_seconds']:.2f} |"
     )
 
 
 SHOWN = {
     "sgd-long": "trained longer",
-    "ema": "EMA",
+    "ema:average": "EMA",
     "late": "late SAM",
     "thrifty:budget=1.05,unit=gradients": "thrifty, 1.05",
     "sam": "SAM",
@@ -120,7 +123,7 @@ def forest(summaries: Summaries) -> str:
     axes.axvline(0.0, color=FAINT, linewidth=0.8, zorder=1)
     named = set[str]()
     for place, (name, summary) in enumerate(summaries.items()):
-        entries = {entry["method"]: entry for entry in summary["methods"] if entry["method"] in SHOWN}
+        entries = {row["group"]: row for row in rows(name, summary)}
         for number, method in enumerate(method for method in SHOWN if method in entries):
             entry, height = entries[method], place + (number + 0.5) / (len(SHOWN) + 1)
             versus, look = entry["versus_base"], entry["look"]
@@ -150,7 +153,7 @@ def alt(summaries: Summaries) -> str:
     """Return what the figure shows, in a sentence."""
     found = [row for name, summary in summaries.items() for row in rows(name, summary)]
     better = {
-        SHOWN[method]: sum(row["verdict"] == "better" for row in found if row["method"] == method) for method in SHOWN
+        SHOWN[method]: sum(row["verdict"] == "better" for row in found if row["group"] == method) for method in SHOWN
     }
     told = ", ".join(f"{label} on {count}" for label, count in better.items())
     return f"Better than the base optimizer on {len(summaries)} data sets: {told}"

@@ -4,9 +4,10 @@
     python benchmarks/real_tasks.py series-ArrowHead series-GunPoint table-diabetes
     python benchmarks/real_tasks.py --table
 
-From the root of the repository. First the base optimizer chooses its learning rate, then every method its ρ, from three
-or four values each, on validation data and with seeds of their own. Stopped and started again, it continues. A study
-leaves its runs in runs/real/NAME and its summary in benchmarks/results/real-NAME.json, of which `--table` makes a page.
+From the root of the repository. Every method, the base optimizer too, chooses its learning rate and its ρ together,
+from three or four values each, on validation data and with seeds of its own. Stopped and started again, it continues.
+A study leaves its runs in runs/real/NAME and its summary in benchmarks/results/real-NAME.json, of which `--table` makes
+a page.
 """
 
 import argparse
@@ -24,9 +25,11 @@ from sharpless.report.runs import Run, read_runs
 from sharpless.report.statistics import against, differences, estimate
 
 METHODS = (
-    "sgd", "sgd-long", "ema", "sam", "late", "rst", "g-rst", "thrifty", "thrifty:budget=1.05,unit=gradients",
-    "thrifty:budget=1.05,unit=gradients,average=0.99", "peer-sam", "temperon:tail=0.3",
+    "sgd", "sgd-long", "ema:average={}", "sam", "late", "g-rst", "thrifty:budget=1.05,unit=gradients",
+    "thrifty:budget=1.05,unit=gradients,average={}", "temperon:tail=0.3",
 )  # fmt: skip
+"""What is compared. An average of the weights has the decay of the data set."""
+
 RESULTS = Path("benchmarks/results")
 
 
@@ -38,29 +41,33 @@ class Case:
     rho: tuple[float, ...]
     lr: tuple[float, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    average: float = 0.99
+    """The decay of averages of the weights: smaller where a training has few steps."""
+
+    @property
+    def methods(self) -> list[str]:
+        return [method.format(self.average) for method in METHODS]
 
     def task(self, data: str | None) -> Task:
         wanted = {} if data is None or "name" in self.options else {"data": data}
         return Task.of(f"examples/{self.example}.py:train", self.options | wanted)
 
 
-def named(example: str, rho: tuple[float, ...], *names: str) -> dict[str, Case]:
-    """Return cases whose data come with a package."""
-    short = example.removeprefix("few_")
-    return {f"{short}-{name}": Case(example, rho, (1e-3, 3e-3, 1e-2), {"name": name}) for name in names}
-
-
 SERIES = ("ACSF1", "ArrowHead", "BasicMotions", "GunPoint", "ItalyPowerDemand", "JapaneseVowels", "OSULeaf")
+SMALL = (3e-4, 1e-3, 3e-3)
 CASES = {
     **{
-        f"etth1-{horizon}": Case("forecasting", (0.2, 0.5, 1.0), (3e-4, 1e-3, 3e-3), {"horizon": horizon})
+        f"etth1-{horizon}": Case("forecasting", (0.2, 0.5, 1.0), (1e-4, 3e-4, 1e-3, 3e-3), {"horizon": horizon})
         for horizon in (96, 192, 336, 720)
     },
-    **named("few_series", (0.03, 0.1, 0.3, 1.0), *SERIES),
-    **named("table", (0.03, 0.1, 0.3, 1.0), "breast_cancer", "diabetes"),
+    **{f"series-{name}": Case("few_series", (0.01, 0.05, 0.25), SMALL, {"name": name}, 0.95) for name in SERIES},
+    **{
+        f"table-{name}": Case("table", (0.03, 0.1, 0.3, 1.0), (1e-4, *SMALL), {"name": name})
+        for name in ("breast_cancer", "diabetes")
+    },
     "images": Case("few_images", (0.02, 0.05, 0.1, 0.2), (0.01, 0.02, 0.05)),
-    "text": Case("text", (0.005, 0.01, 0.02, 0.05), (3e-4, 1e-3, 3e-3)),
-}  # fmt: skip
+    "text": Case("text", (0.005, 0.01, 0.02, 0.05), SMALL),
+}
 
 
 def expected(method: Method, batch_size: int | None) -> float:
@@ -75,9 +82,10 @@ def estimated(case: Case, data: str | None, methods: list[str], seeds: int, choi
     start = perf_counter()
     task(trial)
     elsewhere = perf_counter() - start - trial.seconds
-    counts = [(Method("sgd"), len(case.lr) * choice_seeds + 1)]
-    for method in map(Method, methods):
-        counts.append((method, seeds + len(case.rho) * choice_seeds * method.is_sharp))
+    counts = [
+        (method, seeds + choice_seeds * len(case.lr) * (len(case.rho) if method.is_sharp else 1))
+        for method in map(Method, methods)
+    ]
     runs = sum(count for _, count in counts)
     hours = sum(count * (elsewhere + trial.seconds * expected(one, trial.batch_size)) for one, count in counts) / 3600
     plain = f"plain training takes {trial.seconds:.1f} s, all the rest of a run {elsewhere:.1f} s"
@@ -90,12 +98,10 @@ def study(
     """Execute a study, and keep its summary together with the differences to the base."""
     case, folder = CASES[name], runs / name
     task = case.task(data)
-    common = {"options": task.options, "choice_seeds": choice_seeds, "jobs": jobs, "threads": 1}
-    first = compare(task.name, methods=("sgd",), lr=case.lr, seeds=1, folder=folder / "lr", **common)
-    lr = first["methods"][0]["hyperparameters"]["lr"]
     summary = compare(
-        task.name, methods=methods, rho=case.rho, lr=lr, seeds=seeds, folder=folder, watch=watch, **common
-    )
+        task.name, methods=methods, rho=case.rho, lr=case.lr, seeds=seeds, choice_seeds=choice_seeds, folder=folder,
+        jobs=jobs, threads=1, options=task.options, watch=watch,
+    )  # fmt: skip
     values: dict[str, dict[int, float]] = {}
     early: dict[str, list[float]] = {}
     for run in read_runs(folder / "runs"):
@@ -138,16 +144,17 @@ def main() -> None:
     parser.add_argument("--data", help="the user's data: a CSV file, or the folder of the images")
     parser.add_argument("--runs", type=Path, default=Path("runs/real"), help="folder of finished runs")
     parser.add_argument(
-        "--methods", nargs="+", default=METHODS, metavar="METHOD", help=f"by default {' '.join(METHODS)}"
+        "--methods", nargs="+", metavar="METHOD", help=f"by default {' '.join(METHODS)}, {{}} by data set"
     )
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--choice-seeds", type=int, default=2)
+    parser.add_argument("--choice-seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, help="runs at a time; by default as many as there are cores")
     parser.add_argument("--dry-run", action="store_true", help="say how long it will take, and end")
     parser.add_argument("--table", action="store_true", help="make real-tasks.md of the results that are there")
     options = parser.parse_args()
     for name in options.names:
-        methods = list(dict.fromkeys(["sgd", "sam", *options.methods]))  # what the others are held against
+        wanted = options.methods or CASES[name].methods
+        methods = list(dict.fromkeys(["sgd", "sam", *wanted]))  # what the others are held against
         asked = options.data, methods, options.seeds, options.choice_seeds
         print(f"{name}: {estimated(CASES[name], *asked)}", flush=True)
         if not options.dry_run:

@@ -13,8 +13,9 @@ def entry(method, mean, difference, ci95=None, diverged=(), **verdicts):
     versus = None if difference is None else {"difference": difference, "ci95": ci95, "beats": False, "behind": False}
     return {
         "method": method, "label": method, "value": {"mean": mean, "std": 0.1}, "rho": None, "cost": 1.0, "seeds": 2,
-        "cost_seconds": 1.0, "seconds": {"median": 2.0}, "diverged": list(diverged), "stopped_early": None,
-        "look": {"color": "#123456", "marker": "o"}, "versus_base": versus and versus | verdicts,
+        "cost_seconds": 1.0, "seconds": {"median": 2.0}, "hyperparameters": {"lr": 0.1}, "diverged": list(diverged),
+        "stopped_early": None, "look": {"color": "#123456", "marker": "o"},
+        "versus_base": versus and versus | verdicts,
     }  # fmt: skip
 
 
@@ -35,7 +36,7 @@ def test_verdicts(monkeypatch, goal):
     methods = [
         entry("sgd", 50.0, None),
         entry("sam", 50.0, sign * 2.0, sorted((sign * 1.5, sign * 2.5)), beats=True),
-        entry("ema", 50.0, sign * -1.0, sorted((sign * -1.5, sign * -0.5)), behind=True),
+        entry("ema:average=0.9", 50.0, sign * -1.0, sorted((sign * -1.5, sign * -0.5)), behind=True),
         entry("rst", 50.0, sign * 1.0, [-1.0, 3.0]),
         entry("late", 50.0, sign * 2.0, sorted((sign * 1.5, sign * 2.5)), [3], beats=True),
         entry("g-rst", None, None, None, [0, 1]),
@@ -43,12 +44,12 @@ def test_verdicts(monkeypatch, goal):
     summary = summarized(goal, *methods)
     found = {row["method"]: (row["verdict"], row["share"]) for row in real_page.rows("a", summary)}
     assert found["sam"] == ("better", 1.0)
-    assert found["ema"] == ("worse", -0.5)
+    assert found["ema:average=0.9"] == ("worse", -0.5)
     assert found["sgd"][0] == found["rst"][0] == ""
     assert found["late"][0] == found["g-rst"][0] == "diverged"
     page = real_page.page({"a": summary})
     assert "| g-rst | diverged |" in page
-    assert "| ema | 1 | 0 | 1 | -50% (-50%) | 1.00 | 1.00 | a |" in page
+    assert "| ema:average | 1 | 0 | 1 | -50% (-50%) | 1.00 | 1.00 | a |" in page
     figure = real_page.forest({"a": summary})
     assert "a, SAM: error -4.0 %, from -3.0 to -5.0 %" in figure
     assert "a, EMA: error +2.0 %" in figure
