@@ -28,9 +28,12 @@ import lite0
 from sharpless import GRST, RST, SAM
 from sharpless.lab import store
 from sharpless.report.statistics import estimate, paired
+from sharpless.schedules import Piecewise
 
 SETTING = {"train": 1000, "test": 2000, "pixels": 64, "batch": 50, "epochs": 8, "lr": 0.02, "momentum": 0.9}
 BATCH = SETTING["batch"]
+STEPS = SETTING["epochs"] * SETTING["train"] // BATCH
+LATE = Piecewise((0.0, 1.0), (0.75,))
 Examples = tuple[Tensor, Tensor]  # images (N, 3, height, width) of bytes and labels (N,)
 Result = dict[str, Any]  # accuracy, cost, seconds, and the version of sharpless
 Results = dict["Method", dict[int, Result]]
@@ -58,7 +61,12 @@ METHODS = (
     grid(0.25, 12, 0.05),
     grid(0.25, 25, 0.05),
     grid(0.25, 50, 0.05),
+    grid(0.5, 50, 0.05),
     grid(1.0, 25, 0.02),
+    Method("rst p=0.25", lambda base, **options: RST(base, 0.25, **options), BATCH, 0.05),
+    Method(
+        "late sam, last quarter", lambda base, **options: RST(base, LATE, total_steps=STEPS, **options), BATCH, 0.05
+    ),
 )
 
 
@@ -111,7 +119,7 @@ def execute(folder: Path, known: dict[str, Any], seeds: int, run: Callable[[Meth
     found: Results = {method: {} for method in METHODS}
     for seed in range(seeds):
         for method in METHODS:
-            path = folder / f"{method.name}-rho={method.rho:g}-seed={seed}.json".replace(" ", "-")
+            path = folder / f"{method.name}-rho={method.rho:g}-seed={seed}.json".replace(",", "").replace(" ", "-")
             if not path.exists():
                 finished = {"facts": known, "sharpless": version("sharpless"), "result": run(method, seed)}
                 store.write(path, json.dumps(finished, indent=1) + "\n")

@@ -24,7 +24,11 @@ METHODS = (
     "sgd", "sam", "rst:p=0.5", "g-rst:p=0.5", "g-rst:p=0.25",
     f"rst:p={LATE}0.5", f"rst:p={EARLY}0.5", f"rst:p={LATE}0.75",
 )  # fmt: skip
-MEASURES = {"trace": "trace", "eigenvalue": "largest eigenvalue", "sharpness": "sharpness, ρ = 0.05"}
+MEASURES = {
+    "trace": "trace", "eigenvalue": "largest eigenvalue", "sharpness": "sharpness, ρ = 0.05",
+    "adaptive": "adaptive sharpness, ρ = 0.5",
+}  # fmt: skip
+"""The last one stays the same when the weights of ReLU layers are rescaled."""
 DRAWS = 2000
 
 Table = numpy.ndarray[Any, Any]

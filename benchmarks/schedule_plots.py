@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from schedule_parts import EARLY, FALLING, LATE, RISING, UNEVEN
 from sharpless.lab.kinds import KINDS
-from sharpless.report.drawing import COLORS, WIDTH
+from sharpless.report.drawing import COLORS, PAPER, WIDTH
 
 Rows = Mapping[str, Mapping[str, Any]]
 """The rows of a case by their methods."""
@@ -130,10 +130,19 @@ def warmup(results: Mapping[str, Any]) -> Figure:
 def flatness(results: Mapping[str, Any]) -> Figure:
     """Return test errors against the sharpness of the minimum, a point for each run."""
     figure, (axes,) = frames(4.0)
+    named = set[str]()
     for method, runs in results["runs"].items():
-        look = KINDS[method.partition(":")[0]].look
+        kind, _, schedule = method.partition(":")
+        look, name = (
+            KINDS[kind].look,
+            results["labels"][method].partition(",")[0] + (", late or early" * ("@" in schedule)),
+        )
         x, y = ([run[key] for run in runs] for key in ("trace", "error"))
-        axes.plot(x, y, color=look.color, marker=look.marker, ms=3.5, linestyle="", label=results["labels"][method])
+        axes.plot(
+            x, y, color=look.color, marker=look.marker, ms=3.5, linestyle="", label=None if name in named else name,
+            mfc=PAPER if "@" in schedule else look.color,
+        )  # fmt: skip
+        named.add(name)
     axes.set(xscale="log", yscale="log", xlabel="trace of the Hessian", ylabel="test error %")
     for axis in axes.xaxis, axes.yaxis:
         axis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}", minor_locator=NullLocator())

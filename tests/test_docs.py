@@ -1,8 +1,10 @@
 """The pages under docs say what is so."""
 
+import json
 import re
 import textwrap
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -88,6 +90,9 @@ QUOTED = {  # what a page says: the file and the row that it is from
     "the last quarter reached 96.68 %": ("schedules-digits.md", "| RST, p=piecewise:0,1@0.75 | 0.8* | 96.68 ± 0.73 |"),
     "beats SAM by 0.0114 [0.0106, 0.0122]": ("schedules-forecast.md", "| sam | -0.0114 [-0.0122, -0.0106] |"),
     "is 2.44 [1.83, 3.05] points worse": ("schedules-digits.md", "| -2.44 [-3.05, -1.83] |"),
+    "ends 3.32 [2.57, 4.07] points below SAM": ("schedules-anneal.md", "| -3.32 [-4.07, -2.57] | 3.7e-06 |"),
+    "the tail ends at 97.20 %": ("schedules-anneal.md", "| temperon, last 30% | 0.8* | 97.20 ± 0.88 |"),
+    "0.68 [0.08, 1.28] below SAM": ("schedules-anneal.md", "| -0.68 [-1.28, -0.08] | 0.03 | 0.059 |"),
     "loses 7 points on average": ("finetune-batchnorm.md", "| 25 of 50 | 0.05 | 3 | 55.7 ± 2.9 | 1.12 | 103 | -7.0 ["),
     "| forecaster, 256 | 1.10 | 1.14 |": ("wallclock-cpu-1.md", "γ=1.98 (budget=1.1) | 1.08 | 1.10 | 1.14 ["),
     "| ResNet-18, 16 | 1.15 | 1.15 |": ("wallclock-cpu-1.md", "γ=4 (budget=1.1) | 1.11 | 1.15 | 1.15 ["),
@@ -103,6 +108,19 @@ def test_figures_in_sentences(said):
     file, row = QUOTED[said]
     assert any(said in " ".join(page.read_text("utf-8").replace("**", "").split()) for page in PAGES)
     assert row in (ROOT / "benchmarks/results" / file).read_text("utf-8")
+
+
+def test_flatness_in_sentences():
+    """Sees correlations on the page of schedules that are not those of the results file."""
+    said = " ".join((DOCS / "how-to/schedule.md").read_text("utf-8").split())
+    results = json.loads((ROOT / "benchmarks/results/schedules-flatness.json").read_text("utf-8"))
+    for found in (each for measure in results["correlations"].values() for each in measure.values()):
+        low, high = found["ci95"]
+        assert f"{found['correlation']:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−") in said
+    for method, runs in results["runs"].items():
+        if method in {"g-rst:p=0.25", "rst:p=0.5", "sam"}:
+            trace, error = (fmean(run[key] for run in runs) for key in ("trace", "error"))
+            assert re.search(rf"{trace:.0f} and (an error of )?{error:.2f} %", said)
 
 
 def test_the_task_of_the_documentation(tmp_path, monkeypatch):
