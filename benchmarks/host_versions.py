@@ -36,7 +36,7 @@ HOSTS = {
     "lightning": Host("lightning", "2.4.0", ("schedulefree",)),
     "fabric": Host("lightning", "2.4.0"),
     "accelerate": Host("accelerate", "1.0.1"),
-    "transformers": Host("transformers", "5.8.0", ("accelerate",)),
+    "transformers": Host("transformers", "5.8.0", ("accelerate", "trl", "peft", "datasets")),
     "timm": Host("timm", "1.0.12"),
     "skorch": Host("skorch", "1.1.0"),
     "ignite": Host("pytorch-ignite", "0.5.1"),
