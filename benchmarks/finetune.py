@@ -65,6 +65,9 @@ METHODS = (
     grid(1.0, 25, 0.02),
     Method("rst p=0.25", lambda base, **options: RST(base, 0.25, **options), BATCH, 0.05),
     Method(
+        "rst p=0.25 q=0.5", lambda base, **options: RST(base, 0.25, batch_fraction=0.5, **options), BATCH // 2, 0.05
+    ),
+    Method(
         "late sam, last quarter", lambda base, **options: RST(base, LATE, total_steps=STEPS, **options), BATCH, 0.05
     ),
 )
