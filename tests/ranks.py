@@ -184,7 +184,7 @@ def ddp_twice():
     model = network()
     both = [DistributedDataParallel(model) for _ in range(2)]
     opt = wrap(model, 1.0)
-    with pytest.raises(RuntimeError, match=r"model is in 2 DistributedDataParallel: set opt\.model"):
+    with pytest.raises(RuntimeError, match=r"model is wrapped by 2 DistributedDataParallel modules: set opt\.model"):
         list(opt.passes())
     opt.model = both[0]
     assert len(list(opt.passes())) == 2

@@ -100,6 +100,6 @@ def test_the_budget_decides_the_part():
     """Sees a batch_fraction of the user's silently replaced."""
     base = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
     for name in ("batch_fraction", "gamma", "p", "gamma_cap"):
-        with pytest.raises(ValueError, match=f"^{name} = 0.5 is what the budget decides"):
+        with pytest.raises(ValueError, match=f"^{name} = 0.5 is chosen by the budget"):
             GRST.for_budget(base, 1.1, batch_size=64, **{name: 0.5})
     assert "q = 0.1094" in repr(GRST.for_budget(base, 1.1, batch_size=64))

@@ -341,7 +341,7 @@ def test_plan_takes_any_budget(budget, capsys):
 def test_plan_of_too_small_a_budget(capsys):
     """Sees a budget that divides by zero, or γ = 10⁹ in the place of a word on what can be had."""
     assert main(["plan", "--budget", "1.000000000001", "--batch-size", "128"]) == 2
-    assert "the cheapest is 1.008, with 4 of 128 examples in 25 % of the steps" in capsys.readouterr().err
+    assert "the cheapest plan costs 1.008, with 4 of 128 examples in 25 % of the steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -454,7 +454,7 @@ def test_small_parts_warn_beside_batchnorm():
 def test_words_about_lengths():
     """Sees a remedy that leads into the next error."""
     opt = RST(sgd(network()), p=1.0, batch_fraction=0.5)
-    with pytest.raises(ValueError, match=r"3 and 4.*set batch_fraction = 1, which cuts no batch"):
+    with pytest.raises(ValueError, match=r"3 and 4.*set batch_fraction = 1, which splits no batch"):
         opt.passes((torch.ones(4), torch.ones(3)))
     with pytest.raises(ValueError, match=r"hand over tensors, as in passes\(\(x, y\)\)"):
         opt.passes()

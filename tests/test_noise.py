@@ -70,7 +70,7 @@ def test_noise_that_a_training_would_not_bear():
         m = round(64 * found.batch_fraction)
         assert m > 8
         assert (noise.get(m) or noise[16]) / found.p <= 10 + 1e-9
-    with pytest.raises(BudgetError, match=r"a noise that a training bears: the cheapest is 1\.0") as refused:
+    with pytest.raises(BudgetError, match=r"the measured noise: the cheapest plan costs 1\.0") as refused:
         plan(1.02, 64, noise=noise)
     assert refused.value.cheapest.cost > 1.02
 
@@ -85,7 +85,9 @@ def test_batchnorm_without_a_measurement():
     normalized, plain = problem(normalized=True)[0], problem(normalized=False)[0]
     assert made(1.1, plain).batch_fraction == 7 / 64
     assert made(1.25, normalized).batch_fraction == 0.5
-    with pytest.raises(BudgetError, match=r"the cheapest is 1\.125, .*model has BatchNorm.* noise = part_noise"):
+    with pytest.raises(
+        BudgetError, match=r"the cheapest plan costs 1\.125, .*model has BatchNorm.* noise = part_noise"
+    ):
         made(1.1, normalized)
     assert made(1.1, normalized, noise=dict.fromkeys((4, 64), 1.0)).batch_fraction == 7 / 64
 
@@ -93,5 +95,5 @@ def test_batchnorm_without_a_measurement():
 @pytest.mark.parametrize("noise", [{}, {32: 1.0}, {4: -1.0, 64: 1.0}, {4: math.nan, 64: 1.0}])
 def test_noise_that_says_nothing(noise):
     """Sees a plan made of noise that is none."""
-    with pytest.raises(ValueError, match=r"noise = .* says nothing of a batch of 64"):
+    with pytest.raises(ValueError, match=r"noise = .* does not fit a batch of 64"):
         plan(1.1, 64, noise=noise)

@@ -1,13 +1,13 @@
-"""Where to climb: the perturbation ε of the weights, a function of (weights, gradients, ρ).
+"""The perturbation ε of the weights, a function of (weights, gradients, ρ).
 
 Any function with the arguments of `sam` can be the `ascent` of RST, GRST and SAM:
 
 >>> def signs(weights, grads, rho):
 ...     return [radius * grad.sign() for grad, radius in zip(grads, rho)]
 
-It returns new tensors, and leaves weights and gradients as they are. One that learns from step to step, as `Friendly`
-does, names `slots` and takes a fourth argument: for each weight a dict with a tensor of its shape for each slot, at
-first 0, which is part of the optimizer's state.
+It returns new tensors, and does not change weights and gradients. An ascent with state, such as `Friendly`, has an
+attribute `slots` with names, and takes a fourth argument: one dict for each weight. The dict holds one tensor of the
+weight's shape for each slot, at first 0. These tensors are part of the optimizer's state.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,23 +20,22 @@ from sharpless.tensors import buckets, global_norm, local
 __all__ = ["Ascent", "Friendly", "asam", "normalization_parameters", "sam"]
 
 Ascent = Callable[..., list[Tensor]]
-"""A function of (weights, gradients, ρ), and of a memory where it has slots, that returns ε."""
+"""A function of (weights, gradients, ρ) that returns ε; one with `slots` also takes their tensors."""
 
 _SMALLEST_NORM = 1e-12
-"""Below this norm a gradient counts as zero and the perturbation fades out, instead of dividing by zero."""
+"""The smallest divisor in ρ·g/‖g‖: it prevents a division by zero."""
 
 
 def sam(weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float]) -> list[Tensor]:
     """Return ε = ρ·g/‖g‖ with one global L2 norm over all `grads` (SAM, arXiv 2010.01412, equation 2).
 
     Args:
-        weights: the weights to be perturbed, of DTensors the shards on this rank; SAM's direction does not
-            depend on them.
+        weights: the weights to perturb; for DTensors, the shards on this rank. SAM's direction does not depend on them.
         grads: their gradients, of the same shapes; any mixture of devices and dtypes.
         rho: the radius for each of them.
 
     Returns:
-        ε, one tensor for each weight, of DTensors the shards on this rank. A zero gradient gives zeros.
+        ε, one tensor for each weight; for DTensors, the shards on this rank. A zero gradient gives zeros.
 
     >>> sam([torch.zeros(2)], [torch.tensor([3.0, 4.0])], [0.1])
     [tensor([0.0600, 0.0800])]
@@ -49,15 +48,15 @@ def sam(weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float]
 def asam(weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float], eta: float = 0.01) -> list[Tensor]:
     """Return ε = ρ·T²g/‖Tg‖ with T = |w| + η (ASAM, arXiv 2102.11600, equation 3): large weights move further.
 
-    Rescaling layers so that the network stays the same changes ε as it changes the weights, up to η. ρ is
-    another one than SAM's: about ten times it (the paper takes 0.5 to 2). For another η give
+    A rescaling of layers that does not change the function of the network rescales ε like the weights, up to η. ρ has
+    another scale than SAM's: about ten times larger (the paper uses 0.5 to 2). To change η, pass
     `functools.partial(asam, eta=…)`.
 
     Args:
-        weights: the weights to be perturbed, as for `sam`.
+        weights: the weights to perturb, as for `sam`.
         grads: their gradients.
         rho: the radius for each of them.
-        eta: η, which lets weights of zero move too.
+        eta: η; with η > 0, weights of zero move too.
 
     Returns:
         ε, as for `sam`.
@@ -72,17 +71,17 @@ def asam(weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float
 
 
 class Friendly:
-    """Climb along ε = ρ·d/‖d‖, d = g − σm, where m is a running mean of past gradients (F-SAM, arXiv 2403.12350).
+    """Perturb by ε = ρ·d/‖d‖, d = g − σm, where m is a running mean of past gradients (F-SAM, arXiv 2403.12350).
 
-    What the gradients of past steps have in common is taken out of the direction; the noise of the batch stays. As in
-    the authors' code, a parameter's first climb is SAM's, m starts at its first gradient, and later gradients join m
-    after it was used. m takes as much memory as the gradients, and is kept with the optimizer's state. Gradients that
-    are not finite leave it as it is. Beside GradScaler give it a fixed scale (a large growth_interval), since m is of
-    scaled gradients.
+    The direction loses the common part of past gradients, and keeps the noise of the batch. As in the authors' code,
+    the first perturbation of a parameter is SAM's, m starts at its first gradient, and later gradients update m after
+    it was used. m takes as much memory as the gradients, and is saved with the optimizer's state. Gradients that are
+    not finite do not change m. With GradScaler, use a constant scale (a large growth_interval), since m averages scaled
+    gradients.
 
     Args:
-        sigma: σ, how much of m to take out.
-        decay: λ in m ← λm + (1−λ)g, once for each climb.
+        sigma: σ, the multiple of m to subtract.
+        decay: λ in m ← λm + (1−λ)g, applied once for each perturbation.
 
     >>> climb, memory = Friendly(), [{"friendly_mean": torch.zeros(2)}]
     >>> climb([torch.zeros(2)], [torch.tensor([3.0, 4.0])], [1.0], memory)
@@ -103,13 +102,13 @@ class Friendly:
     def __call__(
         self, weights: Sequence[Tensor], grads: Sequence[Tensor], rho: Sequence[float], memory: list[dict[str, Tensor]]
     ) -> list[Tensor]:
-        """Return ε, as `sam` does; `memory` is a dict for each weight, and keeps m."""
+        """Return ε, as `sam` does; `memory` holds a dict with m for each weight."""
         finite = global_norm(grads).isfinite()
         directions = []
         for grad, kept in zip(grads, memory, strict=True):
             new, mean = local(grad), local(kept["friendly_mean"])
             directions.append(new - self.sigma * mean)
-            # Without a wait for the device: a mean of zeros is none yet, and takes the gradient whole.
+            # A mean of zeros has not started, and becomes the gradient. This check does not wait for the device.
             is_first = global_norm([mean], placed_like=[grad]) == 0
             weight = torch.where(is_first.to(mean.device), mean.new_ones(()), mean.new_full((), 1.0 - self.decay))
             mean.lerp_(torch.where(finite.to(new.device), new, mean), weight)
@@ -126,7 +125,7 @@ def normalization_parameters(model: nn.Module) -> list[nn.Parameter]:
     [(3,), (3,)]
 
     Raises:
-        ValueError: there are none.
+        ValueError: `model` has none.
     """
     layers = [module for module in model.modules() if "Norm" in type(module).__name__]
     found = [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
@@ -136,12 +135,12 @@ def normalization_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _scaled(directions: list[Tensor], rho: Sequence[float], norm: Tensor) -> list[Tensor]:
-    """Return ρ·d/‖d‖, where `norm` is ‖d‖ or what stands in its place."""
+    """Return ρ·d/`norm`, where `norm` is ‖d‖, or ‖Tg‖ for ASAM."""
     norm = norm.clamp_min(_SMALLEST_NORM)
     eps = list(directions)
     for (device, dtype, _), where in buckets(directions, rho).items():
         scale = (rho[where[0]] / norm).to(device)
-        if dtype == torch.float16:  # in which ρ/‖d‖ may overflow
+        if dtype == torch.float16:  # where ρ/‖d‖ may overflow
             scaled = [(eps[i].float() * scale).to(dtype) for i in where]
         else:
             scaled = list(torch._foreach_mul([eps[i] for i in where], scale.to(dtype)))

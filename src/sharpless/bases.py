@@ -1,4 +1,4 @@
-"""The base optimizers: what can be wrapped, and several of them as one."""
+"""The base optimizers: checks that they can be wrapped, and several of them as one."""
 
 import inspect
 from collections import defaultdict
@@ -13,12 +13,12 @@ __all__ = ["Several", "all_of", "check", "parameters_of", "step"]
 
 
 def step(base: Optimizer, loss: Any = None, *, lost_graph: bool = False) -> None:
-    """Let `base` take its step; one that reads the loss of a closure is given `loss`.
+    """Take a step of `base`, and give it `loss` if its `step` takes a closure.
 
     Args:
         base: the optimizer.
-        loss: what a closure has returned, or None.
-        lost_graph: whether gradients came with a graph, which those in `.grad` have no more.
+        loss: the loss that a closure returned, or None.
+        lost_graph: whether gradients had an autograd graph, which the sum in `.grad` has lost.
 
     Raises:
         RuntimeError: `base` needs that graph.
@@ -31,8 +31,8 @@ def step(base: Optimizer, loss: Any = None, *, lost_graph: bool = False) -> None
     except RuntimeError as error:
         if lost_graph and "does not require grad" in str(error):
             raise RuntimeError(
-                f"{type(base).__name__} differentiates the gradient, and that of a sharpness-aware step has "
-                "no graph: choose another base, or p = 0"
+                f"{type(base).__name__} differentiates the gradient, but the gradient of a sharpness-aware "
+                "step has no graph: choose another base, or p = 0"
             ) from error
         raise
 
@@ -41,7 +41,7 @@ def check(base: Any, name: str = "base") -> None:
     """Check that `base`, an argument called `name`, can be wrapped.
 
     Raises:
-        TypeError: it is no optimizer instance, is wrapped already, or calls a closure of its own.
+        TypeError: it is not an optimizer instance, is already wrapped, or requires a closure.
         ValueError: its parameters belong to FullyShardedDataParallel.
     """
     if not isinstance(base, Optimizer):
@@ -53,7 +53,9 @@ def check(base: Any, name: str = "base") -> None:
         Optimizer.__setstate__(base, {})
     closure = inspect.signature(base.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
-        raise TypeError(f"{type(base).__name__} calls a closure of its own many times a step: choose another base")
+        raise TypeError(
+            f"{type(base).__name__} requires a closure, which it calls many times in a step: choose another base"
+        )
     if any(getattr(parameter, "_fsdp_flattened", False) for parameter in parameters_of(base)):
         raise ValueError(
             f"{name} trains parameters of FullyShardedDataParallel, whose norm no rank knows: shard the model with "
@@ -62,23 +64,23 @@ def check(base: Any, name: str = "base") -> None:
 
 
 def parameters_of(base: Optimizer) -> list[Tensor]:
-    """Return the parameters that `base` trains, each of them once."""
-    # By id, since hashing a tensor is a call of Python's.
+    """Return the parameters that `base` trains, each once."""
+    # By id, since hashing a tensor calls a Python function, which is slow.
     return list({id(parameter): parameter for group in base.param_groups for parameter in group["params"]}.values())
 
 
 class Several(Optimizer):
-    """Several optimizers with parameters of their own, which take their steps together.
+    """Several optimizers of different parameters, which take their steps together.
 
-    Groups, state and state dict are those of one optimizer that has the groups of the first, then those of the second,
-    and so on. Learning-rate schedulers can be built on each of them or on the whole.
+    Groups, state and state dict look like those of one optimizer: first the groups of the first, then those of the
+    second, and so on. A learning-rate scheduler can be built on each of them or on all together.
 
     Args:
         bases: the optimizers.
 
     Raises:
         TypeError: one of them cannot be wrapped.
-        ValueError: there are none, or two of them train the same parameter.
+        ValueError: the list is empty, or two of them train the same parameter.
     """
 
     def __init__(self, bases: Sequence[Optimizer]) -> None:
@@ -95,7 +97,7 @@ class Several(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The parameter groups of all."""
+        """The parameter groups of all optimizers."""
         return [group for base in self.bases for group in base.param_groups]
 
     @param_groups.setter
@@ -105,7 +107,7 @@ class Several(Optimizer):
 
     @property
     def state(self) -> Any:
-        """The state of all, by parameter; to read, not to write."""
+        """The state of all optimizers, by parameter; read-only."""
         return {key: value for base in self.bases for key, value in base.state.items()}
 
     @state.setter
@@ -120,18 +122,18 @@ class Several(Optimizer):
         Raises:
             TypeError: always.
         """
-        raise TypeError("add_param_group: there are several optimizers: call it on the one that shall train the group")
+        raise TypeError("add_param_group: there are several optimizers: call it on the one that is to train the group")
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of all."""
+        """Clear the gradients of all optimizers."""
         for base in self.bases:
             base.zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Let all of them take their steps.
+        """Take a step of each optimizer.
 
         Args:
-            closure: computes the gradients, and the loss, which all of them are given.
+            closure: computes the gradients and the loss, which each optimizer gets.
 
         Returns:
             The loss, or None without a closure.
@@ -159,7 +161,7 @@ class Several(Optimizer):
         """Load what `state_dict` returned.
 
         Raises:
-            ValueError: it has another number of groups.
+            ValueError: it does not fit these optimizers.
         """
         groups = state_dict["param_groups"]
         if len(groups) != len(self.param_groups):

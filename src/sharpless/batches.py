@@ -1,4 +1,4 @@
-"""A batch as the loop knows it, any nest of tensors: its length, and a part of it."""
+"""A batch, any nest of tensors: its length, and parts of it."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
@@ -12,7 +12,7 @@ __all__ = ["copied", "length", "part", "split"]
 
 
 def length(batch: Any) -> int | None:
-    """Return the number of examples in `batch`, None where no tensor tells it.
+    """Return the number of examples in `batch`, or None if no tensor has a length.
 
     >>> import torch
     >>> length({"x": torch.zeros(8, 3), "y": [torch.zeros(8), "a note"]}), length(None)
@@ -25,7 +25,7 @@ def length(batch: Any) -> int | None:
     if len(lengths) > 1:
         raise ValueError(
             f"the tensors of the batch have lengths {' and '.join(map(str, lengths))}: "
-            "give tensors of one length, or set batch_fraction = 1, which cuts no batch"
+            "give tensors of one length, or set batch_fraction = 1, which splits no batch"
         )
     return lengths[0] if lengths else None
 
@@ -33,8 +33,8 @@ def length(batch: Any) -> int | None:
 def part(batch: Any, start: int, end: int) -> Any:
     """Return the examples `start` to `end` of `batch`, in the same nest; tensors are views.
 
-    What has no examples (numbers, 0-dim tensors, None) is handed on whole; lists without tensors that have an entry
-    for each example, such as names, are cut as the tensors are.
+    Values without examples (numbers, 0-dim tensors, None) are returned unchanged. Lists without tensors that have one
+    entry for each example, such as names, are cut like the tensors.
 
     >>> import torch
     >>> part((torch.arange(4), ["a", "b", "c", "d"], 0.5), 1, 3)
@@ -47,10 +47,10 @@ def part(batch: Any, start: int, end: int) -> Any:
 
 
 def split(batch: Any, share: float, *, fewest: int) -> tuple[Any, float, Any]:
-    """Return the first examples of `batch`, their share in fact, and the other examples.
+    """Return the first examples of `batch`, their actual share, and the other examples.
 
-    Where one of the two parts would have fewer than `fewest` examples, the first one is the whole batch, and None the
-    other.
+    If one of the two parts would have fewer than `fewest` examples, the first part is the whole batch and the other is
+    None.
 
     >>> import torch
     >>> split(torch.arange(8), 0.3, fewest=2)
@@ -70,8 +70,8 @@ def split(batch: Any, share: float, *, fewest: int) -> tuple[Any, float, Any]:
 def copied(batch: Any) -> Any:
     """Return a copy of the nest, with copies of its tensors and arrays, so that a loop body may change it in place.
 
-    Tensors that require gradients or lie in pinned memory are handed on as they are, and so is what is no tensor,
-    array, tuple, list, mapping or dataclass.
+    Tensors that require gradients or lie in pinned memory are not copied, nor are objects other than tensors, arrays,
+    tuples, lists, mappings and dataclasses.
 
     >>> import torch
     >>> batch = {"x": torch.ones(2), "y": [1, 2]}
@@ -79,7 +79,7 @@ def copied(batch: Any) -> Any:
     (tensor([0., 0.]), {'x': tensor([1., 1.]), 'y': [1, 2]})
     """
     if isinstance(batch, Tensor):
-        # Pinned memory is there to be copied to a device, and the copy is what a body would change.
+        # Pinned memory is copied to a device, and a loop body would change that copy.
         on_gpus = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         if batch.requires_grad or (on_gpus and batch.is_pinned()):
             return batch
@@ -95,7 +95,7 @@ _ATOMS = {int, float, complex, bool, str, bytes}
 
 
 def _is_nest(batch: Any) -> bool:
-    """Return whether there may be tensors in `batch`; lists of numbers or strings are not looked through."""
+    """Return whether there may be tensors in `batch`; lists of numbers or strings are not searched."""
     if isinstance(batch, list):
         return not set(map(type, batch)) <= _ATOMS
     if isinstance(batch, tuple):
@@ -115,13 +115,13 @@ def _rebuilt(batch: Any, change: Callable[[Any], Any]) -> Any:
         changed = {key: change(value) for key, value in batch.items()}
         if not isinstance(batch, MutableMapping):
             return type(batch)(changed)  # type: ignore[call-arg]
-        twin: Any = copy.copy(batch)  # of its own class, as Hugging Face's batches are
+        twin: Any = copy.copy(batch)  # keeps the class, such as that of Hugging Face's batches
         for key, value in changed.items():
             twin[key] = value
         return twin
     if isinstance(batch, tuple):
         values = [change(value) for value in batch]
-        # A named tuple may have a constructor of its own.
+        # A named tuple may have another constructor.
         return tuple.__new__(type(batch), values) if hasattr(batch, "_fields") else type(batch)(values)
     twin = copy.copy(batch)
     if isinstance(batch, list):
@@ -144,7 +144,7 @@ def _lengths(batch: Any) -> Iterator[int]:
 
 def _check_dense(tensor: Tensor) -> None:
     if tensor.layout is not torch.strided or tensor.is_nested:
-        raise TypeError("batch_fraction cannot cut a sparse or nested tensor: hand over dense ones")
+        raise TypeError("batch_fraction cannot split a sparse or nested tensor: pass dense ones")
 
 
 def _part(batch: Any, start: int, end: int, examples: int | None) -> Any:

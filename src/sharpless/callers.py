@@ -1,4 +1,4 @@
-"""Which framework calls the optimizer, found from the frames when there is something to say about it."""
+"""Which framework calls the optimizer: read from the call stack, only when a message needs it."""
 
 import sys
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ class Host:
     """A framework that calls `step`.
 
     Attributes:
-        title: what it is called.
-        name: of its page in docs/hosts, and of its module in sharpless.hosts where it needs one.
-        in_closure: what its closures do beside forward and backward, where it hands some to `step`.
+        title: its name in messages.
+        name: the name of its page in docs/hosts, and of its module in sharpless.hosts if it has one.
+        in_closure: what its closures do besides forward and backward, if it passes closures to `step`.
     """
 
     title: str
@@ -23,8 +23,8 @@ class Host:
     in_closure: str = "clips and logs"
 
     @property
-    def cure(self) -> str:
-        """What makes its steps sharpness-aware."""
+    def remedy(self) -> str:
+        """How to make its steps sharpness-aware."""
         page = f"docs/hosts/{self.name}.md"
         if util.find_spec(f"sharpless.hosts.{self.name}") is None:
             return f"see {page}"
@@ -50,14 +50,14 @@ HOSTS = {
     "accelerate": Host("Accelerate", "accelerate"),
     "deepspeed": Host("DeepSpeed", "deepspeed"),
 }
-"""By the modules that they call `step` from; those that others are built on come last."""
+"""Frameworks by the modules that call `step`; those that other frameworks are built on come last."""
 CLOSURES = {
     "lightning.pytorch.loops.optimization.automatic": LIGHTNING,
     "pytorch_lightning.loops.optimization.automatic": LIGHTNING,
     "skorch.net": SKORCH,
     "composer.trainer": COMPOSER,
 }
-"""By the modules in which they call `step` with a closure that clips and logs."""
+"""Frameworks by the modules that call `step` with a closure that clips and logs."""
 
 
 def modules() -> Iterator[str]:
@@ -69,12 +69,12 @@ def modules() -> Iterator[str]:
 
 
 def host() -> Host | None:
-    """Return the host that is among the callers."""
+    """Return the framework among the callers, or None."""
     return _first(HOSTS)
 
 
 def host_of_closure() -> Host | None:
-    """Return the host among the callers that hands over closures which do more than forward and backward."""
+    """Return the framework among the callers whose closures do more than forward and backward, or None."""
     return _first(CLOSURES)
 
 

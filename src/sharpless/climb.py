@@ -1,4 +1,4 @@
-"""The climb of one optimizer: which weights are displaced, and by what."""
+"""The perturbation of one optimizer's weights: which are displaced, and by which ε."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -28,13 +28,13 @@ class _Climber(NamedTuple):
 
     @property
     def uphill(self) -> Tensor:
-        """The gradient of what is minimized: maximizing f is minimizing −f."""
+        """The gradient of the minimized function: maximizing f is minimizing −f."""
         grad = placed_as(self.parameter, self.grad)
         return -grad if self.maximized else grad
 
 
 class Climb:
-    """Where to climb, and what the ascent remembers of each parameter.
+    """The perturbation ε, and the state of the ascent for each parameter.
 
     Args:
         ascent: the function that returns ε.
@@ -45,13 +45,13 @@ class Climb:
         self._ascent, self._only = ascent, only
         self._slots: tuple[str, ...] = getattr(ascent, "slots", ())
         self._early: dict[Tensor, dict[str, Tensor]] = {}
-        self._met: list[_Climber] = []
+        self._expected: list[_Climber] = []
 
-    def goes_anywhere(self, base: Optimizer) -> bool:
+    def can_perturb(self, base: Optimizer) -> bool:
         """Return whether a parameter of `base` may be displaced.
 
         Raises:
-            RuntimeError: all that may be have left `base`.
+            RuntimeError: `base` no longer has any parameter of `only`.
         """
         only = self._only
         if any(
@@ -61,8 +61,8 @@ class Climb:
             return True
         if only is not None and only.isdisjoint(parameters_of(base)):
             raise RuntimeError(
-                "base has none of the parameters of only any more, which were replaced when the model was sharded: "
-                "wrap base after that, or scale groups by a rho of their own in place of only"
+                "base no longer has any of the parameters in only, because sharding the model replaced them: "
+                "wrap base after sharding, or set a rho in each parameter group in place of only"
             )
         return False
 
@@ -70,13 +70,13 @@ class Climb:
     def displacement(
         self, base: Optimizer, clean: Gradients, share: float = 1.0, *, keep_strength: bool = True
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the weights to move, of DTensors the shards on this rank, and by what.
+        """Return the weights to move (for DTensors, the shards on this rank), and their ε.
 
         Args:
-            base: the optimizer whose parameters climb.
+            base: the optimizer whose parameters are perturbed.
             clean: the gradients of its parameters.
-            share: the share q of the batch that they are of.
-            keep_strength: whether to climb by ρ√q, or by ρ.
+            share: the share q of the batch that these gradients are computed on.
+            keep_strength: whether the radius is ρ√q, or ρ.
 
         Raises:
             ValueError: the ascent returned too few or too many perturbations.
@@ -95,12 +95,12 @@ class Climb:
 
     @torch.no_grad()
     def square(self, base: Optimizer, clean: Gradients) -> Tensor | None:
-        """Return ‖g‖² over the parameters that are displaced, as a 0-dim tensor; None where none has a gradient."""
+        """Return ‖g‖² over the parameters that are displaced, as a 0-dim tensor; None if none has a gradient."""
         grads = [climber.uphill for climber in self._climbers(base, clean)]
         return global_norm(grads).double().square() if grads else None
 
     def _climbers(self, base: Optimizer, grads: Sequence[Tensor | None]) -> Iterator[_Climber]:
-        # By id, since hashing a tensor is a call of Python's; a parameter may stand in a group twice.
+        # By id, since hashing a tensor calls a Python function, which is slow; a parameter may stand in a group twice.
         remaining = dict(zip(map(id, parameters_of(base)), grads, strict=True))
         for optimizer, key, group in keyed_groups(base):
             maximized = bool(group.get("maximize", getattr(optimizer, "maximize", False)))
@@ -110,37 +110,37 @@ class Climb:
                     yield _Climber(optimizer, parameter, grad, group[key], maximized)
 
     def begin_memory(self, base: Optimizer) -> None:
-        """Give the ascent its slots where `base` has a state already; elsewhere they come after that."""
+        """Create the ascent's slots for parameters that already have a state; others get them later."""
         if self._slots:
             for climber in self._climbers(base, parameters_of(base)):
                 if climber.optimizer.state.get(climber.parameter):
                     self._memory_of(climber)
 
     def expect_memory(self, base: Optimizer) -> None:
-        """Give the ascent its slots for all parameters that the coming step of `base` gives a state.
+        """Create the ascent's slots for all parameters that get a state in the next step of `base`.
 
-        From the first step on: distributed checkpoints load what is there.
+        They exist from the first step on, since distributed checkpoints load only into existing state.
         """
-        self._met = []
+        self._expected = []
         if self._slots:
-            self._met = list(self._climbers(base, [parameter.grad for parameter in parameters_of(base)]))
-        for climber in self._met:
+            self._expected = list(self._climbers(base, [parameter.grad for parameter in parameters_of(base)]))
+        for climber in self._expected:
             self._memory_of(climber)
 
     def settle_memory(self) -> None:
-        """Move the memory of parameters that the base has met in its step into its state."""
-        met, self._met = self._met, []
-        for climber in met:
+        """Move the ascent's slots into the state that the base created in its step."""
+        expected, self._expected = self._expected, []
+        for climber in expected:
             climber.optimizer.state[climber.parameter].update(self._early.pop(climber.parameter, {}))
 
     def forget(self) -> None:
-        """Forget what is not yet in the state of the base."""
+        """Discard slots that are not yet in the state of the base."""
         self._early.clear()
 
     def _memory_of(self, climber: _Climber) -> dict[str, Tensor]:
-        """Return what the ascent remembers of a parameter: its state, or what will join that after the base's step.
+        """Return the dict with the ascent's slots: the parameter's state, or a dict that joins it after a step.
 
-        Optimizers take a parameter with state for one that they have met, so theirs has to come first.
+        Optimizers only initialize an empty state, so the base must create its entries first.
         """
         parameter = climber.parameter
         state: dict[str, Tensor] = climber.optimizer.state.get(parameter) or self._early.setdefault(parameter, {})

@@ -1,4 +1,4 @@
-"""A closure that is handed to `step`: it computes the gradients of the passes, or clips and logs after them."""
+"""A closure that is passed to `step`: it computes the gradients of the passes, or clips and logs after them."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,18 +24,18 @@ def evaluate(
     """Return the clean loss of `closure`, and leave the gradient of the step in `.grad`.
 
     Args:
-        closure: what the loop or its host hands to `step`.
-        memory: of the optimizer.
-        parameters: those that are trained.
-        passes: begins a loop over passes without a batch; `again` lets a pass be repeated that brought no gradient.
-        schedule: of sharpness-aware steps.
-        batch_fraction: the share of the batch to climb with, which a closure cannot cut.
+        closure: the closure that the loop or its framework passes to `step`.
+        memory: the memory of the optimizer.
+        parameters: the trained parameters.
+        passes: starts a loop over passes without a batch; with `again`, a pass without a gradient is repeated.
+        schedule: the schedule p(t) of sharpness-aware steps.
+        batch_fraction: the share q of the batch to climb with; a closure cannot split its batch.
 
     Raises:
-        RuntimeError: a part of the batch was asked for, or gradients arrive after those of passes.
+        RuntimeError: `batch_fraction` is below 1, or the closure computes gradients after `passes` did.
     """
     misuse.check_scaler()
-    # Hosts hand over closures that clip, log or do nothing after passes(), or that loop over them.
+    # Frameworks pass closures that clip, log or do nothing after passes(), or that loop over passes() themselves.
     if memory.closure_has_passes:
         with torch.enable_grad():
             return closure()
@@ -47,7 +47,7 @@ def evaluate(
             f"batch_fraction = {batch_fraction:g} needs the batch, which step(closure) does not see: run "
             "forward and backward in `for x, y in opt.passes((x, y))`, and call step()"
         )
-    if again and not memory.looked_at_closure and schedule.mean() > 0:  # once, since looking takes a walk
+    if again and not memory.looked_at_closure and schedule.mean() > 0:  # once: it reads the call stack
         memory.looked_at_closure = True
         misuse.warn_of_closure()
     losses = []
@@ -58,17 +58,17 @@ def evaluate(
 
 
 def _after_passes(closure: Callable[[], Any], parameters: list[Tensor]) -> Any:
-    """Return what a closure returns that may read the gradient of the step, and compute none.
+    """Return the result of a closure that may read the gradient of the step, but must not compute gradients.
 
     Raises:
-        RuntimeError: it computes one.
+        RuntimeError: it computes gradients.
     """
     with torch.enable_grad(), gradients.arrival(parameters) as arrived:
         loss = closure()
     if arrived:
         gradients.take(parameters)
         raise RuntimeError(
-            "the closure of step() computed gradients, after passes() had: run all micro-batches of a step in "
+            "the closure of step() computed gradients, but passes() already did: run all micro-batches of a step in "
             "loops over passes(), or all in closures"
         )
     return loss

@@ -9,10 +9,9 @@ __all__ = ["evenly", "uniform"]
 def uniform(seed: int, step: int) -> float:
     """Return the uniform draw in [0, 1) that belongs to `step` of the run with `seed`.
 
-    A step with probability p is sharpness-aware when its draw is below p. The draw is a hash of
-    (seed, step) and of nothing else: every rank sees the same coin without communication, a resumed run
-    needs one integer, the sharpness-aware steps at p = 0.3 are among those at p = 0.5, and the
-    generators of torch, NumPy and Python are left alone.
+    A step with probability p is sharpness-aware when its draw is below p. The draw is a hash of (seed, step) only. So
+    every rank sees the same coin without communication, and a resumed run needs one integer. The sharpness-aware steps
+    at p = 0.3 are among those at p = 0.5. The generators of torch, NumPy and Python are not used.
 
     >>> uniform(seed=0, step=7) == uniform(seed=0, step=7)
     True
@@ -24,9 +23,10 @@ def uniform(seed: int, step: int) -> float:
 
 
 def evenly(seed: int, before: float, p: float) -> bool:
-    """Return whether systematic sampling takes a step: as many steps as Σp says, evenly spread, from a random start.
+    """Return whether systematic sampling selects a step: Σp steps in all, evenly spread, from a random start.
 
-    Each step is taken with probability p over the seeds, as with the coin; but their number is Σp rounded up or down.
+    Over the seeds, each step is selected with probability p, as with the coin. But the number of steps is always Σp,
+    rounded up or down.
 
     >>> [evenly(seed=1, before=0.25 * step, p=0.25) for step in range(8)].count(True)
     2
@@ -34,7 +34,7 @@ def evenly(seed: int, before: float, p: float) -> bool:
     Args:
         seed: decides the start.
         before: the sum of p over the steps before this one.
-        p: the probability of this one.
+        p: the probability of this step.
     """
     start = uniform(seed, -1)
     return p >= 1.0 or math.floor(start + (before + p)) > math.floor(start + before)

@@ -1,4 +1,4 @@
-"""The ledger: what sharpness-aware training costs, in units of one gradient of the whole batch."""
+"""The cost of sharpness-aware training, in units of one gradient of the whole batch."""
 
 import math
 from bisect import bisect_left
@@ -10,12 +10,12 @@ from sharpless.schedules import Schedule
 __all__ = ["BudgetError", "Cost", "Plan", "expected_cost", "expected_sharp_steps", "plan"]
 
 ADDED_UP = 100_000
-"""The most steps whose probabilities are added up one by one."""
+"""Up to this number of steps, probabilities are summed one by one."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run has spent so far.
+    """The passes that a run has used so far.
 
     >>> Cost(steps=4, sharp_steps=1, passes=5.0, plain_passes=4.0).ratio
     1.25
@@ -24,23 +24,23 @@ class Cost:
     steps: int
     """Optimizer steps."""
     sharp_steps: int
-    """Sharpness-aware ones among them."""
+    """Sharpness-aware steps among them."""
     passes: float
-    """Forward-backward passes spent; under gradient accumulation each micro-batch counts."""
+    """Forward-backward passes used; with gradient accumulation, each micro-batch counts."""
     plain_passes: float
-    """Forward-backward passes that the base optimizer alone would have spent."""
+    """Forward-backward passes that the base optimizer alone would have used."""
 
     @property
     def ratio(self) -> float:
-        """Passes spent per pass of plain training; 1 before the first step."""
+        """Passes per pass of plain training; 1 before the first step."""
         return self.passes / self.plain_passes if self.plain_passes else 1.0
 
 
 def expected_sharp_steps(schedule: Schedule, total_steps: int) -> float:
     """Return the expected number of sharpness-aware steps, Σ p(t) over the steps t = 0 … T−1.
 
-    Beyond 100,000 steps it is T times the mean of p, by its integral: less than a step beside the sum for every place
-    where p jumps, and for p(0) − p(1).
+    Beyond 100,000 steps it is T times the mean of p, by its integral. This differs from the sum by less than one step
+    for each jump of p, and for p(0) − p(1).
 
     >>> from sharpless.schedules import Linear
     >>> expected_sharp_steps(Linear(0, 1), 5)
@@ -68,7 +68,7 @@ def expected_cost(schedule: Schedule, total_steps: int | None = None, batch_frac
 
 @dataclass(frozen=True)
 class Plan:
-    """How to spend a budget: p, q and γ of G-RST."""
+    """The p, q and γ of G-RST that a budget allows."""
 
     p: float
     """The probability of a sharpness-aware step."""
@@ -77,9 +77,9 @@ class Plan:
     gamma: float
     """The weight γ of the perturbed gradient."""
     why: str
-    """The reason, for people."""
+    """The reason, as a sentence."""
     seconds: float | None = None
-    """The expected cost on the clock, in units of plain training, where the seconds of passes were known."""
+    """The expected time, in units of plain training; None if the plan used no measured seconds."""
 
     @property
     def cost(self) -> float:
@@ -91,21 +91,21 @@ SMALLEST_PART = 4
 """The fewest examples that a plan climbs with."""
 
 HIGHEST_GAMMA = 4.0
-"""The largest γ ÷ degree of a plan: beyond it the correction was found to buy little."""
+"""The largest γ ÷ degree of a plan: beyond it the correction hardly helped."""
 
 NOISE = 0.7
-"""r(m) of a part of m examples falls as m to this power: mostly by 5 to 10 from m = 4 to 64 (variance.md), 16^0.7."""
+"""r(m) falls as m^-0.7, by 16^0.7 = 7 from m = 4 to 64; measured: mostly 5 to 10 (benchmarks/results/variance.md)."""
 
 MOST_NOISE = 10.0
-"""The largest second moment of a step's correction, in units of SAM's, if it was measured (docs/how-to/budget.md)."""
+"""The largest second moment of a step's correction, in units of SAM's, if `noise` is given (docs/how-to/budget.md)."""
 
 
 TOLERANCE = 0.01
-"""Plans in seconds whose costs differ by no more are equally cheap: measured prices are no better than that."""
+"""Plans in seconds whose costs differ by at most this are equally cheap: measured times are no more precise."""
 
 
 class BudgetError(ValueError):
-    """A budget cannot be had; `cheapest` is the plan that comes nearest to it."""
+    """No plan fits the budget; `cheapest` is the cheapest plan."""
 
     def __init__(self, message: str, cheapest: Plan) -> None:
         super().__init__(message)
@@ -124,25 +124,25 @@ def plan(
 
     A sharpness-aware step corrects the gradient by γD, where D = g⁺ − g is that of m = q·n of the n examples and
     γ = degree/p. The second moment of the correction, relative to the square of its mean, is r(m)/p with r(m) =
-    E‖D‖²/‖E D‖², which falls as m^-0.7 (benchmarks/results/variance.md). Such a step costs 1 + m/n times a plain one
-    in gradients, and on the clock what was measured. Of the p and m that the budget allows, those are taken for which
-    r(m)/p is smallest. Counted in gradients, that is to climb as often as possible, with as few examples as it takes.
+    E‖D‖²/‖E D‖², which falls as m^-0.7 (benchmarks/results/variance.md). Such a step costs 1 + m/n times a plain one in
+    gradients; a budget in seconds uses measured times. Of all p and m that the budget allows, the plan has those with
+    the smallest r(m)/p. With a budget in gradients, it climbs as often as possible, with as few examples as necessary.
 
-    γ is at most 4 times the degree, and parts have at least 4 examples: others were not found to help. BatchNorm can
-    make small parts so noisy that they break a training. Where the noise of parts was measured, the second moment of
-    the correction is at most 10 times SAM's.
+    γ is at most 4 times the degree, and parts have at least 4 examples: values beyond these limits did not help.
+    BatchNorm can make small parts so noisy that training fails. With a measured `noise`, the second moment of the
+    correction is at most 10 times SAM's.
 
     >>> thrifty = plan(1.1, batch_size=128)
     >>> round(thrifty.p, 3), thrifty.batch_fraction * 128, round(thrifty.gamma, 3), round(thrifty.cost, 9)
     (0.985, 13.0, 1.016, 1.1)
 
     Args:
-        budget: the cost wanted, in units of plain training: above 1 (plain training), up to 2 (SAM).
+        budget: the wanted cost, in units of plain training: above 1 (plain training), up to 2 (SAM).
         batch_size: n, the number of examples that one pass would run on (of a micro-batch, under accumulation).
         degree: the regularization degree p·γ.
-        seconds: how long a step takes by the number of examples it climbs with, 0 for a plain step, as
-            `sharpless.step_seconds` measures it. With it the budget is one of seconds. What lies between is
-            interpolated, and parts smaller than all that were measured are not used.
+        seconds: the duration of a step by the number of examples it climbs with (0 for a plain step), as
+            `sharpless.step_seconds` measures it. With it, the budget is in seconds. Values in between are interpolated,
+            and parts smaller than all measured ones are not used.
         noise: E‖D‖² of a part by its number of examples, relative to the whole batch's, as `sharpless.part_noise`
             measures it.
         smallest_part: the fewest examples to climb with.
@@ -151,9 +151,9 @@ def plan(
         The plan, whose cost is at most the budget.
 
     Raises:
-        BudgetError: the budget cannot be had; the message says the least that can.
-        ValueError: the budget is not in (1, 2], a number of examples not positive, the degree negative or not finite,
-            or the seconds or the noise do not say what they should.
+        BudgetError: no plan fits the budget; the message gives the smallest possible cost.
+        ValueError: the budget is not in (1, 2], a number of examples is not positive, the degree is negative or not
+            finite, or `seconds` or `noise` lack a value or have a wrong one.
     """
     if not 1.0 < budget <= 2.0:
         raise ValueError(f"budget = {budget} is out of range: give more than 1 (plain training) and at most 2 (SAM)")
@@ -165,8 +165,8 @@ def plan(
     prices = {} if seconds is None else _checked("seconds", seconds, 0, n)
     measured = {} if noise is None else _checked("noise", noise, n)
     first = max(smallest_part, min((m for m in prices if m), default=1), min(measured, default=1))
-    parts = [*range(first, n - 1), n]  # what is left is a batch, or nothing
-    # In seconds it is no less than in gradients: less is an error of the measurement.
+    parts = [*range(first, n - 1), n]  # the rest has at least two examples, or none
+    # A cost in seconds below the cost in gradients is a measurement error.
     extra = {m: max(_interpolated(prices, m) / prices[0] - 1 if prices else 0.0, m / n) for m in parts}
     least = {m: max(1 / HIGHEST_GAMMA, _interpolated(measured, m) / MOST_NOISE if measured else 0.0) for m in parts}
 
@@ -175,46 +175,46 @@ def plan(
 
     def planned(m: int, p: float) -> Plan:
         costs = "costs" if seconds is None else "takes"
-        why = f"a step that climbs with {m} of {n} examples {costs} {1 + extra[m]:.3g} times what a plain one {costs}"
-        why += f": in {100 * p:.3g} % of the steps, of all that can be paid it has the least variance"
+        why = f"a step that climbs with {m} of {n} examples {costs} {1 + extra[m]:.3g} times a plain step"
+        why += f"; in {100 * p:.3g} % of the steps, it gives the least variance within the budget"
         return Plan(p, m / n, degree / p, why, None if seconds is None else 1 + p * extra[m])
 
-    chances = {m: float(f"{min(1.0, (budget - 1) / extra[m]):.12g}") for m in parts}  # 1.1 - 1 is more than 0.1
-    fitting = [m for m in parts if chances[m] >= least[m]]
+    probabilities = {m: float(f"{min(1.0, (budget - 1) / extra[m]):.12g}") for m in parts}  # 1.1 - 1 > 0.1
+    fitting = [m for m in parts if probabilities[m] >= least[m]]
     if not fitting:
         cost = {m: least[m] * extra[m] for m in parts if least[m] <= 1}
         near = [m for m in cost if cost[m] <= min(cost.values()) + TOLERANCE * bool(prices)]
         cheapest = min(near, key=lambda m: variance(m, least[m]))
         p = least[cheapest]
         raise BudgetError(
-            f"budget = {budget:g} cannot be had{'' if seconds is None else ' in seconds'} with γ of at most "
-            f"{HIGHEST_GAMMA:g} times the degree{' and a noise that a training bears' * bool(measured)}: the cheapest "
-            f"is {1 + p * extra[cheapest]:.3f}, with {cheapest} of {n} examples in {100 * p:.3g} % of the steps",
+            f"budget = {budget:g} is too small{'' if seconds is None else ' in seconds'} with γ of at most "
+            f"{HIGHEST_GAMMA:g} times the degree{' and the measured noise' * bool(measured)}: the cheapest plan "
+            f"costs {1 + p * extra[cheapest]:.3f}, with {cheapest} of {n} examples in {100 * p:.3g} % of the steps",
             planned(cheapest, p),
         )
-    size = min(fitting, key=lambda m: variance(m, chances[m]))
-    return planned(size, chances[size])
+    size = min(fitting, key=lambda m: variance(m, probabilities[m]))
+    return planned(size, probabilities[size])
 
 
 def _checked(name: str, values: Mapping[int, float], *needed: int) -> dict[int, float]:
-    """Return what was measured, from the smallest number of examples on.
+    """Return the measured values, sorted by the number of examples.
 
     Raises:
-        ValueError: a number of examples is missing or out of range, or what was measured is no positive number.
+        ValueError: a number of examples is missing or out of range, or a value is not positive and finite.
     """
     known = dict(sorted(values.items()))
     right = known.keys() >= {*needed} and max(known) == needed[-1] and min(known) >= min(1, *needed)
     if not right or not all(0 < value < math.inf for value in known.values()):
-        plain = "0 for a plain step, " if 0 in needed else ""
+        plain = "0 for a plain step and " if 0 in needed else ""
         raise ValueError(
-            f"{name} = {dict(values)} says nothing of a batch of {needed[-1]}: give a positive number for some numbers "
-            f"of examples, {plain}{needed[-1]} among them"
+            f"{name} = {dict(values)} does not fit a batch of {needed[-1]}: give a positive number for some numbers of "
+            f"examples, including {plain}{needed[-1]}"
         )
     return known
 
 
 def _interpolated(known: Mapping[int, float], count: int) -> float:
-    """Return the value for `count` examples; for fewer than are known, that of the fewest."""
+    """Return the value for `count` examples; below the smallest known count, the value of that count."""
     counts = list(known)
     place = bisect_left(counts, count)
     if place == 0:

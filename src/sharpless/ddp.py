@@ -1,4 +1,4 @@
-"""What DistributedDataParallel needs: ranks that climb alone, and ranks that decide alike."""
+"""Support for DistributedDataParallel: each rank climbs along its own gradient, and all decide alike."""
 
 import gc
 from collections.abc import Mapping
@@ -13,13 +13,14 @@ __all__ = ["agreed", "around", "mean_over_ranks", "to_climb_alone", "unreduced"]
 
 
 def around(model: nn.Module) -> nn.Module:
-    """Return the DistributedDataParallel that `model` is in, or `model`.
+    """Return the DistributedDataParallel that wraps `model`, or `model` if none does.
 
-    Hosts wrap the network after the optimizer was given it, and keep the wrapped one to themselves. Without it ranks
-    would climb along the union of their batches, and communicate twice. The search takes a walk through all objects.
+    Frameworks wrap the network after it was passed to the optimizer, and do not return the wrapper. Without the
+    wrapper, all ranks would climb along their mean gradient, and communicate twice. The search goes through all Python
+    objects.
 
     Raises:
-        RuntimeError: it is in several.
+        RuntimeError: several of them wrap it.
     """
     if isinstance(model, DistributedDataParallel) or not torch.distributed.is_available():
         return model
@@ -27,11 +28,12 @@ def around(model: nn.Module) -> nn.Module:
         return model
     found = _all_around(model)
     if len(found) > 1:
-        gc.collect()  # those of former runs
+        gc.collect()  # frees those of earlier runs
         found = _all_around(model)
     if len(found) > 1:
         raise RuntimeError(
-            f"model is in {len(found)} DistributedDataParallel: set opt.model to the one whose forward the loop calls"
+            f"model is wrapped by {len(found)} DistributedDataParallel modules: set opt.model to the one whose forward "
+            "the loop calls"
         )
     return found[0] if found else model
 
@@ -42,12 +44,12 @@ def _all_around(model: nn.Module) -> list[DistributedDataParallel]:
 
 
 def to_climb_alone(model: nn.Module | None, *, first: bool) -> DistributedDataParallel | None:
-    """Return the DistributedDataParallel whose ranks climb each along its own gradient, or None.
+    """Return the DistributedDataParallel whose ranks each climb along their own gradient, or None.
 
     Args:
         model: the network, DistributedDataParallel or another one.
-        first: whether no backward of this process was reduced so far. A static graph is learned in the first backward,
-            which therefore has to be a reduced one.
+        first: whether no backward of this process was reduced so far. A static graph is recorded in the first backward,
+            which must therefore be reduced.
     """
     if not isinstance(model, DistributedDataParallel) or (model.static_graph and first):
         return None
@@ -57,7 +59,7 @@ def to_climb_alone(model: nn.Module | None, *, first: bool) -> DistributedDataPa
 def mean_over_ranks(square: Tensor | None, model: nn.Module | None) -> Tensor:
     """Return the mean of a 0-dim tensor over the ranks of `model`; None counts as 0.
 
-    The ranks must agree, and under no_sync() each has a gradient of its own.
+    The ranks must decide alike, but under no_sync() each has a different gradient.
     """
     if square is None:
         device = next(model.parameters()).device if model is not None else None
@@ -69,7 +71,7 @@ def mean_over_ranks(square: Tensor | None, model: nn.Module | None) -> Tensor:
 
 
 def agreed(measured: Mapping[int, float], model: nn.Module) -> dict[int, float]:
-    """Return what was measured, the largest that any rank of `model` has: ranks have to make the same plan of it."""
+    """Return the largest of each value over the ranks of `model`: all ranks must compute the same plan."""
     if not isinstance(model, DistributedDataParallel):
         return dict(measured)
     values = torch.tensor(list(measured.values()), dtype=torch.float64, device=next(model.parameters()).device)

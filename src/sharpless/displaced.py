@@ -1,6 +1,6 @@
-"""The scene of the perturbed pass: displaced weights, and the buffers as the clean pass found them.
+"""The state for the perturbed pass: displaced weights, and the buffers from before the clean pass.
 
-Each scene works in place, waits for no device, and undoes itself whatever happens in between.
+Changes are made in place, and are undone at the end of a block, also after an exception.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,8 +29,8 @@ def insist(restore: Callable[[], None]) -> None:
 def displaced(weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
     """Move `weights` by `eps`, in place, and put them back bit for bit.
 
-    Weights are copied back and not subtracted from, since (w + ε) − ε is not w in floating point. `eps` is emptied as
-    soon as it is used, so that its memory is free during the pass.
+    Weights are restored from copies, since (w + ε) − ε is not w in floating point. `eps` is emptied as soon as it is
+    used, to free its memory during the pass.
     """
     if not weights:
         yield
@@ -40,7 +40,7 @@ def displaced(weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
         with torch.no_grad():
             foreach(torch._foreach_add_, weights, eps)
         eps.clear()
-        torch.clear_autocast_cache()  # casts of the weights as they were, where autocast surrounds the loop
+        torch.clear_autocast_cache()  # casts of the weights before the change, if autocast surrounds the loop
         yield
     finally:
         insist(lambda: put_back(weights, before))
@@ -54,10 +54,10 @@ def put_back(weights: list[Tensor], before: list[Tensor]) -> None:
 
 
 LARGE = 1 << 16
-"""A buffer of so many bytes or more is copied only if forwards change it."""
+"""The size in bytes from which on a buffer is copied only if forwards change it."""
 
 Place = tuple[nn.Module, str]
-"""A module, and the name of a buffer of its own."""
+"""A module, and the name of one of its buffers."""
 
 
 @dataclass
@@ -70,15 +70,15 @@ class _Seen:
 
 
 class Buffers:
-    """The buffers of a model: the perturbed pass finds them as the clean pass found them, and leaves no trace in them.
+    """The buffers of a model: the perturbed pass starts from the same values as the clean pass, and changes nothing.
 
     Buffers are the running statistics of normalization layers, the vectors of spectral normalization, codebooks,
     queues, counters and the ranges of observers. They are copied before the clean pass. Large ones are copied only if
-    forwards change them, so that masks and tables cost nothing: they are compared with their copies in the first, the
-    second, the fourth, the eighth … sharpness-aware loop, for which the host waits for the device. In between torch's
-    version counter tells; one that begins to change later, behind that counter's back (through .data), is found after
-    at most as many loops again as went before. A buffer that is made late, or replaced by one of another shape, stays
-    as the clean pass left it: layers that keep such caches know of them elsewhere.
+    forwards change them, so that masks and tables cost nothing. For this they are compared with their copies in
+    sharpness-aware loops 1, 2, 4, 8, …, where the CPU waits for the device. In between, torch's version counter shows
+    changes. A later change that this counter misses (through .data) is found at the next comparison. A buffer that is
+    created late, or replaced by one of another shape, keeps its value from the clean pass, because layers with such
+    caches also refer to them elsewhere.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Buffers:
 
     @contextmanager
     def again(self, model: nn.Module, found: dict[Place, _Seen]) -> Iterator[None]:
-        """Let a pass find the buffers of `model` as they were `found`, and put them back as they are now."""
+        """Within the block, set the buffers of `model` to the values in `found`; then restore their present values."""
         left = _look(model)
         self._compare(found, left)
         _copy({place: seen for place, seen in left.items() if not self._is_constant(place, seen)})
@@ -113,7 +113,7 @@ class Buffers:
         return True
 
     def _compare(self, found: dict[Place, _Seen], left: dict[Place, _Seen]) -> None:
-        """Find out which large buffers are constant, of those that were copied."""
+        """Find out which of the copied large buffers are constant."""
         for place, now in left.items():
             before = found.get(place)
             if now.tensor.nbytes < LARGE or before is None or before.copy is None or place in self._constant:
@@ -127,7 +127,7 @@ class Buffers:
 
 
 def _modules(model: nn.Module) -> set[nn.Module]:
-    """Return what `model.modules()` yields, without the names that this puts together on its way."""
+    """Return the modules of `model`, faster than `model.modules()`, which also builds their names."""
     found, waiting = {model}, [model]
     while waiting:
         new = {module for module in waiting.pop()._modules.values() if module is not None} - found
@@ -164,7 +164,7 @@ def _copy(buffers: dict[Place, _Seen]) -> None:
 
 @torch.no_grad()
 def _restore(to: dict[Place, _Seen]) -> None:
-    """Put back the buffers that stood in each place, with the values that they had."""
+    """Restore the buffer in each place, and its values."""
     values: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for (module, name), seen in to.items():
         now = getattr(module, name, None)
@@ -173,9 +173,9 @@ def _restore(to: dict[Place, _Seen]) -> None:
         if seen.copy is None:
             continue
         tensor = local(seen.tensor)
-        if tensor.shape != seen.copy.shape:  # observers resize theirs
+        if tensor.shape != seen.copy.shape:  # observers resize their buffers
             tensor.resize_(seen.copy.shape)
-        # Through .data, since a graph that holds a buffer would take another version for another value.
+        # Through .data, since autograd rejects a saved buffer whose version has changed.
         written, copied = values.setdefault(tensor.dtype, ([], []))
         written.append(tensor.data)
         copied.append(seen.copy)

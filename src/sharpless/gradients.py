@@ -1,4 +1,4 @@
-"""The gradients in `.grad`: take those of a pass whole, and add them up with weights."""
+"""The gradients in `.grad`: take those of each pass, and sum them with weights."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Gradients = list[Tensor | None]
-"""One entry for each of a list of parameters: its gradient, or None where it has none."""
+"""One entry for each of a list of parameters: its gradient, or None if it has none."""
 
 
 def take(parameters: Iterable[Tensor]) -> Gradients:
@@ -42,7 +42,7 @@ def take(parameters: Iterable[Tensor]) -> Gradients:
 
 
 class Mark:
-    """A gradient at one moment, recognized later as long as it is alive and nobody has written to it."""
+    """A mark to recognize a gradient later, if it still exists and nobody has written to it."""
 
     __slots__ = ("_grad", "_versions")
 
@@ -59,16 +59,16 @@ class Mark:
 
 @torch.no_grad()
 def _versions(grad: Tensor) -> tuple[int, int]:
-    return grad._version, local(grad)._version  # FSDP2 writes to the shard alone
+    return grad._version, local(grad)._version  # FSDP2 writes only to the shard
 
 
 def marks(parameters: list[Tensor]) -> list[Mark]:
-    """Return a mark of the `.grad` of each parameter; an empty list where there are none."""
+    """Return a mark of the `.grad` of each parameter; an empty list if there are no gradients."""
     return [Mark(parameter.grad) for parameter in parameters] if any_of(parameters) else []
 
 
 def changed(parameters: list[Tensor], before: list[Mark]) -> bool:
-    """Return whether the `.grad` of a parameter is not what it was when it was marked."""
+    """Return whether the `.grad` of a parameter has changed since it was marked."""
     if not before:
         return any_of(parameters)
     return not all(mark.still_is(parameter.grad) for mark, parameter in zip(before, parameters, strict=True))
@@ -94,13 +94,13 @@ def _own(gradients: Gradients) -> Gradients:
 
 
 class Kept:
-    """What stood in `.grad` before a loop, which waits there during its last pass.
+    """The gradients in `.grad` before a loop, which are there again during its last pass.
 
     Views of a buffer that holds many gradients are written to in place, as a backward does, so that clearing the buffer
     clears them.
 
     Args:
-        gradients: what stood in `.grad`.
+        gradients: the gradients in `.grad` before the loop.
         in_buckets: whether views are those of DistributedDataParallel's buckets, which any backward may overwrite.
     """
 
@@ -128,7 +128,7 @@ class Kept:
 
     @torch.no_grad()
     def find(self, gradients: Gradients) -> None:
-        """Find out which views a pass has left in `.grad`, and give the others the values that they had."""
+        """Find out which views a pass has left in `.grad`, and restore the values of the others."""
         self._stand = [view if view is grad else None for view, grad in zip(self._views, gradients, strict=True)]
         for view, stands, value in zip(self._views, self._stand, self._values, strict=True):
             if view is not None and value is not None and stands is None:
@@ -137,7 +137,7 @@ class Kept:
 
     @torch.no_grad()
     def filled_with(self, total: Gradients) -> Gradients:
-        """Return `total`, in the views that still stand in `.grad`."""
+        """Return `total`, written into the views that are still in `.grad`."""
         filled = list(total)
         for i, (view, grad) in enumerate(zip(self._stand, total, strict=True)):
             if view is not None and grad is not None:
@@ -152,7 +152,7 @@ def _is_part(grad: Tensor) -> bool:
 
 @torch.no_grad()
 def add_to_grad(gradients: Gradients, parameters: list[Tensor]) -> None:
-    """Add `gradients` to what stands in the `.grad` of `parameters`, which takes over those that it lacks."""
+    """Add `gradients` to the `.grad` of `parameters`, or set it where it is None."""
     sums, addends = [], []
     for parameter, grad in zip(parameters, gradients, strict=True):
         if grad is None:
@@ -170,8 +170,8 @@ def add_to_grad(gradients: Gradients, parameters: list[Tensor]) -> None:
 def times(gradients: Gradients, factor: float) -> Gradients:
     """Return `factor` times `gradients`, in new tensors unless the factor is 1.
 
-    What a loop body has put into `.grad` is never written to: it may be one tensor for two parameters, an expanded
-    one, or one that the body will hand over again.
+    A tensor that a loop body put into `.grad` is never written to: two parameters may share it, it may be expanded, or
+    the body may use it again.
     """
     where = [i for i, grad in enumerate(gradients) if grad is not None]
     if not where or factor == 1.0:
@@ -187,7 +187,7 @@ class Sum:
 
     def __init__(self, parameters: list[Tensor]) -> None:
         self.gradients: Gradients = [None] * len(parameters)
-        self._ours = [False] * len(parameters)  # tensors that nobody else has, which may be written to
+        self._ours = [False] * len(parameters)  # tensors that nobody else uses, which may be written to
 
     def is_empty(self) -> bool:
         """Return whether nothing was added so far."""
@@ -222,13 +222,13 @@ class Sum:
             self._ours = [True] * len(self.gradients)
 
     def clear(self) -> None:
-        """Begin again with nothing."""
+        """Remove all gradients from the sum."""
         self.gradients = [None] * len(self.gradients)
 
 
 @contextmanager
 def arrival(parameters: list[Tensor], call: Callable[[], None] | None = None) -> Iterator[list[bool]]:
-    """Notice the first gradient that a backward leaves in the `.grad` of `parameters`, and `call` something then.
+    """Detect the first gradient that a backward adds to the `.grad` of `parameters`, and then run `call`.
 
     Yields:
         a list that is empty until then.

@@ -1,4 +1,4 @@
-"""G-RST and SAM: RST with a degree of its own, and RST at every step."""
+"""G-RST, which is RST with a chosen regularization degree, and SAM, which is RST at every step."""
 
 import math
 from collections.abc import Mapping
@@ -25,9 +25,9 @@ class GRST(RST):
     4.0
 
     Args:
-        base: see RST, as for every argument not named here.
+        base: the base optimizer, as in RST.
         p: the probability of a sharpness-aware step.
-        degree: the regularization degree; 1, SAM's, where neither it nor `gamma` is given.
+        degree: the regularization degree; by default 1, that of SAM, unless `gamma` is given.
         rho: the radius of the perturbation.
         gamma: γ itself, in place of a degree.
         gamma_cap: with it, γ = min(degree / p(t), gamma_cap) at step t, in place of one constant.
@@ -35,7 +35,7 @@ class GRST(RST):
         **options: the options of RST.
 
     Raises:
-        ValueError: an argument is out of range, or `gamma` stands beside `degree` or `gamma_cap`.
+        ValueError: an argument is out of range, or `gamma` is combined with `degree` or `gamma_cap`.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class GRST(RST):
     ) -> Self:
         """Return G-RST with p, q and γ chosen so that the cost is at most `budget` (see `sharpless.cost.plan`).
 
-        BatchNorm normalizes each part of a batch by its own statistics, and small parts have broken trainings
-        (docs/how-to/budget.md). Where `model` has BatchNorm, parts therefore have 32 examples or more, unless the noise
-        of smaller parts was measured.
+        BatchNorm normalizes each part of a batch by its own statistics, and trainings with small parts have failed
+        (docs/how-to/budget.md). If `model` has BatchNorm, parts therefore have 32 examples or more, unless `noise` is
+        given.
 
         >>> import torch
         >>> base = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1)
@@ -92,22 +92,22 @@ class GRST(RST):
         Args:
             base: the base optimizer.
             budget: the cost in units of plain training: above 1 (plain training), up to 2 (SAM).
-            batch_size: examples that one pass would run on, on one device.
-            degree: the regularization degree, SAM's being 1.
+            batch_size: the number of examples that one pass would run on, on one device.
+            degree: the regularization degree; that of SAM is 1.
             rho: the radius of the perturbation, for whole batches.
-            seconds: how long a step takes by the number of examples it climbs with, from `sharpless.step_seconds`;
-                with it the budget is one of seconds, and without it one of gradients.
+            seconds: the duration of a step by the number of examples it climbs with, from `sharpless.step_seconds`.
+                With it the budget is in seconds, without it in gradients.
             noise: how noisy parts of the batch are, from `sharpless.part_noise`.
             **options: the options of RST, without `batch_fraction`.
 
         Raises:
-            BudgetError: the budget cannot be had; the message says the least that can.
+            BudgetError: no plan fits the budget; the message gives the smallest possible cost.
             ValueError: an argument is out of range.
         """
         given: dict[str, Any] = dict(options)
         for name in ("p", "gamma", "gamma_cap", "batch_fraction"):
             if name in given:
-                raise ValueError(f"{name} = {given[name]} is what the budget decides: leave it out")
+                raise ValueError(f"{name} = {given[name]} is chosen by the budget: leave it out")
         model = given.get("model")
         guarded = noise is None and model is not None and misuse.has_batch_statistics(model)
         try:
@@ -115,7 +115,7 @@ class GRST(RST):
         except BudgetError as error:
             if not guarded:
                 raise
-            why = "model has BatchNorm, which may not bear smaller parts: find out, and give noise = part_noise(…)"
+            why = "model has BatchNorm, which may fail with smaller parts: measure them, and give noise = part_noise(…)"
             raise BudgetError(f"{error}; {why}", error.cheapest) from None
         opt = cls(base, chosen.p, gamma=chosen.gamma, rho=rho, batch_fraction=chosen.batch_fraction, **given)
         opt.degree = float(degree)
@@ -125,7 +125,9 @@ class GRST(RST):
         if self.degree == 0:
             return 0.0
         if p == 0:
-            raise ValueError(f"p = 0 throughout cannot have degree = {self.degree}: give a positive p, or degree = 0")
+            raise ValueError(
+                f"p = 0 at every step cannot have degree = {self.degree}: give a positive p, or degree = 0"
+            )
         return self.degree / p
 
     def _gamma_at(self, p: float) -> float:
@@ -146,7 +148,7 @@ class SAM(RST):
     2.0
 
     Args:
-        base: see RST, as for every argument.
+        base: the base optimizer, as in RST.
         rho: the radius of the perturbation.
         **options: the options of RST.
     """

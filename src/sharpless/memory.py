@@ -1,4 +1,4 @@
-"""What an optimizer remembers: the decision on the step under way, and what hosts' proxies have to share."""
+"""The state of an optimizer within a step and between steps, which proxies of frameworks share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,30 +17,30 @@ __all__ = ["Draw", "Memory"]
 
 @dataclass
 class Draw:
-    """The decision on the step under way, and what it has spent so far."""
+    """The decision on the current step, and its passes so far."""
 
     gamma: float
     sharp: bool | None
     """None until the first gradient of the step decides."""
     kept: dict[str, Any]
-    """What a checkpoint will hold after the step."""
+    """The numbers that a checkpoint will hold after the step."""
     climbed: bool = False
     """Whether a gradient at displaced weights is in the gradient of the step."""
     left_gradients: bool = False
-    """Whether the loops so far have left any in `.grad`."""
+    """Whether the loops so far have left gradients in `.grad`."""
     left: list[Mark] | None = None
-    """What stood in `.grad` after a loop, a sharpness-aware one, of which no pass had brought a gradient."""
+    """The gradients in `.grad` after a sharpness-aware loop in which no pass gave a gradient."""
     empty: bool = False
-    """Whether no pass of the last loop has brought a gradient."""
+    """Whether no pass of the last loop gave a gradient."""
     has_graph: bool = False
-    """Whether a gradient came with a graph of its own, which the sum has not."""
+    """Whether a gradient had an autograd graph, which the sum does not have."""
 
     def spend(self, passes: float) -> None:
-        """Enter passes into the ledger."""
+        """Count passes."""
         self.kept["passes"] += passes
 
     def end_loop(self, parameters: list[Tensor]) -> None:
-        """Note what a loop over passes has left in the `.grad` of `parameters`."""
+        """Record the gradients that a loop over passes has left in the `.grad` of `parameters`."""
         self.kept["plain_passes"] -= float(self.empty)
         self.left_gradients = any_of(parameters)
         self.left = marks(parameters) if self.empty and self.sharp is not False else None
@@ -48,9 +48,9 @@ class Draw:
 
 @dataclass
 class Memory:
-    """What an optimizer remembers within a step and between steps, in one object: proxies of hosts share it.
+    """The state of an optimizer within a step and between steps, in one object that proxies of frameworks share.
 
-    All that has to outlive the process stands in the parameter groups instead.
+    The numbers for checkpoints are in the parameter groups instead.
     """
 
     draw: Draw | None = None
@@ -59,36 +59,36 @@ class Memory:
     reduced: bool = False
     """Whether a backward of this process was reduced by DistributedDataParallel."""
     spent: dict[Tensor, Mark] = field(default_factory=dict)
-    """The gradients that the last step has used, where steps are decided by gradients."""
+    """The gradients that the last step has used, if gradients decide on steps."""
     bare_steps: int = 0
     """Steps without passes, since the last one with passes."""
     closure_has_passes: bool = False
-    """Whether the closures that a host hands to `step` loop over the passes themselves."""
+    """Whether the closures that a framework passes to `step` loop over the passes themselves."""
     looked_at_closure: bool = False
-    """Whether the host of a closure without passes was looked for."""
+    """Whether the framework of a closure without passes was searched for."""
     around: tuple[nn.Module, nn.Module] | None = None
-    """The model, and the DistributedDataParallel that a host has put around it, or the model again."""
+    """The model, and the DistributedDataParallel that wraps it, or the model again."""
     looked_outside: bool = False
-    """Whether parameters that no base holds were looked for."""
+    """Whether parameters that no base holds were searched for."""
     warned_of_part: bool = False
-    """Whether a part that is small for BatchNorm was warned of."""
+    """Whether the warning about a part that is small for BatchNorm was given."""
     buffers: Buffers = field(default_factory=Buffers)
     rng: RepeatedRng = field(default_factory=RepeatedRng)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Gradients are recognized by where they are, and a copy of the model is in no DistributedDataParallel yet.
+        # Gradients are recognized by identity, and no DistributedDataParallel wraps a copy of the model yet.
         return {**self.__dict__, "spent": {}, "around": None}
 
     def is_cleared(self, parameters: list[Tensor]) -> bool:
-        """Return whether the gradients of the step under way were cleared without a step."""
+        """Return whether the gradients of the current step were cleared without a step."""
         return self.draw is not None and self.draw.left_gradients and not any_of(parameters)
 
     def close(self, groups: list[dict[str, Any]], used: list[Tensor]) -> None:
-        """End the step under way, and enter it into the ledger.
+        """End the current step, and count it.
 
         Args:
-            groups: the parameter groups, which hold the ledger.
-            used: the parameters by whose gradients steps are decided.
+            groups: the parameter groups, which hold the counts.
+            used: the parameters whose gradients decide on steps.
         """
         draw, self.draw = self.draw, None
         self.spent = {parameter: Mark(parameter.grad) for parameter in used}
@@ -101,7 +101,7 @@ class Memory:
 
     @contextmanager
     def loop(self, parameters: list[Tensor]) -> Iterator[None]:
-        """Let a loop over passes run within the block; one that fails or is left early discards its gradients."""
+        """Mark a loop over passes as running; discard its gradients if it fails or is left early."""
         self.running = True
         try:
             yield
@@ -113,10 +113,10 @@ class Memory:
         self.reduced = True
 
     def check_ended(self, call: str) -> None:
-        """Check that no loop over passes is under way where `call` is called.
+        """Check that no loop over passes is running when `call` is called.
 
         Raises:
-            RuntimeError: one is.
+            RuntimeError: one is running.
         """
         if self.running:
             raise RuntimeError(
@@ -125,7 +125,7 @@ class Memory:
             )
 
     def model_as_called(self, model: nn.Module | None) -> nn.Module | None:
-        """Return `model`, or the DistributedDataParallel that a host has put around it since; looked for once."""
+        """Return `model`, or the DistributedDataParallel that wraps it; searched for once."""
         if model is None:
             return None
         if self.around is None or self.around[0] is not model:
@@ -133,14 +133,14 @@ class Memory:
         return self.around[1]
 
     def is_bare(self, groups: list[dict[str, Any]], steps: int) -> bool:
-        """Return whether steps without passes begin here.
+        """Return whether this is the first of several steps without passes.
 
-        The first one of a run is often a host's, and distributed checkpoints take one that moves nothing. A host whose
-        closures have the passes in them takes others where it trains nothing.
+        A first one in a run is allowed: frameworks often take it, and distributed checkpoints take one with a learning
+        rate of 0. Frameworks whose closures loop over passes take others when they do not train.
 
         Args:
             groups: the parameter groups.
-            steps: the steps that had passes, of this run.
+            steps: the number of steps with passes in this run.
         """
         if self.draw is not None or self.closure_has_passes:
             self.bare_steps = 0

@@ -1,4 +1,4 @@
-"""What is noticed when a loop trains something else than was asked for, and the sentences that say so."""
+"""Checks for loops that train something else than the user asked for, and their messages."""
 
 import warnings
 from collections.abc import Iterable
@@ -23,31 +23,31 @@ __all__ = [
 ]
 
 FEW = 32
-"""Below this number of examples, parts of the batch have broken networks with BatchNorm (docs/results/batchnorm.md)."""
+"""With parts of fewer examples, trainings of networks with BatchNorm have failed (docs/results/batchnorm.md)."""
 
 
 def warn_of_plain_steps() -> None:
-    """Warn that steps are plain; the host that takes them is looked for now, so that a step does not pay for it."""
+    """Warn that steps are plain; the framework is searched for only now, so that ordinary steps stay fast."""
     host = callers.host()
     if host is None:
-        who, cure = "step() was called", "run forward and backward in `for x, y in opt.passes((x, y))`"
+        who, remedy = "step() was called", "run forward and backward in `for x, y in opt.passes((x, y))`"
     else:
-        who, cure = f"{host.title} called step()", host.cure
-    warnings.warn(f"{who} without passes(): such a step is a plain one of the base optimizer; {cure}", stacklevel=5)
+        who, remedy = f"{host.title} called step()", host.remedy
+    warnings.warn(f"{who} without passes(): such a step is a plain one of the base optimizer; {remedy}", stacklevel=5)
 
 
 def warn_of_closure() -> None:
-    """Warn if the closure of a step comes from a host that does more in it than forward and backward."""
+    """Warn if the closure of a step comes from a framework whose closures do more than forward and backward."""
     host = callers.host_of_closure()
     if host is not None:
         warnings.warn(
-            f"{host.title} hands step() a closure that {host.in_closure}, and it is called in each pass; {host.cure}",
+            f"{host.title} hands step() a closure that {host.in_closure}, and it is called in each pass; {host.remedy}",
             stacklevel=5,
         )
 
 
 def check_inside(draw: Draw | None, parameters: list[Tensor]) -> None:
-    """Find out whether the gradients of a step arrived after its passes had ended.
+    """Check that the gradients of a step did not arrive after its passes had ended.
 
     Raises:
         RuntimeError: they did.
@@ -61,8 +61,8 @@ def check_inside(draw: Draw | None, parameters: list[Tensor]) -> None:
                 "stage of zero_optimization to 0, and torch_autocast in place of bf16 or fp16 (docs/hosts/deepspeed.md)"
             )
         raise RuntimeError(
-            "no pass of the last loop over passes() brought a gradient, and one arrived after it: run forward and "
-            "backward inside the loop, which list(opt.passes(…)) ends at once"
+            "no pass of the last loop over passes() gave a gradient, and one arrived after the loop: run forward and "
+            "backward inside the loop, not after list(opt.passes(…))"
         )
 
 
@@ -80,7 +80,7 @@ class Outsiders:
         self._before = [Mark(parameter.grad) for parameter in self._outside.values()]
 
     def warn(self) -> None:
-        """Warn if there are some that got gradients since."""
+        """Warn if any of them got gradients since."""
         names = [
             name
             for (name, parameter), before in zip(self._outside.items(), self._before, strict=True)
@@ -89,14 +89,14 @@ class Outsiders:
         if names:
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             warnings.warn(
-                f"base does not hold {shown} of model, which got gradients of both passes, added up: give all the "
-                "optimizers that train on this loss, as in SAM([base, other], …), or freeze what none of them trains",
+                f"base does not hold {shown} of model, whose gradients of both passes were added up: give all "
+                "optimizers that train on this loss, as in SAM([base, other], …), or freeze the other parameters",
                 stacklevel=2,
             )
 
 
 def outsiders(memory: Memory, model: nn.Module | None, held: Iterable[Tensor]) -> Outsiders | None:
-    """Return the parameters of `model` that no base holds; once, since looking takes a walk through it."""
+    """Return the parameters of `model` that no base holds; only once, since it searches the model."""
     if model is None or memory.looked_outside:
         return None
     memory.looked_outside = True
@@ -104,7 +104,7 @@ def outsiders(memory: Memory, model: nn.Module | None, held: Iterable[Tensor]) -
 
 
 def check_scaler() -> None:
-    """Check that a closure is not called by GradScaler, which lets pass what it cannot unscale.
+    """Check that a closure is not called by GradScaler, which cannot unscale its gradients.
 
     Raises:
         RuntimeError: GradScaler.step is among the callers.
@@ -117,7 +117,7 @@ def check_scaler() -> None:
 
 
 def has_batch_statistics(model: nn.Module) -> bool:
-    """Return whether a layer of `model` normalizes by the statistics of the batch, which takes two examples."""
+    """Return whether a layer of `model` normalizes by the statistics of the batch, which need two examples."""
     return any(
         isinstance(module, _BatchNorm)
         or "BatchNorm" in getattr(module, "original_name", "")  # scripted
@@ -127,20 +127,20 @@ def has_batch_statistics(model: nn.Module) -> bool:
 
 
 def warn_of_small_part(examples: int | None, batch_fraction: float) -> bool:
-    """Warn of a part of the batch that is small for a network with BatchNorm.
+    """Warn if a part of the batch is small for a network with BatchNorm.
 
     Args:
-        examples: its size.
-        batch_fraction: the share of the batch that was asked for.
+        examples: the size of the part.
+        batch_fraction: the requested share of the batch.
 
     Returns:
-        Whether it is small.
+        Whether the part is small.
     """
     if examples is None or examples >= FEW:
         return False
     warnings.warn(
         f"batch_fraction = {batch_fraction:.3g} climbs with {examples} examples, and model has BatchNorm: parts of "
-        f"fewer than about {FEW} examples have broken the fine-tuning of such a network "
+        f"fewer than about {FEW} examples have made the fine-tuning of such a network fail "
         "(docs/results/batchnorm.md); compare with SAM first, or choose a larger batch_fraction or budget",
         stacklevel=5,
     )

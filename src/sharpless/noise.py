@@ -1,4 +1,4 @@
-"""How noisy the sharpness term of a part of the batch is: what decides which parts a network bears."""
+"""The noise of the sharpness term on parts of the batch: it shows which parts are too small for a network."""
 
 import math
 from collections.abc import Callable, Generator, Sequence
@@ -18,7 +18,7 @@ from sharpless.timing import driven, halves
 __all__ = ["measuring", "part_noise"]
 
 DRAWS = 4
-"""Parts of each size that are climbed with, where the batch has so many."""
+"""The number of measured parts of each size, if the batch has that many."""
 
 
 def part_noise(
@@ -29,12 +29,13 @@ def part_noise(
     rho: float = 0.05,
     sizes: Sequence[int] | None = None,
 ) -> dict[int, float]:
-    """Measure how noisy the correction D = g⁺ − g is that a part of the batch gives, by its number of examples.
+    """Measure the noise of the correction D = g⁺ − g on parts of the batch, by their number of examples.
 
     Without BatchNorm, E‖D‖² grows slowly as parts get smaller. BatchNorm normalizes a part by its own statistics, and
-    E‖D‖² can be a hundred times that of the whole batch. Such parts have broken trainings (docs/results/batchnorm.md).
-    Hand what this returns to `GRST.for_budget(…, noise=…)`, which avoids them. `.grad`, weights, buffers and random
-    generators are left as they were. Under DistributedDataParallel all ranks have to call this, and get the same.
+    E‖D‖² can be a hundred times that of the whole batch. Trainings with such parts have failed
+    (docs/results/batchnorm.md). Pass the result to `GRST.for_budget(…, noise=…)`, which avoids them. `.grad`, weights,
+    buffers and random generators are restored. Under DistributedDataParallel all ranks must call this function, and get
+    the same result.
 
     >>> import torch
     >>> model = nn.Linear(3, 1)
@@ -43,18 +44,18 @@ def part_noise(
     ([4, 8, 16, 32, 64], 1.0)
 
     Args:
-        run: computes the loss of the (part of the) batch it is handed, a mean over examples, and calls `backward`.
+        run: a function that computes the loss of a batch or part, a mean over examples, and calls `backward`.
         batch: a batch as `passes` takes it, in random order.
         model: the network, in training mode.
-        rho: the radius for the whole batch; parts of m of n examples are climbed with by ρ√(m/n).
+        rho: the radius for the whole batch; for parts of m of n examples it is ρ√(m/n).
         sizes: the numbers of examples; by default the whole batch, half of it, a quarter, … down to 4 or a 32nd.
 
     Returns:
-        E‖D‖² for each number of examples, from the smallest on, relative to that of the whole batch, which is 1.
-        Sizes for which it is no finite number are left out.
+        E‖D‖² for each number of examples, the smallest first, relative to that of the whole batch, which is 1. Sizes
+        for which it is not finite are left out.
 
     Raises:
-        ValueError: the batch has no examples along a first dimension, a size is out of range, or D vanishes.
+        ValueError: the batch has no examples along a first dimension, a size is out of range, or D is 0.
     """
     found: dict[int, float] = driven(measuring(batch, model, rho=rho, sizes=sizes), run)
     return found
@@ -72,7 +73,7 @@ def measuring(
         E‖D‖² for each number of examples, relative to that of the whole batch.
 
     Raises:
-        ValueError: the batch has no examples along a first dimension, a size is out of range, or D vanishes.
+        ValueError: the batch has no examples along a first dimension, a size is out of range, or D is 0.
     """
     check_number("rho", rho)
     counts = halves(batch, sizes)
@@ -100,7 +101,7 @@ def measuring(
         gradients.put(kept, parameters)
     squares = ddp.agreed(squares, model)
     if not 0 < squares[n] < math.inf:
-        raise ValueError(f"the correction g⁺ − g has the squared length {squares[n]:g}: its noise says nothing")
+        raise ValueError(f"the correction g⁺ − g has the squared norm {squares[n]:g}: choose another rho or batch")
     return {m: square / squares[n] for m, square in squares.items() if 0 < square < math.inf}
 
 

@@ -46,32 +46,32 @@ class RST(Wrapper):
     Several `passes` before one `step` accumulate gradients. Clip and log between the loop over `passes` and `step`.
 
     Args:
-        base: any optimizer that takes dense gradients and calls no closure itself, or a list of them, which share coin,
-            norm and cost. Groups with `maximize` are perturbed the other way.
+        base: any optimizer that takes dense gradients and needs no closure, or a list of such optimizers, which share
+            coin, norm and cost. Groups with `maximize` are perturbed in the opposite direction.
         p: the probability of a sharpness-aware step: a number, a schedule ("linear:0,1"), or a function of progress.
-        rho: the radius ρ of the perturbation: its L2 norm over all weights. A parameter group may have a "rho" of its
-            own ("sharpness_rho" around Adadelta); 0 leaves it unperturbed and out of the norm.
+        rho: the radius ρ of the perturbation: its L2 norm over all weights. A parameter group may set its own "rho"
+            ("sharpness_rho" with Adadelta); 0 excludes the group from the perturbation and the norm.
         gamma: the weight γ of the perturbed gradient.
-        total_steps: T, needed by schedules that vary. Beyond it p stays what it was at the end.
-        model: the network. With it, the perturbed pass leaves all buffers, such as BatchNorm's statistics, as the clean
-            pass left them, and draws the same random numbers (docs/how-to/state.md). Under DistributedDataParallel each
-            rank is perturbed along its own gradient.
-        seed: decides, together with the step, how the coins fall, the same on all ranks. A checkpoint brings its own.
+        total_steps: T, needed by schedules that vary. After T steps, p keeps its last value.
+        model: the network. With it, the perturbed pass changes no buffers, such as BatchNorm's statistics, and draws
+            the same random numbers as the clean pass (docs/how-to/state.md). Under DistributedDataParallel each rank is
+            perturbed along its own gradient.
+        seed: the seed of the coins, the same on all ranks. Loading a checkpoint restores its seed.
         freeze_batchnorm: False lets the perturbed pass update the buffers too.
-        repeat_dropout: False gives the perturbed pass random numbers of its own.
+        repeat_dropout: False lets the perturbed pass draw new random numbers.
         climb_locally: False synchronizes the clean gradient under DistributedDataParallel as well.
-        batch_fraction: the share q of the batch that the sharpness term is estimated on, for 1 + q gradients. The loop
-            over `passes` gets the first q·n examples S, S again at perturbed weights, and the rest R, and mixes
-            q·g(S) + (1−q)·g(R) + γ(g⁺(S) − g(S)). BatchNorm normalizes each part by itself, and may not bear small ones
-            (docs/how-to/budget.md).
-        keep_strength: perturb by ρ√q where q < 1, so that a ρ chosen for whole batches can stay. False perturbs by ρ.
+        batch_fraction: the share q of the batch on which the sharpness term is estimated; a step costs 1 + q gradients.
+            The loop over `passes` gets the first q·n examples S, S again at perturbed weights, and the rest R, and
+            mixes q·g(S) + (1−q)·g(R) + γ(g⁺(S) − g(S)). BatchNorm normalizes each part by its own statistics, and
+            training may fail with small parts (docs/how-to/budget.md).
+        keep_strength: use the radius ρ√q, so that a ρ chosen for whole batches also fits q < 1. False uses ρ.
         systematic: spread the sharpness-aware steps evenly, in place of a coin: Σp(t) of them, rounded up or down.
         ascent: the direction of the perturbation: a function of (weights, gradients, ρ) that returns ε, such as
             `ascent.asam` or `ascent.Friendly()`.
         only: the parameters to perturb, for example `ascent.normalization_parameters(model)`; by default all.
 
     Raises:
-        TypeError: `base` is no optimizer instance, or one that cannot be wrapped.
+        TypeError: `base` is not an optimizer instance, or cannot be wrapped.
         ValueError: an argument is out of range.
     """
 
@@ -104,7 +104,7 @@ class RST(Wrapper):
         super().__init__(one, common=self._when.kept | ledger, rho=float(rho))
         self.gamma, self.batch_fraction = float(gamma), float(batch_fraction)
         self.total_steps = total_steps
-        self.model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+        self.model = getattr(model, "_orig_mod", model)  # the network inside torch.compile
         self.freeze_batchnorm, self.repeat_dropout, self.climb_locally = freeze_batchnorm, repeat_dropout, climb_locally
         self.keep_strength, self.systematic, self.ascent = keep_strength, systematic, ascent
         self._climb = Climb(ascent, chosen)
@@ -114,22 +114,22 @@ class RST(Wrapper):
 
     @property
     def perturbed(self) -> bool:
-        """Whether the weights are displaced just now: the loss of such a pass is not the clean one."""
+        """Whether the weights are displaced now; the loss of such a pass is not the clean loss."""
         return self._memory.perturbed
 
     @property
     def cost(self) -> Cost:
-        """What has been spent up to the last `step`; a bare `step()` without passes is not counted."""
+        """The cost up to the last `step`; steps without passes are not counted."""
         self._complete_groups()
         kept = self.param_groups[0]
         return Cost(kept["coin_step"], kept["sharp_steps"], kept["passes"], kept["plain_passes"])
 
     def passes(self, batch: Any = None) -> Iterator[Any]:
-        """Yield what to run forward and backward on: once on a plain step, twice on a sharpness-aware one.
+        """Yield the batch to run forward and backward on: once on a plain step, twice on a sharpness-aware step.
 
-        The second time the weights are displaced. They are put back when the loop ends, also by `break` or by an
-        exception, which discards the gradients of the step. A pass that brings no gradient (`continue` at a loss that
-        is not finite) makes the step a plain one, or leaves no gradient.
+        The second time the weights are displaced. They are restored when the loop ends. `break` and exceptions also
+        restore them, and discard the gradients of the step. A pass without a gradient (for example `continue` if the
+        loss is not finite) makes the step a plain one, or leaves no gradient.
 
         Args:
             batch: the (micro-)batch: any nest of tensors, with examples along the first dimension.
@@ -138,7 +138,7 @@ class RST(Wrapper):
             An iterator over `batch`.
 
         Raises:
-            ValueError: with a `batch_fraction`, the tensors of `batch` disagree in length, or have none.
+            ValueError: `batch_fraction` is below 1, and the tensors of `batch` have different lengths, or none.
         """
         if self.batch_fraction < 1 and batches.length(batch) is None:
             raise ValueError(
@@ -148,14 +148,14 @@ class RST(Wrapper):
         return self._passes(batch)
 
     def _passes(self, batch: Any, *, again: bool = True) -> Iterator[Any]:
-        """Yield the passes; `again` lets one be repeated that brought no gradient where one was needed to climb.
+        """Yield the passes; with `again`, the clean pass is repeated if it gave no gradient to climb along.
 
         Raises:
-            RuntimeError: a loop is under way.
+            RuntimeError: a loop is running.
         """
         memory, parameters = self._memory, self._parameters()
         if memory.running:
-            raise RuntimeError("passes() was called within passes(): let the loop under way end first")
+            raise RuntimeError("passes() was called within passes(): end the running loop first")
         misuse.check_inside(memory.draw, parameters)
         if memory.is_cleared(parameters):
             self._close_draw()
@@ -177,18 +177,18 @@ class RST(Wrapper):
             outsiders.warn()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Let the base take its step with the gradients that stand in `.grad`.
+        """Take a step of the base with the gradients in `.grad`.
 
         Args:
-            closure: clears the gradients, computes the loss, calls `backward` and returns the loss, in each pass. After
-                a loop over `passes` it is called once, and may clip or log the gradient of the step in `.grad`.
-                Without both, this is a plain step of the base.
+            closure: a function that clears the gradients, computes the loss, calls `backward` and returns the loss; it
+                runs in each pass. After a loop over `passes` it is called once, and may clip or log the gradient of the
+                step in `.grad`. Without closure and passes, this is a plain step of the base.
 
         Returns:
             The loss at the unperturbed weights, or None without a closure.
 
         Raises:
-            RuntimeError: the loop over `passes` has not ended, or the closure adds gradients to those of one.
+            RuntimeError: the loop over `passes` has not ended, or the closure computes gradients after one.
         """
         return self._hooked(self._step, closure)
 
@@ -209,19 +209,19 @@ class RST(Wrapper):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients; passes that no `step` followed (after an overflow, for example) are closed."""
+        """Clear the gradients; also end a step whose passes no `step` followed, for example after an overflow."""
         self.base.zero_grad(set_to_none)
         if not self._memory.running:
             self._close_draw()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, or a checkpoint of the base optimizer alone."""
+        """Load the result of `state_dict`, or a checkpoint of only the base optimizer."""
         self._memory.draw = None
         self._climb.forget()
         super().load_state_dict(state_dict)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group to `base`, between steps; it may bring a "rho" of its own."""
+        """Add a parameter group to `base`, between steps; it may set its own "rho"."""
         self._memory.check_ended("add_param_group")
         for key in ("rho", "sharpness_rho"):
             if isinstance(param_group, dict) and key in param_group and key not in self.base.defaults:
@@ -238,8 +238,8 @@ class RST(Wrapper):
         kept = {name: group[name] for name in self._common}
         p = self.schedule.at(kept["coin_step"], self.total_steps)
         gamma = self._gamma_at(p) if p > 0 else 0.0
-        # Without γ or ρ a sharpness-aware step is a plain one: it need not be paid for.
-        if gamma == 0 or not self._climb.goes_anywhere(self.base):
+        # With γ = 0 or ρ = 0 a sharpness-aware step is a plain one: one pass is enough.
+        if gamma == 0 or not self._climb.can_perturb(self.base):
             return Draw(0.0, False, kept)
         return Draw(gamma, self._when.takes(p, kept), kept)
 
@@ -256,7 +256,7 @@ class RST(Wrapper):
         self._memory.close(self.param_groups, [] if self.schedule.policy is None else self._parameters())
 
     def _decide(self, draw: Draw, clean: gradients.Gradients) -> bool:
-        """Return whether the step is taken, by the size of its first gradient; this waits for the device."""
+        """Return whether the step is sharpness-aware, by the norm of its first gradient; this waits for the device."""
         square = ddp.mean_over_ranks(self._climb.square(self.base, clean), self._model_as_called())
         p = self.schedule.at(draw.kept["coin_step"], self.total_steps)
         return bool(self._when.takes(p, draw.kept, float(square)))

@@ -1,4 +1,4 @@
-"""What a user chooses when an optimizer is made, and the checks of it."""
+"""The arguments of the optimizers, and their checks."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -49,8 +49,8 @@ def check(
     """Check the arguments of RST.
 
     Raises:
-        TypeError: one is of another kind than it has to be.
-        ValueError: one is out of range, or does not fit `base` or `p`.
+        TypeError: an argument has a wrong type.
+        ValueError: an argument is out of range, or does not fit `base` or `p`.
     """
     if total_steps is None and p.needs_total_steps:
         raise ValueError(f"p = {p} varies over the run: give total_steps, the number of steps")
@@ -74,10 +74,10 @@ def check(
 
 
 def check_model(model: Any, base: torch.optim.Optimizer) -> None:
-    """Check that `model` is the network that `base` trains, and one whose gradients can be climbed along.
+    """Check that `model` is the network that `base` trains, and that its ranks know the norm of the gradient.
 
     Raises:
-        TypeError: it is no network.
+        TypeError: it is not a network.
         ValueError: `base` trains another one, or it is sharded by FullyShardedDataParallel.
     """
     if model is None:
@@ -97,7 +97,7 @@ def check_number(name: str, value: Any) -> None:
     """Check that `value`, an argument called `name`, is a finite number, 0 or more.
 
     Raises:
-        TypeError: it is no number.
+        TypeError: it is not a number.
         ValueError: it is negative or not finite.
     """
     if not isinstance(value, Real):

@@ -4,10 +4,10 @@ With a part S of share q of the batch, and the rest R, that gradient is
 
     (q−γ)·g(S) + γ·g⁺(S) + (1−q)·g(R),
 
-where g⁺ is taken at the displaced weights; with q = 1 it is the one of G-RST, and there is no R. Each term is a pass,
-in this order. Each pass begins with an empty `.grad`, and its gradient is taken whole, however the loop body has put it
-there. What stood in `.grad` before the loop waits there during the last pass: whether the body clears it, adds to it or
-overwrites it, it does what it would have done in plain training.
+where g⁺ is the gradient at the displaced weights. With q = 1 it is the gradient of G-RST, and there is no R. Each term
+is a pass, in this order. Each pass starts with an empty `.grad`, and its whole gradient is taken out, no matter how the
+loop body put it there. Only the last pass starts with the gradients that were in `.grad` before the loop. So if the
+body clears them, adds to them or overwrites them, the result is the same as in plain training.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -37,7 +37,7 @@ class Term:
 
 
 def plain(batch: Any, draw: Draw, parameters: list[Tensor]) -> Iterator[Any]:
-    """Yield the one pass of a plain step, which is paid for where it brings a gradient."""
+    """Yield the one pass of a plain step; it is counted if it gives a gradient."""
     draw.spend(1.0)
     before = gradients.marks(parameters)
     yield batch
@@ -48,20 +48,20 @@ def plain(batch: Any, draw: Draw, parameters: list[Tensor]) -> Iterator[Any]:
 class Sharp:
     """The loop over the passes of a (micro-)batch on a step that is, or may become, sharpness-aware.
 
-    A pass that brings no gradient at all ends the climb. Without one of S, S is run again as in a plain step; without
-    one at the displaced weights, the clean one counts alone if it is still there, which it is not for γ = q; without
-    one of R, none is left. So the step is the plain one or none, and never one uphill.
+    If a pass gives no gradient, the step is not sharpness-aware. Without a clean gradient of S, S is run again as in a
+    plain step. Without a gradient at the displaced weights, only the clean one is used, if it was kept (not for γ = q).
+    Without a gradient of R, no gradient is left. So the step is a plain one or none, and never goes uphill.
 
     Args:
         batch: the (micro-)batch.
         batch_fraction: the share q of the batch that S is to have.
         parameters: the parameters that the base trains.
         draw: the decision on the step.
-        scene: where the perturbed pass takes place.
-        climb: returns the weights to move and by what, for the clean gradients of S and the share that S has.
-        decide: returns whether to climb, for the clean gradients of S; asked where `draw` does not say so.
-        locally: whether ranks under DistributedDataParallel climb each along its own gradient.
-        again: whether S is run again where it brought no gradient.
+        scene: the weights, buffers and generators for the passes.
+        climb: returns the weights to move and their ε, from the clean gradients of S and the share of S.
+        decide: returns whether to climb, from the clean gradients of S; called if `draw` has not decided.
+        locally: whether each rank under DistributedDataParallel climbs along its own gradient.
+        again: whether S is run again if it gave no gradient.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class Sharp:
         self.parameters, self.draw, self.scene = parameters, draw, scene
         self.part, self.share, self.rest = scene.split(batch, batch_fraction)
         self.climb, self.decide, self.again = climb, decide, again
-        # Ranks can climb alone only where it is certain that another pass follows, which will be reduced.
+        # A rank can climb along its own gradient only if another pass certainly follows and is reduced.
         alone = locally and (draw.sharp is True or self.rest is not None)
         self.ddp = ddp.to_climb_alone(scene.model, first=not scene.memory.reduced) if alone else None
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield what to run forward and backward on; leave the gradient of the step in `.grad`."""
+        """Yield the batches to run forward and backward on; leave the gradient of the step in `.grad`."""
         draw, share = self.draw, self.share
         undecided, spent = draw.sharp is None, self.scene.memory.spent
         stale = {p for p, mark in spent.items() if mark.still_is(p.grad)} if undecided else set()
@@ -97,7 +97,7 @@ class Sharp:
         gamma = draw.gamma if arrived and draw.sharp else 0.0
         weights, eps = self.climb(clean, share) if gamma else ([], [])
         total = Sum(self.parameters)
-        # DistributedDataParallel wants a gradient, if a zero, of parameters that only the clean pass went through.
+        # DistributedDataParallel needs a gradient, even a zero, for parameters that only the clean pass used.
         if arrived and (gamma != share or (self.ddp is not None and self.ddp.find_unused_parameters)):
             total.add(clean, share - gamma)
         del clean  # the last reference to a gradient that SAM does not need any more
@@ -106,9 +106,9 @@ class Sharp:
         terms = self._after_clean(gamma, arrived)
         for term in terms:
             last = term is terms[-1]
-            # Without anything of S, R is the batch.
+            # Without a gradient of S, R counts as the whole batch.
             weight = 1.0 if term.batch is self.rest and total.is_empty() and not climbed else term.weight
-            # Each rank's sum so far waits in `.grad` for the one all-reduce, in units of the last pass.
+            # Each rank's sum so far waits in `.grad` for the one all-reduce, divided by the last pass's weight.
             waiting = last and self.ddp is not None and not total.is_empty()
             if waiting:
                 total.scale(1.0 / weight)
@@ -122,7 +122,7 @@ class Sharp:
             if waiting:
                 total.clear() if came else total.scale(weight)
             if not came:
-                # What was not reduced would be another gradient on each rank.
+                # A gradient that was not reduced differs between ranks.
                 keeps = term.displaced and share != gamma and self.ddp is None
                 total.scale(share / (share - gamma)) if keeps else total.clear()
             climbed, arrived = came and (climbed or term.displaced), arrived or came
@@ -130,7 +130,7 @@ class Sharp:
             if last:
                 kept.find(grads)
             del grads, before
-        if not terms:  # nothing tells whether the body clears gradients; those that a step has used it should clear
+        if not terms:  # the body may or may not clear gradients; it should clear those that a step has used
             fresh = [None if p in stale else grad for p, grad in zip(self.parameters, kept.gradients, strict=True)]
             total.add(fresh, 1.0)
         gradients.put(kept.filled_with(total.gradients), self.parameters)
@@ -155,11 +155,11 @@ class Sharp:
 
         Args:
             term: the pass.
-            there: what stands in `.grad` when it begins; by default nothing.
-            waiting: what joins `.grad` when the first gradient arrives.
+            there: the gradients in `.grad` at its start; by default none.
+            waiting: the gradients to add to `.grad` when the first gradient arrives.
 
         Returns:
-            What the body has left in `.grad`, and whether a gradient is in it.
+            The gradients that the body has left in `.grad`, and whether the pass gave any.
 
         Raises:
             RuntimeError: gradients were assigned that DistributedDataParallel has to reduce.
@@ -180,10 +180,10 @@ class Sharp:
         came = bool(arrived or new)
         if waiting and new and not arrived:
             raise RuntimeError(
-                "the gradients of a pass were assigned, and DistributedDataParallel has to reduce those of the passes "
-                "before with them: call backward() in the loop, or set climb_locally=False"
+                "the gradients of a pass were assigned without backward(), so that DistributedDataParallel cannot reduce "
+                "those of earlier passes: call backward() in the loop, or set climb_locally=False"
             )
-        if not came:  # what stood there may have been written to: cleared, or added to, for which we have to look
+        if not came:  # the earlier gradients may have been cleared or added to: look at their values
             written = [grad for grad, mark in zip(grads, marks, strict=False) if not mark.still_is(grad)]
             came = any(bool(grad.any()) for grad in written if grad is not None)
         if not came:

@@ -1,4 +1,4 @@
-"""The random numbers of the clean pass, for the perturbed pass to draw once more."""
+"""The random generators: the perturbed pass draws the same random numbers as the clean pass."""
 
 import ctypes
 import random
@@ -39,10 +39,10 @@ class RngState:
 
 
 class RepeatedRng:
-    """The global random generators, from which a pass can draw what another has drawn.
+    """The global random generators, from which a second pass can draw the same numbers as the first.
 
-    They are torch's, on the CPU and on accelerators, Python's, and NumPy's. Generators that a network keeps for itself
-    are not among them.
+    These are the generators of torch (CPU and accelerators), of Python and of NumPy. Generators that belong to a
+    network are not included.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class RepeatedRng:
 
     @contextmanager
     def again(self, remembered: tuple[RngState, Any]) -> Iterator[None]:
-        """Let a pass draw the remembered numbers once more, and leave the generators as they are now."""
+        """Within the block, draw the remembered numbers again; then restore the present states."""
         before, numpy = remembered
         left = RngState.now(before.accelerators)
         with self._numpy.again(numpy):
@@ -68,8 +68,8 @@ class RepeatedRng:
 class _NumPy:
     """NumPy's global generator, if NumPy has been imported.
 
-    Its state takes a tenth of a millisecond to read. It is known without that if the memory of the generator is what it
-    was when the state was last read, and had no second normal number in store, which is drawn without a trace there.
+    Reading its state takes a tenth of a millisecond. This is skipped if the memory of the generator has not changed
+    since the last read, and the state held no second normal number, whose use does not change that memory.
     """
 
     _BYTES = 625 * 4  # of a Mersenne Twister: 624 words and a position
@@ -90,7 +90,7 @@ class _NumPy:
 
     @contextmanager
     def again(self, before: Any) -> Iterator[None]:
-        """Let a pass draw from the generator as it was `before`, and leave it as it is now."""
+        """Within the block, draw from the state `before`; then restore the present state."""
         left = None if before is None else self.now()
         if left is None:
             yield
@@ -108,7 +108,7 @@ class _NumPy:
         return sys.modules["numpy"].random
 
     def _memory(self) -> bytes | None:
-        if not hasattr(self._random, "get_bit_generator"):  # younger than the oldest NumPy that torch takes
+        if not hasattr(self._random, "get_bit_generator"):  # newer than the oldest NumPy that torch supports
             return None
         generator = self._random.get_bit_generator()
         if type(generator).__name__ != "MT19937":

@@ -1,4 +1,4 @@
-"""Where the perturbed pass takes place: at displaced weights, with buffers and noise as the clean pass found them."""
+"""The setting of the perturbed pass: displaced weights, and the buffers and random numbers of the clean pass."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,12 +17,12 @@ __all__ = ["Scene"]
 
 @dataclass
 class Scene:
-    """The weights, buffers and generators that the passes of a step find.
+    """The weights, buffers and random generators for the passes of a step.
 
     Args:
-        memory: of the optimizer.
-        model: the network; without it, buffers and noise are left to themselves.
-        same_buffers: whether the perturbed pass finds the buffers that the clean one has found.
+        memory: the memory of the optimizer.
+        model: the network; without it, buffers and generators are not restored.
+        same_buffers: whether the perturbed pass starts from the same buffers as the clean one.
         same_noise: whether it draws the same random numbers.
     """
 
@@ -38,7 +38,7 @@ class Scene:
 
     @contextmanager
     def remembered(self, parameters: list[Tensor]) -> Iterator[None]:
-        """Remember buffers and random generators as the pass within finds them."""
+        """Remember buffers and random generators at the start of the pass in the block."""
         if self.model is not None and self.same_noise:
             self._drawn = self.memory.rng.remember({parameter.device for parameter in parameters})
         if self.model is None or not self.same_buffers:
@@ -50,7 +50,7 @@ class Scene:
             yield
             return
 
-        def after_broadcast(*_: Any) -> None:  # at the first forward, of the buffers of the first rank
+        def after_broadcast(*_: Any) -> None:  # the first forward broadcasts the first rank's buffers
             hook.remove()
             self._found = self.memory.buffers.remember(model)
 
@@ -62,7 +62,7 @@ class Scene:
 
     @contextmanager
     def displaced(self, weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
-        """Let a pass take place there."""
+        """Within the block, run a pass at displaced weights."""
         memory = self.memory
         with ExitStack() as scene:
             scene.enter_context(displaced(weights, eps))
@@ -77,7 +77,7 @@ class Scene:
                 memory.perturbed = False
 
     def split(self, batch: Any, batch_fraction: float) -> tuple[Any, float, Any]:
-        """Return the part of the batch to climb with, its share, and the rest, None where the part is all."""
+        """Return the part of the batch to climb with, its share, and the rest, None if the part is the whole batch."""
         if batch_fraction == 1:
             return batch, 1.0, None
         together = self.model is not None and misuse.has_batch_statistics(self.model)

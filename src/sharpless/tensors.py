@@ -13,7 +13,7 @@ _PLAIN = {Tensor, nn.Parameter}
 
 
 def _is_sharded(tensor: Tensor) -> bool:
-    """Return whether `tensor` is a DTensor, without the second that importing the class takes."""
+    """Return whether `tensor` is a DTensor, without importing the class, which takes a second."""
     return type(tensor) not in _PLAIN and hasattr(tensor, "to_local")
 
 
@@ -34,7 +34,7 @@ def placed_as(weight: Any, grad: Any) -> Tensor:
 def buckets(
     tensors: Sequence[Tensor], values: Sequence[Hashable]
 ) -> dict[tuple[torch.device, torch.dtype, Hashable], list[int]]:
-    """Return the indices of `tensors` by device, dtype and value: what one foreach call can work on."""
+    """Return the indices of `tensors` by device, dtype and value: one foreach call can process each list."""
     where = defaultdict(list)
     for i, (tensor, value) in enumerate(zip(tensors, values, strict=True)):
         where[tensor.device, tensor.dtype, value].append(i)
@@ -42,7 +42,7 @@ def buckets(
 
 
 def foreach(operation: Callable[..., Any], *lists: list[Tensor]) -> None:
-    """Call an in-place foreach `operation` on aligned lists, once for each device: not every backend takes two."""
+    """Call an in-place foreach `operation` on aligned lists, once for each device: not every backend accepts two."""
     devices = {tensor.device for tensor in lists[0]}
     if len(devices) == 1:
         operation(*lists)
@@ -55,7 +55,7 @@ def foreach(operation: Callable[..., Any], *lists: list[Tensor]) -> None:
 @torch.no_grad()
 def copies(tensors: list[Tensor]) -> list[Tensor]:
     """Return a copy of each tensor, detached from any graph."""
-    # The one call for all is younger than the oldest torch we support.
+    # _foreach_clone is newer than the oldest torch that we support.
     if hasattr(torch, "_foreach_clone") and len({tensor.device for tensor in tensors}) == 1:
         cloned: list[Tensor] = list(torch._foreach_clone(tensors))
         return cloned
@@ -72,8 +72,8 @@ def scaled(tensors: list[Tensor], factor: float) -> list[Tensor]:
 def global_norm(tensors: Sequence[Tensor], placed_like: Sequence[Tensor] | None = None) -> Tensor:
     """Return the L2 norm over all `tensors`, over all shards of DTensors, as a 0-dim tensor.
 
-    Where `tensors` are the shards themselves, `placed_like` says of which DTensors. Sums are kept in float32, or in
-    float64 for float64 tensors, also where the tensors are half precision.
+    If `tensors` are shards, `placed_like` gives their DTensors. Sums are computed in float32, also for half precision,
+    or in float64 for float64 tensors.
 
     >>> global_norm([torch.tensor([3.0]), torch.tensor([[4.0]], dtype=torch.bfloat16)])
     tensor(5.)
@@ -97,7 +97,7 @@ def _over_shards(norm: Tensor, layout: Any) -> Tensor:
     """Return the norm of DTensors of one layout from that of their shards on this rank."""
     if layout is None:
         return norm
-    from torch.distributed.tensor import DTensor, Partial, Replicate  # noqa: PLC0415  (a second, and rarely needed)
+    from torch.distributed.tensor import DTensor, Partial, Replicate  # noqa: PLC0415  (takes a second, and is rarely needed)
 
     mesh, placements = layout
     summed = [Replicate() if placement.is_replicate() else Partial() for placement in placements]
