@@ -240,7 +240,7 @@ def test_old_methods_are_schedules():
 def test_what_excludes_each_other():
     """Sees an even spread of coins asked for where none is tossed."""
     base = torch.optim.SGD(network().parameters(), lr=0.1)
-    with pytest.raises(ValueError, match=r"^systematic = True spreads coins, and p = adaptive:1,-1,0.9 tosses none"):
+    with pytest.raises(ValueError, match=r"^systematic = True replaces the coin, but p = adaptive:1,-1,0.9 has none"):
         RST(base, Adaptive(), total_steps=10, systematic=True)
     with pytest.raises(ValueError, match=r"^decay = 1.5 is out of range"):
         Adaptive(decay=1.5)

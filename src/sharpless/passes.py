@@ -180,7 +180,7 @@ class Sharp:
         came = bool(arrived or new)
         if waiting and new and not arrived:
             raise RuntimeError(
-                "the gradients of a pass were assigned without backward(), so that DistributedDataParallel cannot reduce "
+                "the gradients of a pass were assigned without backward(), so DistributedDataParallel cannot reduce "
                 "those of earlier passes: call backward() in the loop, or set climb_locally=False"
             )
         if not came:  # the earlier gradients may have been cleared or added to: look at their values

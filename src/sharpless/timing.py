@@ -1,4 +1,4 @@
-"""What a sharpness-aware step costs in seconds, by its number of examples: the prices of a budget in seconds."""
+"""The duration of a sharpness-aware step by its number of examples, for budgets in seconds."""
 
 from collections.abc import Callable, Generator, Sequence
 from time import perf_counter
@@ -17,33 +17,33 @@ __all__ = ["driven", "halves", "step_seconds", "timing"]
 
 
 SMALLEST_SHARE = 16
-"""No smaller share of the batch is measured: steps then have eight sizes of pass, which torch.compile has room for."""
+"""1/16 of the batch is the smallest measured part: steps then have eight pass sizes, which torch.compile can cache."""
 
 
 class Idle(torch.optim.Optimizer):
-    """A base whose step takes about as long as that of SGD, and moves nothing."""
+    """A base whose step takes about as long as that of SGD, and changes no weights."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Read the gradients and write as much."""
+        """Read the gradients and write the same number of values."""
         torch._foreach_mul([p.grad for group in self.param_groups for p in group["params"] if p.grad is not None], 0.5)
 
 
 class Timed(RST):
-    """Steps that climb with m of n examples, or with none, and move nothing.
+    """Steps that climb with m of n examples, or with none, and change no weights.
 
     Args:
-        parameters: what is trained.
+        parameters: the trained parameters.
         m: the number of examples, 0 for a plain step.
         n: the number of examples in a batch.
-        model: the network, if the steps are to be given it.
+        model: the network; None times steps without it.
     """
 
     def __init__(self, parameters: Sequence[Tensor], m: int, n: int, model: nn.Module | None) -> None:
         base = Idle(parameters, {})
         # γ differs from 1 and from q, so that all gradients of the step are added up.
         super().__init__(base, float(m > 0), gamma=2.0, model=model, batch_fraction=m / n if m else 1.0)
-        self._memory.warned_of_part = True  # whoever measures wants to know which parts to take
+        self._memory.warned_of_part = True  # a measurement needs no warning
 
 
 def step_seconds(
@@ -54,13 +54,13 @@ def step_seconds(
     sizes: Sequence[int] | None = None,
     repeats: int = 7,
 ) -> dict[int, float]:
-    """Measure how long a step takes, by the number of examples that it climbs with.
+    """Measure the duration of a step by the number of examples that it climbs with.
 
-    Passes over a few examples take longer than their share of the batch, so that a budget counted in gradients is
-    exceeded on the clock. Steps are run as in training, with an update like that of plain SGD, which moves nothing
-    here. Hand what this returns to `GRST.for_budget(…, seconds=…)`. Measure once and keep the numbers: a run that is
-    resumed has to be planned with the numbers it began with. Weights, `.grad`, buffers and random generators are left
-    as they were. Under DistributedDataParallel all ranks have to call this, and get the same.
+    Passes over few examples take longer than their share of the batch, so that a run with a budget in gradients can
+    take more time than the budget says. Steps run as in training, with an update that takes as long as that of plain
+    SGD but changes no weights. Pass the result to `GRST.for_budget(…, seconds=…)`. Measure once and save the result: a
+    resumed run must use the same numbers. Weights, `.grad`, buffers and random generators are restored. Under
+    DistributedDataParallel all ranks must call this function, and get the same result.
 
     >>> model = nn.Linear(3, 1)
     >>> seconds = step_seconds(lambda x: model(x).square().mean().backward(), torch.randn(64, 3), model)
@@ -68,14 +68,14 @@ def step_seconds(
     [0, 4, 8, 16, 32, 64]
 
     Args:
-        run: computes the loss of the (part of the) batch it is handed, and calls `backward`.
+        run: a function that computes the loss of a batch or part, and calls `backward`.
         batch: a batch as `passes` takes it: tensors with examples along the first dimension, in any nest.
         model: the network.
         sizes: the numbers of examples; by default the whole batch, half of it, a quarter, … down to 4 or a 16th.
-        repeats: how often each step is timed, in turn with the others, after two steps to warm up.
+        repeats: how often each step is timed, alternating with the others, after two warm-up steps.
 
     Returns:
-        The duration in seconds for each number of examples: 0 for a plain step, then from the smallest on. It is the
+        The duration in seconds for each number of examples: 0 for a plain step, then the smallest first. It is the
         shortest of the repeats, because other load on the machine only makes them longer.
 
     Raises:
@@ -87,10 +87,10 @@ def step_seconds(
 
 
 def driven(measuring: Generator[Any, None, Any], run: Callable[[Any], Any]) -> Any:
-    """Run what a measurement yields to its end.
+    """Call `run` on each part that a measurement yields.
 
     Returns:
-        What the measurement returns.
+        The result of the measurement.
     """
     while True:
         try:
@@ -112,8 +112,8 @@ def timing(
 
     Args:
         batch: a batch.
-        parameters: what is trained.
-        model: the network, if the steps are to be given it.
+        parameters: the trained parameters.
+        model: the network; None times steps without it.
         sizes: the numbers of examples to climb with.
         repeats: how often each step is timed.
 
@@ -149,11 +149,11 @@ def timing(
 
 
 def halves(batch: Any, sizes: Sequence[int] | None = None) -> list[int]:
-    """Return the numbers of examples to climb with, from the smallest on, all of the batch among them.
+    """Return the numbers of examples to climb with, the smallest first, including the whole batch.
 
     Args:
         batch: the batch.
-        sizes: those that are asked for; by default half of the batch, a quarter, … down to SMALLEST_PART and to one in
+        sizes: the requested numbers; by default half of the batch, a quarter, … down to SMALLEST_PART and to one in
             SMALLEST_SHARE.
 
     Raises:
@@ -173,7 +173,7 @@ def halves(batch: Any, sizes: Sequence[int] | None = None) -> list[int]:
 
 
 def _now(parameters: Sequence[Tensor]) -> float:
-    """Return the time when the devices have done what they were told."""
+    """Return the time after the devices have finished their work."""
     for device in {parameter.device for parameter in parameters}:
         if device.type in {"cuda", "xpu", "mps"}:
             torch.get_device_module(device).synchronize()

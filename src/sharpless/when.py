@@ -1,4 +1,4 @@
-"""When to climb: what decides, at each step, whether it is a sharpness-aware one."""
+"""When to climb: the rules that decide whether a step is sharpness-aware."""
 
 from typing import Any, Protocol
 
@@ -9,17 +9,17 @@ __all__ = ["Adaptive", "Coin", "Systematic", "When", "when"]
 
 
 class When(Protocol):
-    """Decides whether a step is sharpness-aware, from nothing but what a checkpoint holds."""
+    """Decides whether a step is sharpness-aware, only from numbers that a checkpoint holds."""
 
     kept: dict[str, Any]
-    """The numbers that a checkpoint has to hold for it, as they are at the beginning."""
+    """Its numbers for the checkpoint, with their initial values."""
 
     def takes(self, p: float, kept: dict[str, Any], square: float | None = None) -> bool | None:
-        """Return whether a step is sharpness-aware; None asks for ‖g‖² first.
+        """Return whether a step is sharpness-aware; None if it needs ‖g‖² first.
 
         Args:
             p: the probability p(t) of the step, above 0.
-            kept: what a checkpoint would hold before the step; a decision may change it.
+            kept: the numbers for the checkpoint before the step; a decision may change them.
             square: ‖g‖², of the first gradient of the step.
         """
         ...
@@ -37,7 +37,7 @@ class Coin:
 
 
 class Systematic:
-    """Systematic sampling: each step with probability p(t), evenly spread, and as many steps as Σp(t) says."""
+    """Systematic sampling: Σp(t) steps in all, evenly spread, each with probability p(t)."""
 
     def __init__(self, seed: int, schedule: Schedule, total_steps: int | None) -> None:
         self.kept = {"coin_seed": seed}
@@ -49,7 +49,7 @@ class Systematic:
         return evenly(kept["coin_seed"], self._sum_before(kept["coin_step"]), p)
 
     def _sum_before(self, step: int) -> float:
-        """Return Σp over the steps before `step`, always added up in the same order: a resumed run finds the same."""
+        """Return Σp over the steps before `step`, added up in the same order, also in a resumed run."""
         start, total = self._sum if self._sum[0] <= step else (0, 0.0)
         for earlier in range(start, step):
             total += self._schedule.at(earlier, self._total_steps)
@@ -65,7 +65,7 @@ class Adaptive:
         self._policy, self._total_steps = schedule.policy, total_steps
 
     def takes(self, p: float, kept: dict[str, Any], square: float | None = None) -> bool | None:
-        """Return whether ‖g‖² is unusually large, and take it into the moments."""
+        """Return whether ‖g‖² is unusually large, and update the moments."""
         if square is None or self._policy is None:
             return None
         moments = kept["norm_mean"], kept["norm_variance"]
@@ -75,13 +75,13 @@ class Adaptive:
 
 
 def when(schedule: Schedule, total_steps: int | None, seed: int, *, systematic: bool) -> When:
-    """Return what decides for a `schedule`.
+    """Return the rule for a `schedule`.
 
     Raises:
-        ValueError: `systematic` sampling of a schedule that tosses no coins.
+        ValueError: `systematic` is combined with a schedule without a coin.
     """
     if schedule.policy is None:
         return Systematic(seed, schedule, total_steps) if systematic else Coin(seed)
     if systematic:
-        raise ValueError(f"systematic = True spreads coins, and p = {schedule} tosses none: leave one out")
+        raise ValueError(f"systematic = True replaces the coin, but p = {schedule} has none: leave one out")
     return Adaptive(seed, schedule, total_steps)

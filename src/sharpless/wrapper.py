@@ -1,4 +1,4 @@
-"""An optimizer around another one: groups, state, hooks and checkpoints are the base's own."""
+"""An optimizer around another one, with the groups, state, hooks and checkpoints of the base."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,25 +12,25 @@ __all__ = ["Wrapper", "as_one", "keyed_groups"]
 
 
 class Wrapper(Optimizer):
-    """An optimizer that shares `param_groups` and `state` with its base, whichever of the two they are changed on.
+    """An optimizer that shares `param_groups` and `state` with its base: a change on one is a change on both.
 
-    What a checkpoint must hold beside them stands in the groups, as plain numbers: that is all that distributed
-    checkpoints keep of an optimizer beside its state.
+    Other values for the checkpoint are plain numbers in the groups, since distributed checkpoints keep nothing else
+    besides the state.
 
     Args:
         base: the optimizer to wrap, or several.
         common: numbers of the whole optimizer, the same in every group.
-        rho: the radius of groups that have none of their own.
+        rho: the radius of groups that set none.
 
     Raises:
         TypeError: `base` cannot be wrapped.
     """
 
     base: Optimizer
-    """The wrapped optimizer; of several, all of them as one."""
+    """The wrapped optimizer, or several wrapped ones as one."""
 
     def __init__(self, base: Optimizer | Sequence[Optimizer], common: dict[str, Any], rho: float) -> None:
-        # Optimizer.__init__ would make groups and state of its own; __setstate__ sets up the rest.
+        # Optimizer.__init__ would create new groups and state; __setstate__ sets up the rest.
         base = as_one(base)
         self.__setstate__({"base": base, "defaults": dict(base.defaults)})
         self._common, self._rho = common, rho
@@ -61,7 +61,7 @@ class Wrapper(Optimizer):
         self._complete_groups()
 
     def _hooked(self, step: Callable[..., Any], closure: Callable[[], Any] | None) -> Any:
-        """Return what `step` returns, called between the hooks that were registered on this optimizer."""
+        """Return the result of `step`, called between the hooks that were registered on this optimizer."""
         args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
         kwargs: dict[str, Any] = {}
         for before in self._optimizer_step_pre_hooks.values():
@@ -72,19 +72,19 @@ class Wrapper(Optimizer):
         return loss
 
     def train(self) -> None:
-        """Hand `train` on to the bases that have it, as schedule-free ones do."""
-        self._hand_on("train")
+        """Call `train` of the bases that have it, such as schedule-free optimizers."""
+        self._call_on_bases("train")
 
     def eval(self) -> None:
-        """Hand `eval` on to the bases that have it."""
-        self._hand_on("eval")
+        """Call `eval` of the bases that have it."""
+        self._call_on_bases("eval")
 
-    def _hand_on(self, method: str) -> None:
+    def _call_on_bases(self, method: str) -> None:
         for base in all_of(self.base):
             getattr(base, method, lambda: None)()
 
     def _complete_groups(self) -> None:
-        """Give the numbers to groups that lack them: new ones, and those of a checkpoint of the base alone."""
+        """Add the numbers to groups without them: new groups, and those of a checkpoint of only the base."""
         groups = self.param_groups
         known = next((group for group in groups if self._common.keys() <= group.keys()), self._common)
         for _, key, group in keyed_groups(self.base):
@@ -102,7 +102,7 @@ class Wrapper(Optimizer):
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` returned, or a checkpoint of the base optimizer alone."""
+        """Load the result of `state_dict`, or a checkpoint of only the base optimizer."""
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
         radii = [group[key] for _, key, group in keyed_groups(self.base)]
@@ -114,9 +114,9 @@ class Wrapper(Optimizer):
             after(self)
 
     def _listen(self) -> None:
-        """Hear of the steps of the bases: those that a host takes on a base itself end the step too.
+        """Register hooks on the bases, so that a step that a framework takes directly on a base ends the step too.
 
-        Copies of the optimizer have to listen anew, since torch leaves hooks behind.
+        A copy of the optimizer must register them again, since torch does not copy hooks.
         """
         if getattr(self, "_listening", None) is not None:
             return
@@ -144,14 +144,14 @@ class Wrapper(Optimizer):
         self._listening = handles
 
     def _before_step_of(self, base: Optimizer) -> None:
-        """Do what comes before a step of one of the bases, whoever takes it."""
+        """Run before each step of a base, no matter who calls it."""
 
     def _after_step_of(self, base: Optimizer) -> None:
-        """Do what comes after it."""
+        """Run after each step of a base, no matter who calls it."""
 
     def __getstate__(self) -> dict[str, Any]:
-        # Hooks stay behind, as torch's own do, and so does the `step` that a scheduler puts on the instance,
-        # which belongs to this object and not to its copy.
+        # Hooks are not copied, as in torch. The `step` that a scheduler sets on the instance is not copied either,
+        # since it belongs to this object.
         left = {"step", "_listening"}
         return {name: value for name, value in self.__dict__.items() if name not in left and "_hooks" not in name}
 
@@ -172,7 +172,7 @@ def as_one(base: Any) -> Optimizer:
 def keyed_groups(base: Optimizer) -> Iterator[tuple[Optimizer, str, dict[str, Any]]]:
     """Yield optimizer, name of the radius and group, for each parameter group.
 
-    The name is "rho", but "sharpness_rho" where the optimizer has a rho of its own, as Adadelta does.
+    The name is "rho", but "sharpness_rho" if the optimizer already has a "rho", such as Adadelta.
     """
     for one in all_of(base):
         key = "sharpness_rho" if "rho" in one.defaults else "rho"

@@ -131,7 +131,7 @@ def test_what_is_refused(monkeypatch):
     def fit(make, kind=Automatic):
         trainer().fit(kind(network(), make), Loader(batches()))
 
-    with pytest.raises(ValueError, match="configure_optimizers returns SGD, which Sharpness"):
+    with pytest.raises(ValueError, match="configure_optimizers returns SGD, but Sharpness"):
         fit(sgd)
     with pytest.raises(ValueError, match="automatic_optimization is False: leave the callback out"):
         fit(lambda net: SAM(sgd(net)), Manual)
@@ -155,10 +155,10 @@ def test_another_loop(monkeypatch):
     from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 
     monkeypatch.delattr(_AutomaticOptimization, "_make_closure")
-    with pytest.raises(RuntimeError, match="has another training loop than Sharpness"):
+    with pytest.raises(RuntimeError, match="has a training loop that Sharpness"):
         fitted("SAM", network())
     monkeypatch.setattr(_AutomaticOptimization, "_make_closure", lambda self, batch, *rest: None, raising=False)
-    with pytest.raises(RuntimeError, match="has another training loop than Sharpness"):
+    with pytest.raises(RuntimeError, match="has a training loop that Sharpness"):
         fitted("SAM", network())
 
 

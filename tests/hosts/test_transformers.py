@@ -155,7 +155,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
     with pytest.raises(NotImplementedError, match=r"Nothing does not say which steps to take: define wrap_optimizer"):
         made(type("Nothing", (Sharpness, Trainer), {})).train()
     own = {"create_optimizer": lambda self, model=None: setattr(self, "optimizer", sgd(self.model))}
-    with pytest.raises(RuntimeError, match=r"the optimizer is not sharpness-aware: it is made when train\(\) begins"):
+    with pytest.raises(RuntimeError, match=r"the optimizer is not sharpness-aware: train\(\) creates it"):
         made(type("Own", (SharpTrainer,), own)).train()
     other = {"wrap_optimizer": lambda self, base: SAM(sgd(nn.Linear(2, 2)))}
     with pytest.raises(ValueError, match=r"model has no parameter in common with base"):

@@ -1,4 +1,4 @@
-"""How flat is a minimum? Curvature, sharpness and slices of the loss around the weights of any network.
+"""Flatness of a minimum: curvature, sharpness and slices of the loss around the weights of any network.
 
 >>> import torch
 >>> model = torch.nn.Linear(3, 2)

@@ -1,4 +1,4 @@
-"""What must hold before a number is given: two passes agree, and so do two ways to the second derivative."""
+"""Checks before a measurement: two passes give equal losses, and the Hessian is the derivative of the gradient."""
 
 import math
 from collections.abc import Callable
@@ -11,42 +11,42 @@ from torch.autograd.function import BackwardCFunction
 __all__ = ["ONCE", "check_losses", "check_second_derivatives", "has_python_functions"]
 
 AGREEMENT = 1e-5
-"""How far two passes may differ, relative to the loss: more than sums in another order make of float32."""
+"""The largest allowed relative difference of two passes: above the rounding errors of float32."""
 
 STEPS = (1e-2, 1e-3, 1e-4)
-"""Lengths of steps, relative to the weights, of which one has to show the second derivative."""
+"""Step lengths, relative to the weights; with one of them, the gradients must confirm the Hessian."""
 
-ONCE = "leave the eigenvalues and the trace out, with 0 of them"
+ONCE = "leave out the eigenvalues and the trace (eigenvalues = 0, vectors = 0)"
 
 
 def check_losses(losses: Callable[..., list[Tensor]]) -> None:
-    """Find out whether the model gives the same losses twice, and whether they are finite means.
+    """Check that the model gives the same losses twice, and that they are finite means.
 
     Args:
         losses: returns the loss of each batch, or with `halves=True` those of the halves of the first batch.
 
     Raises:
-        ValueError: it does not, or they are not.
+        ValueError: the losses differ, or are not finite means.
     """
     found = losses()
     if not isinstance(found[0], Tensor) or found[0].numel() != 1:
         kind = tuple(found[0].shape) if isinstance(found[0], Tensor) else type(found[0]).__name__
-        raise ValueError(f"loss gives {kind}: let it give one number, the mean over the examples of a batch")
+        raise ValueError(f"loss gives {kind}: let it return one number, the mean over the examples of a batch")
     for a, b in zip(map(float, found), map(float, losses()), strict=True):
         if not math.isfinite(a):
-            raise ValueError("the loss is no finite number at these weights: the training has diverged")
+            raise ValueError("the loss is not finite at these weights: the training has diverged")
         if abs(a - b) > AGREEMENT * max(abs(a), abs(b)):
             raise ValueError(
-                f"model gives two losses for the same examples in evaluation mode, {a:.6g} and {b:.6g}: switch dropout "
-                "and other noise off that eval() does not reach"
+                f"model gives two losses for the same examples in evaluation mode, {a:.6g} and {b:.6g}: turn off "
+                "dropout and other noise that eval() does not turn off"
             )
     whole, halves = float(found[0]), [float(half) for half in losses(halves=True)]
     if halves and whole != 0 and abs(sum(halves) - whole) <= AGREEMENT * abs(whole):
-        raise ValueError("loss adds up over the examples of a batch: let it give their mean, reduction='mean'")
+        raise ValueError("loss is a sum over the examples of a batch: let it return the mean, reduction='mean'")
 
 
 def has_python_functions(loss: Tensor) -> bool:
-    """Return whether a `torch.autograd.Function` of somebody's has a part in a loss.
+    """Return whether a loss was computed with a `torch.autograd.Function` written in Python.
 
     >>> has_python_functions(torch.ones(2, requires_grad=True).square().sum())
     False
@@ -70,12 +70,12 @@ class _Function(Protocol):
 
 
 def check_second_derivatives(function: _Function) -> None:
-    """Find out whether the Hessian is the derivative of the gradient, along the gradient.
+    """Check, along the gradient, that the Hessian is the derivative of the gradient.
 
-    Where a network has kinks, as those of ReLU, the two may differ a little.
+    If a network has kinks, such as those of ReLU, the two may differ a little.
 
     Raises:
-        ValueError: it is not, by half of it or more, however short the step.
+        ValueError: they differ by half or more for every step length.
     """
     gradient = function.gradient()[1]
     size, length = float(torch.linalg.vector_norm(function.vector())), float(torch.linalg.vector_norm(gradient))

@@ -1,4 +1,4 @@
-"""The Hessian of the loss: its largest eigenvalues and its trace, from products with vectors alone."""
+"""The Hessian of the loss: its largest eigenvalues and its trace, only from products with vectors."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -40,7 +40,7 @@ class Eigenvalues:
     """The largest eigenvalues that were found."""
 
     values: list[float]  # (k,), the largest first; fewer where the others did not converge
-    residuals: list[float]  # (k,), ‖Hv − λv‖ for the eigenvector v of length 1: so close is an eigenvalue to λ
+    residuals: list[float]  # (k,), ‖Hv − λv‖ for the unit eigenvector v: an eigenvalue is this close to λ
     wanted: int
 
 
@@ -56,7 +56,7 @@ def eigenvalues(objective: Objective, k: int = 3, *, seed: int = 0) -> Eigenvalu
         The eigenvalues, to a thousandth, and their residuals.
 
     Raises:
-        ValueError: there are no more than k weights.
+        ValueError: there are k weights or fewer.
         ModuleNotFoundError: SciPy is not installed.
 
     >>> model = torch.nn.Linear(4, 1, bias=False)
@@ -72,7 +72,7 @@ def eigenvalues(objective: Objective, k: int = 3, *, seed: int = 0) -> Eigenvalu
     linalg = _scipy()
     start = _normal(objective, torch.Generator().manual_seed(seed))
     if not objective.product(start).any():
-        return Eigenvalues([0.0] * k, [0.0] * k, k)  # which ARPACK takes for a fault
+        return Eigenvalues([0.0] * k, [0.0] * k, k)  # ARPACK raises an error here
 
     def product(vector: Any) -> Any:
         found = objective.product(torch.as_tensor(vector).flatten().to(objective.device))
@@ -80,7 +80,7 @@ def eigenvalues(objective: Objective, k: int = 3, *, seed: int = 0) -> Eigenvalu
 
     first = start.cpu().numpy()
     hessian = linalg.LinearOperator((objective.size, objective.size), matvec=product, dtype=first.dtype)
-    basis = min(objective.size, 2 * k + 10)  # vectors of all weights: what takes the memory
+    basis = min(objective.size, 2 * k + 10)  # vectors of length P: they take most of the memory
     try:
         found, vectors = linalg.eigsh(hessian, k, which="LA", v0=first, ncv=basis, maxiter=RESTARTS, tol=TOLERANCE)
     except linalg.ArpackNoConvergence as error:

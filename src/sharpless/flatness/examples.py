@@ -1,4 +1,4 @@
-"""The examples that a loss is measured on: taken once, after a second look has found the same ones."""
+"""The examples that a loss is measured on: stored once, after a second pass over the data gave the same ones."""
 
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
@@ -21,17 +21,17 @@ def frozen(data: Iterable[Any], examples: int) -> list[tuple[int, Any]]:
 
     Args:
         data: batches, pairs (x, y).
-        examples: how many to take; all, where there are fewer.
+        examples: how many to take; all, if there are fewer.
 
     Raises:
-        ValueError: there are none, or others in a second pass over the data.
+        ValueError: there are none, or a second pass over the data gives others.
     """
     first = list(_taken(data, examples))
     if not first:
         raise ValueError("data are empty: give batches, pairs (x, y)")
     for one, again in zip_longest(first, _taken(data, examples)):
         if again is None:
-            raise ValueError("data can be gone through only once: give a list of batches, or a DataLoader")
+            raise ValueError("data can be iterated over only once: give a list of batches, or a DataLoader")
         if one is None or not _same(one[1], again[1]):
             raise ValueError(
                 "data differ from one pass over them to the next: leave shuffling and random augmentation out"
@@ -40,7 +40,7 @@ def frozen(data: Iterable[Any], examples: int) -> list[tuple[int, Any]]:
 
 
 def _taken(data: Iterable[Any], examples: int) -> Iterator[tuple[int, Any]]:
-    """Yield pairs with their sizes until there are so many examples.
+    """Yield pairs with their sizes, up to this number of examples.
 
     Raises:
         ValueError: the data give something else than pairs.
@@ -57,7 +57,7 @@ def _taken(data: Iterable[Any], examples: int) -> Iterator[tuple[int, Any]]:
 def _length(pair: Any) -> int:
     try:
         size = length(pair) if isinstance(pair, tuple | list) and len(pair) == 2 else None
-    except (TypeError, ValueError):  # whose sentences are about parts of a batch
+    except (TypeError, ValueError):  # their messages are about parts of a batch
         size = None
     if not size:
         raise ValueError(

@@ -15,7 +15,7 @@ from sharpless.flatness.slices import loss_slice, loss_surface
 __all__ = ["Settings", "Watch", "measure"]
 
 Watch = Callable[[str, int, int | None], object]
-"""A function of what is measured, how often the loss was computed for it, and how often it will be, if known."""
+"""A function of the measure's name, the number of losses computed for it, and their total, None if unknown."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class Settings:
     ValueError: points = 4 is out of range: give an odd number from 3 on, or 0 for no slices
 
     Raises:
-        ValueError: one is out of range.
+        ValueError: a setting is out of range.
     """
 
     rho: tuple[float, ...] = (0.05, 0.1)  # radii of sharpness
-    adaptive_rho: tuple[float, ...] = (0.5, 1.0)  # and of adaptive sharpness, which has another unit
+    adaptive_rho: tuple[float, ...] = (0.5, 1.0)  # radii of adaptive sharpness, in another unit
     eigenvalues: int = 3  # the largest ones
     vectors: int = 30  # random vectors for the trace
     directions: int = 10  # for the average-case sharpness
     ascent_steps: int = 20  # gradients for each radius of the worst-case sharpness
-    points: int = 21  # of a slice in one dimension; in two there are half as many each way
+    points: int = 21  # of a slice; the surface has half as many in each direction
     seed: int = 0  # of all random directions
 
     def __post_init__(self) -> None:
@@ -57,8 +57,8 @@ class Settings:
         ):
             if not fits:
                 value = getattr(self, name)
-                told = " ".join(map(str, value)) if isinstance(value, tuple) else value
-                raise ValueError(f"{name} = {told} is out of range: {remedy}")
+                shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+                raise ValueError(f"{name} = {shown} is out of range: {remedy}")
 
 
 def measure(objective: Objective, settings: Settings = Settings(), watch: Watch | None = None) -> dict[str, Any]:
@@ -72,14 +72,14 @@ def measure(objective: Objective, settings: Settings = Settings(), watch: Watch 
     [(0.1, False), (0.5, True), (1.0, True)]
 
     Args:
-        objective: its loss.
+        objective: the loss of the network.
         settings: what to measure.
-        watch: is told how far it is.
+        watch: is called to report progress.
 
     Returns:
         `loss`, `examples`, `weights` (their number), `eigenvalues`, `trace`, `sharpness` (for each radius, in the worst
-        case and on average), `slice`, `surface`, and what it took. What was left out is None, and so is a number that
-        is not finite.
+        case and on average), `slice`, `surface`, `spent` and `seconds`. Measures that were left out are None, and so
+        are numbers that are not finite.
     """
     began, s = perf_counter(), settings
     found: dict[str, Any] = {
@@ -123,7 +123,7 @@ def _near(objective: Objective, s: Settings, watch: Watch | None, rho: float, ad
 
 @contextmanager
 def _watched(objective: Objective, watch: Watch | None, what: str, total: int | None) -> Iterator[None]:
-    """Tell `watch`, within the block, each time that the loss was computed."""
+    """Within the block, call `watch` each time that the loss was computed."""
     done, before = 0, objective.watch
 
     def count() -> None:
@@ -140,13 +140,13 @@ def _watched(objective: Objective, watch: Watch | None, what: str, total: int | 
 
 
 def _grid(points: int) -> list[float]:
-    """Return so many numbers from −1 to 1, with 0 in their middle."""
+    """Return this number of points from −1 to 1, with 0 in the middle."""
     half = points // 2
     return [i / half for i in range(-half, half + 1)]
 
 
 def _finite(found: Any) -> Any:
-    """Return what is found with None in place of numbers that are not finite, which JSON has not."""
+    """Return `found` with None in place of numbers that are not finite, which JSON does not support."""
     if isinstance(found, dict):
         return {name: _finite(value) for name, value in found.items()}
     if isinstance(found, list):

@@ -12,10 +12,10 @@ from sharpless.flatness.objective import Objective
 __all__ = ["Ascent", "average_sharpness", "sharpness"]
 
 START = 0.1
-"""Length of the first, random ε, as a share of ρ: it leads out of where the gradient alone would stay."""
+"""Length of the first, random ε, as a share of ρ: it leaves a point where the gradient is zero."""
 
 LAST = 0.25
-"""The share of the steps in which an ascent that is to be believed hardly rises any more."""
+"""In this last share of the steps, a converged ascent hardly rises any more."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Ascent:
 
     @property
     def still_rising(self) -> bool:
-        """Whether the last quarter of the steps found more than 2 % of the value: then further steps find more."""
+        """Whether the last quarter of the steps added more than 2 % of the value: then more steps would find more."""
         before = self.rises[: len(self.rises) - max(1, round(LAST * len(self.rises)))]
         return math.isfinite(self.value) and max(before, default=0.0) < 0.98 * self.value
 
@@ -35,20 +35,20 @@ class Ascent:
 def sharpness(objective: Objective, rho: float, *, steps: int = 20, adaptive: bool = False, seed: int = 0) -> Ascent:
     """Return SAM's sharpness, the maximum of L(θ+ε) − L(θ) over ‖ε‖ ≤ ρ, as far as an ascent finds it.
 
-    It is projected gradient ascent whose steps go as far as the ball reaches: ε ← ρg/‖g‖ with the gradient g at θ + ε,
-    of which SAM takes the first. The best ε of all steps counts. Adaptive sharpness (ASAM, arXiv 2102.11600) is the
-    maximum over ‖ε/|θ|‖ ≤ ρ, elementwise; rescaling weights so that the network stays the same does not change it.
-    Weights of 0 stay.
+    It uses projected gradient ascent with steps to the surface of the ball: ε ← ρg/‖g‖ with the gradient g at θ + ε.
+    SAM takes only the first step. The result is the best ε of all steps. Adaptive sharpness (ASAM, arXiv 2102.11600) is
+    the maximum over ‖ε/|θ|‖ ≤ ρ, elementwise. A rescaling of weights that does not change the function of the network
+    does not change it. Weights of 0 do not move.
 
     Args:
         objective: the loss.
         rho: the radius.
-        steps: gradients to climb by.
+        steps: the number of gradient steps.
         adaptive: whether ε is measured in units of the weights.
         seed: decides where the ascent begins.
 
     Returns:
-        The value, a lower bound of the maximum, and how the ascent came to it.
+        The value, a lower bound of the maximum, and the rise after each step.
 
     Raises:
         ValueError: an argument is out of range.
@@ -83,8 +83,8 @@ def average_sharpness(
 ) -> Estimate:
     """Return the mean of L(θ+ε) − L(θ) over the directions of ε with ‖ε‖ = ρ (Wen et al., arXiv 2211.05729).
 
-    For small ρ it is ρ²/2P times the trace of the Hessian. Each direction is taken both ways, ε and −ε, which takes the
-    slope out. Adaptive: ε/|θ| is what has the length ρ.
+    For small ρ it is ρ²/2P times the trace of the Hessian. Each direction is used with both signs, ε and −ε, which
+    cancels the slope. Adaptive: ε/|θ| has the length ρ.
 
     Args:
         objective: the loss.

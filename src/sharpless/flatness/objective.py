@@ -20,7 +20,7 @@ __all__ = ["Objective", "Spent"]
 
 @dataclass
 class Spent:
-    """What was computed so far, each time on all examples."""
+    """The number of computations so far, each on all examples."""
 
     losses: int = 0
     gradients: int = 0
@@ -30,10 +30,10 @@ class Spent:
 class Objective:
     """The mean of a loss over the first examples of some data, as a function of the weights.
 
-    The examples are kept in memory, on the device of the model. Before anything is measured, the data are gone through
-    twice and the model as well, and both have to come to the same: dropout that is always on, shuffled data or random
-    augmentation would turn every measure into noise. Weights are one vector here, (P,): all parameters that require
-    gradients, flattened, one after the other.
+    The examples are kept in memory, on the device of the model. Before any measurement, two passes over the data must
+    give the same examples, and two passes of the model the same losses. Otherwise dropout that is always on, shuffled
+    data or random augmentation would turn every measure into noise. The weights are one vector, (P,): all parameters
+    that require gradients, flattened and concatenated.
 
     >>> model = nn.Linear(3, 2)
     >>> data = [(torch.randn(4, 3), torch.tensor([0, 1, 1, 0])) for _ in range(5)]
@@ -45,14 +45,14 @@ class Objective:
     True
 
     Args:
-        model: any network, in evaluation mode whenever it is used here.
+        model: any network; it is used in evaluation mode.
         loss: a function of the model's output and y, a mean over the examples of a batch.
-        data: batches, pairs (x, y), the same ones each time they are gone through: a list, or a DataLoader that does
-            not shuffle. x and y may be any nest of tensors that the model and the loss take.
-        examples: how many to take, from the first one on; all, where there are fewer.
+        data: batches, pairs (x, y), the same ones in each pass over them: a list, or a DataLoader that does not
+            shuffle. x and y may be any nest of tensors that the model and the loss take.
+        examples: how many to take, from the first one on; all, if there are fewer.
 
     Raises:
-        ValueError: an argument is out of range, or two passes do not agree.
+        ValueError: an argument is out of range, or two passes disagree.
     """
 
     def __init__(
@@ -63,14 +63,16 @@ class Objective:
         self.model = model
         self.weights: list[Tensor] = [weight for weight in model.parameters() if weight.requires_grad]
         if not self.weights:
-            raise ValueError("model has no weights that require gradients: let those require them that are to be moved")
+            raise ValueError(
+                "model has no weights that require gradients: set requires_grad = True for those to measure"
+            )
         if any(hasattr(weight, "to_local") for weight in self.weights):
             raise ValueError("model is sharded over several devices: measure it whole, on one")
         kinds = {(weight.dtype, weight.device) for weight in self.weights}
         if len(kinds) > 1 or self.dtype not in {torch.float32, torch.float64}:
             found = " and ".join(sorted({f"{dtype} on {device}" for dtype, device in kinds}))
             raise ValueError(
-                f"model has weights of {found}: bring it to one device and one precision, model.float() say"
+                f"model has weights of {found}: bring it to one device and one precision, as with model.float()"
             )
         self._loss = loss
         self.spent, self.watch = Spent(), _unwatched
@@ -93,7 +95,7 @@ class Objective:
 
     @property
     def device(self) -> torch.device:
-        """Where they are."""
+        """The device of the weights."""
         return self.weights[0].device
 
     def vector(self) -> Tensor:
@@ -107,7 +109,7 @@ class Objective:
 
     @torch.no_grad()
     def losses(self, halves: bool = False) -> list[Tensor]:
-        """Return what the loss gives for each batch, or for the two halves of the first."""
+        """Return the loss of each batch, or of the two halves of the first batch."""
         pairs = [pair for _, pair in self._batches]
         if halves:
             size, pair = self._batches[0]
@@ -120,7 +122,7 @@ class Objective:
         """Return L(θ + ε).
 
         Args:
-            eps: ε, (P,); nothing for 0.
+            eps: ε, (P,); None for 0.
         """
         with self._at(eps):
             total = sum(size * float(self._of(pair)) for size, pair in self._batches)
@@ -131,7 +133,7 @@ class Objective:
         """Return L(θ + ε) and its gradient there, (P,).
 
         Args:
-            eps: ε, (P,); nothing for 0.
+            eps: ε, (P,); None for 0.
         """
         total, summed = 0.0, torch.zeros(self.size, dtype=self.dtype, device=self.device)
         with self._at(eps), torch.enable_grad():
@@ -146,9 +148,9 @@ class Objective:
     def product(self, vector: Tensor) -> Tensor:
         """Return the product of the Hessian at θ with a vector, (P,), by differentiating twice, batch by batch.
 
-        Torch's own operations say so where they lack a second derivative. Autograd functions written in Python may
-        drop out of the Hessian without a word: where there are any, the first product is compared with a difference of
-        gradients.
+        Torch's own operations raise an error if they lack a second derivative. But autograd functions written in Python
+        may be missing from the Hessian without an error. If there are any, the first product is compared with a
+        difference of gradients.
 
         Raises:
             ValueError: the model cannot be differentiated twice.
@@ -160,7 +162,7 @@ class Objective:
             if written_in_python:
                 check_second_derivatives(self)
         total = torch.zeros_like(vector)
-        with self._at(None), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the one that has second derivatives
+        with self._at(None), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # only this one has second derivatives
             for size, pair in self._batches:
                 total.add_(self._product_of(pair, self.split(vector)), alpha=size / self.examples)
         self._count("products")
@@ -168,7 +170,7 @@ class Objective:
 
     def _product_of(self, pair: Any, vector: list[Tensor]) -> Tensor:
         loss = self._of(pair)
-        with _said_of_derivatives():
+        with _derivative_errors():
             first = torch.autograd.grad(
                 loss, self.weights, create_graph=True, allow_unused=True, materialize_grads=True
             )
@@ -190,7 +192,7 @@ class Objective:
 
     @contextmanager
     def _at(self, eps: Tensor | None) -> Iterator[None]:
-        """Have the model in evaluation mode within the block, and its weights moved by ε."""
+        """Within the block, put the model in evaluation mode and move its weights by ε."""
         modes = {module: module.training for module in self.model.modules()}
         self.model.eval()
         try:
@@ -206,12 +208,12 @@ class Objective:
 
 
 def _unwatched() -> None:
-    """Do nothing where nobody watches."""
+    """Do nothing: the default of `watch`."""
 
 
 @contextmanager
-def _said_of_derivatives() -> Iterator[None]:
-    """Say in one sentence that torch cannot differentiate twice.
+def _derivative_errors() -> Iterator[None]:
+    """Turn the error of torch that it cannot differentiate twice into one sentence.
 
     Raises:
         ValueError: it cannot.
@@ -220,21 +222,21 @@ def _said_of_derivatives() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        told = str(error).splitlines()[0][:200]
-        if "memory" in told:
+        reason = str(error).splitlines()[0][:200]
+        if "memory" in reason:
             raise
-        raise ValueError(f"model cannot be differentiated twice ({told}): {ONCE}") from error
+        raise ValueError(f"model cannot be differentiated twice ({reason}): {ONCE}") from error
 
 
 def _uncompiled(modules: Iterable[nn.Module]) -> AbstractContextManager[object]:
-    """Return a block in which compiled modules run as they were written, since compiled ones cannot do it twice."""
+    """Return a block in which compiled modules run uncompiled, since torch.compile has no second derivatives."""
     compiled = any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules)
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 @contextmanager
 def _whole_float32() -> Iterator[None]:
-    """Have GPUs convolve in float32 within the block, not in TF32, whose three digits are too few here."""
+    """Within the block, let GPUs compute convolutions in float32: the three digits of TF32 are too few here."""
     cudnn, before = torch.backends.cudnn, torch.backends.cudnn.allow_tf32
     cudnn.allow_tf32 = False
     try:

@@ -11,9 +11,9 @@ __all__ = ["direction", "loss_slice", "loss_surface"]
 def direction(objective: Objective, seed: int = 0) -> Tensor:
     """Return a random direction, (P,), filter-normalized (Li et al., arXiv 1712.09913).
 
-    Each filter of the direction, a slice of a weight along its first dimension, is as long as the filter of the network
-    in its place. Biases and the parameters of normalization layers, which have one dimension, stay. The same seed draws
-    the same direction for every network of these shapes, before it is scaled to each.
+    Each filter of the direction, a slice of a weight along its first dimension, has the norm of the network's filter in
+    its place. Biases and the parameters of normalization layers, which have one dimension, do not move. The same seed
+    gives the same direction for every network of these shapes, before it is scaled.
 
     >>> model = torch.nn.Linear(3, 2)
     >>> objective = Objective(model, torch.nn.functional.mse_loss, [(torch.ones(1, 3), torch.ones(1, 2))])
@@ -51,9 +51,9 @@ def loss_slice(objective: Objective, at: list[float], seed: int = 0) -> list[flo
 
 
 def loss_surface(objective: Objective, at: list[float], seed: int = 0) -> list[list[float]]:
-    """Return the losses at θ + a·d + b·e, a row for each b in `at` and in it a number for each a.
+    """Return the losses at θ + a·d + b·e, with a row for each b in `at` and a column for each a.
 
-    d and e are the directions of `seed` and of the number after it.
+    d and e are the directions of `seed` and `seed + 1`.
 
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> objective = Objective(model, torch.nn.functional.mse_loss, [(torch.ones(1, 2), torch.ones(1, 1))])

@@ -1,1 +1,1 @@
-"""What frameworks that own the training loop need; one module for each, which imports that framework alone."""
+"""Adapters for frameworks that own the training loop; each module imports only its own framework."""

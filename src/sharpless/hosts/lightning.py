@@ -29,24 +29,25 @@ INSTEAD = "set automatic_optimization = False, and loop over self.optimizers().p
 class Sharpness(Callback):
     """Makes the steps of a wrapped optimizer sharpness-aware in Lightning's automatic optimization.
 
-    `Trainer(callbacks=[Sharpness()])`, and `configure_optimizers` returns SAM, RST or GRST around any optimizer, where
-    no model need be given: it is the LightningModule. Each micro-batch climbs along its own gradient, on its own rank;
-    what the Trainer clips and what `on_before_optimizer_step` sees is the gradient of the whole step.
+    Use `Trainer(callbacks=[Sharpness()])`, and let `configure_optimizers` return SAM, RST or GRST around any optimizer.
+    The argument `model` is not needed: it is the LightningModule. Each micro-batch climbs along its own gradient, on
+    its own rank. The Trainer clips the gradient of the whole step, and `on_before_optimizer_step` sees this gradient.
 
-    `training_step` and `backward` run once for each pass, with the batch, or with parts of it. What `self.log` is told
-    at displaced weights is dropped, metrics of torchmetrics in the module forget it, and the loss of the step is the
-    clean one. Other records that `training_step` keeps should look at `self.optimizers().perturbed`.
+    `training_step` and `backward` run once for each pass, with the batch, or with parts of it. At displaced weights,
+    calls of `self.log` have no effect, and metrics of torchmetrics in the module are restored after the pass. The loss
+    of the step is the clean one. Other code in `training_step` that records values should check
+    `self.optimizers().perturbed`.
 
     >>> from lightning.pytorch import Trainer
     >>> trainer = Trainer(callbacks=[Sharpness()], accelerator="cpu", logger=False, enable_checkpointing=False)
 
-    It leans on private names of Lightning's training loop, which are looked for before training begins.
+    It uses private names of Lightning's training loop, which are checked before training begins.
     """
 
     _opt: RST | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the closures of the training loop."""
+        """Replace the closures of the training loop."""
         opt = _optimizer(trainer, pl_module)
         loop = _loop(trainer, pl_module)
         _check_batches(trainer, pl_module)
@@ -60,28 +61,28 @@ class Sharpness(Callback):
 
         def make_closure(kwargs: OrderedDict[str, Any], optimizer: Any, batch_idx: int) -> Any:
             closure = make(kwargs, optimizer, batch_idx)
-            if closure._backward_fn is not None:  # averages of the weights go through the data for BatchNorm alone
+            if closure._backward_fn is not None:  # weight averaging runs forwards only for BatchNorm
                 closure.closure = partial(_run, closure, opt, kwargs, partial(_recorded, pl_module, metrics, opt))
             return closure
 
         loop._make_closure = make_closure
 
     def on_before_optimizer_step(self, *_: Any) -> None:
-        """See that the step is about to be taken."""
+        """Remember that the step is about to be taken."""
         self._stepped = True
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """End a step that overflowed, which nobody took, before a checkpoint is written."""
+        """End a step that was skipped after an overflow, before a checkpoint is written."""
         if self._stepped and self._opt is not None and self._opt._memory.draw is not None:
             self._opt._close_draw()
         self._stepped = False
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give back the closures."""
+        """Restore the closures."""
         self._release(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give back the closures."""
+        """Restore the closures."""
         self._release(trainer)
 
     def _release(self, trainer: Trainer) -> None:
@@ -95,7 +96,7 @@ def _optimizer(trainer: Trainer, module: LightningModule) -> RST:
     """Return the one optimizer of sharpless that the module trains with.
 
     Raises:
-        ValueError: there is none that the callback can serve.
+        ValueError: there is none, or the callback does not support this setup.
     """
     if not module.automatic_optimization:
         raise ValueError(
@@ -104,24 +105,24 @@ def _optimizer(trainer: Trainer, module: LightningModule) -> RST:
         )
     if trainer.strategy.handles_gradient_accumulation:
         raise ValueError(
-            f"strategy {type(trainer.strategy).__name__} takes the steps itself, out of reach of Sharpness(): choose "
-            '"ddp", or ModelParallelStrategy with fully_shard'
+            f"strategy {type(trainer.strategy).__name__} takes the steps itself, and Sharpness() cannot change them: "
+            'choose "ddp", or ModelParallelStrategy with fully_shard'
         )
     found = [getattr(each, "optimizer", each) for each in trainer.optimizers]
     if len(found) != 1 or not isinstance(found[0], RST):
         names = ", ".join(type(each).__name__ for each in found) or "none"
         raise ValueError(
-            f"configure_optimizers returns {names}, which Sharpness() does nothing for: return one optimizer of "
-            "sharpless, such as SAM(base)"
+            f"configure_optimizers returns {names}, but Sharpness() needs one optimizer of sharpless: return "
+            "SAM(base), for example"
         )
     return found[0]
 
 
 def _loop(trainer: Trainer, module: LightningModule) -> Any:
-    """Return the loop of automatic optimization, whose parts are the ones that are known.
+    """Return the loop of automatic optimization, if it has the expected parts.
 
     Raises:
-        RuntimeError: they are not.
+        RuntimeError: it does not have them.
     """
     try:
         loop = trainer.fit_loop.epoch_loop.automatic_optimization
@@ -132,7 +133,7 @@ def _loop(trainer: Trainer, module: LightningModule) -> Any:
         known = False
     if not known:
         raise RuntimeError(
-            f"Lightning {lightning.__version__} has another training loop than Sharpness() knows: {INSTEAD}"
+            f"Lightning {lightning.__version__} has a training loop that Sharpness() does not know: {INSTEAD}"
         )
     return loop
 
@@ -149,10 +150,10 @@ def _check_batches(trainer: Trainer, module: LightningModule) -> None:
 
 @torch.enable_grad()
 def _run(closure: Any, opt: RST, kwargs: OrderedDict[str, Any], recorded: Callable[[int], Any]) -> Any:
-    """Run a closure of Lightning's in passes.
+    """Run a closure of Lightning in passes.
 
     Returns:
-        The result of the clean pass; of the last one where there are two, with the loss of the whole batch.
+        The result of the clean pass. If there are two, that of the last one, with the loss of the whole batch.
     """
     if closure._zero_grad_fn is not None:
         closure._zero_grad_fn()
@@ -177,7 +178,7 @@ def _run(closure: Any, opt: RST, kwargs: OrderedDict[str, Any], recorded: Callab
 
 @contextmanager
 def _recorded(module: LightningModule, metrics: list[Metric], opt: RST, examples: int) -> Iterator[None]:
-    """Let logs and metrics record a pass if it is a clean one, with the number of its examples if it is not 0."""
+    """Let logs and metrics record only clean passes, with their number of examples if it is not 0."""
     log, own = module.log, vars(module).get("log")
 
     def log_clean(*args: Any, **kwargs: Any) -> None:
@@ -198,6 +199,6 @@ def _recorded(module: LightningModule, metrics: list[Metric], opt: RST, examples
 
 
 def _state(metric: Metric) -> dict[str, Any]:
-    """Return all that a metric has recorded, in copies where it may be written to."""
+    """Return the state of a metric, with copies of its tensors and lists."""
     states = {k: list(v) if isinstance(v, list) else v.clone() for k, v in metric.metric_state.items()}
     return {**vars(metric), **states}

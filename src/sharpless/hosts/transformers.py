@@ -21,7 +21,7 @@ __all__ = ["Sharpness"]
 
 
 class Sharpness(Trainer):
-    """A Trainer whose steps are those of SAM, RST or G-RST: put it before the Trainer that you use.
+    """A Trainer whose steps are those of SAM, RST or G-RST: make it the base class before your Trainer.
 
     >>> from transformers import Trainer
     >>> from sharpless import GRST
@@ -29,27 +29,28 @@ class Sharpness(Trainer):
     ...     def wrap_optimizer(self, base):
     ...         return GRST(base, p=0.5, rho=0.05)
 
-    The base is what the Trainer makes of its `TrainingArguments` or of `optimizer_cls_and_kwargs`, or what it is handed
-    as `optimizers=(base, None)`; handed SAM, RST or GRST, it needs no `wrap_optimizer`. The optimizer learns the
-    model from the Trainer, so that `model=` may be left out.
+    The base is the optimizer that the Trainer creates from its `TrainingArguments` or `optimizer_cls_and_kwargs`, or
+    the one that you pass as `optimizers=(base, None)`. If you pass SAM, RST or GRST, `wrap_optimizer` is not needed.
+    The optimizer gets the model from the Trainer, so that `model=` is not needed.
 
-    Each micro-batch climbs along its own gradient, on each rank by itself. The Trainer clips, unscales and logs the
-    mixture, and the loss that it logs is the clean one. What a `compute_loss` of your own logs or counts, it should log
-    and count `if not self.opt.perturbed`.
+    Each micro-batch climbs along its own gradient, separately on each rank. The Trainer clips, unscales and logs the
+    mixed gradient, and it logs the clean loss. Your own `compute_loss` should log and count only `if not
+    self.opt.perturbed`.
 
     Raises:
-        ValueError: the Trainer would train something else than was asked for: with DeepSpeed, with DataParallel, or
-            with an optimizer that steps during backward.
+        ValueError: the setup is not supported: DeepSpeed, DataParallel, or an optimizer that steps during backward.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         gpus, optim = self.args.n_gpu, OptimizerNames(self.args.optim).value
         if self.is_deepspeed_enabled:
-            raise ValueError("deepspeed keeps the gradients to itself, and none could be climbed along: leave it out")
+            raise ValueError(
+                "deepspeed keeps the gradients to itself, so that no pass can climb along them: leave it out"
+            )
         if gpus > 1:
             raise ValueError(
-                f"{gpus} GPUs in one process are trained by DataParallel, whose noise no second pass could repeat: "
+                f"{gpus} GPUs in one process are trained by DataParallel, whose random numbers no pass can repeat: "
                 f"start one process for each with torchrun --nproc-per-node {gpus}, or set CUDA_VISIBLE_DEVICES"
             )
         if "layerwise" in optim or "lomo" in optim:
@@ -58,12 +59,12 @@ class Sharpness(Trainer):
             )
 
     def wrap_optimizer(self, base: torch.optim.Optimizer) -> RST:
-        """Return SAM, RST or G-RST around `base`: yours to define.
+        """Return SAM, RST or G-RST around `base`; define it in your class.
 
         `self.args.per_device_train_batch_size` and `self.state.max_steps`, the number of steps, are known here.
 
         Args:
-            base: the optimizer that the Trainer has made, or was handed.
+            base: the optimizer that the Trainer has created or received.
 
         Raises:
             NotImplementedError: it is not defined.
@@ -74,7 +75,7 @@ class Sharpness(Trainer):
         )
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Return the sharpness-aware optimizer, made the first time."""
+        """Return the sharpness-aware optimizer, which the first call creates."""
         base = super().create_optimizer(*args, **kwargs)
         if self._found() is None:
             self.optimizer = self.wrap_optimizer(base)
@@ -82,7 +83,7 @@ class Sharpness(Trainer):
 
     @property
     def opt(self) -> RST:
-        """The sharpness-aware optimizer, whose `cost` is what was spent, and whose `perturbed` tells the passes apart.
+        """The sharpness-aware optimizer, with its `cost` so far, and `perturbed` to distinguish the passes.
 
         Raises:
             RuntimeError: there is none.
@@ -90,15 +91,15 @@ class Sharpness(Trainer):
         opt = self._found()
         if opt is None:
             raise RuntimeError(
-                "the optimizer is not sharpness-aware: it is made when train() begins, and a create_optimizer of your "
-                "own has to make SAM, RST or GRST"
+                "the optimizer is not sharpness-aware: train() creates it, and your own create_optimizer must create "
+                "SAM, RST or GRST"
             )
         return opt
 
     def _found(self) -> RST | None:
         optimizer: Any = self.optimizer
         while optimizer is not None and not isinstance(optimizer, RST):
-            optimizer = getattr(optimizer, "optimizer", None)  # accelerate puts one around it
+            optimizer = getattr(optimizer, "optimizer", None)  # accelerate wraps it
         return optimizer
 
     def training_step(
@@ -116,7 +117,7 @@ class Sharpness(Trainer):
         examples = batches.length(inputs) if opt.batch_fraction < 1 else None
         losses = []
         for part in opt.passes(inputs):
-            # A loss divided by the number of items in all micro-batches is a mean over a part with its share of them.
+            # Trainer divides the loss by the number of items in all micro-batches: a part needs its share of it.
             share = (batches.length(part) or 0) / examples if examples else 1.0
             items = None if num_items_in_batch is None else torch.as_tensor(num_items_in_batch) * share
             loss = super().training_step(model, part, items)

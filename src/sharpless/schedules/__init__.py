@@ -1,11 +1,11 @@
-"""When to be sharpness-aware: the scheduling functions p(t) of RST (arXiv 2203.09962).
+"""The scheduling functions p(t) of RST (arXiv 2203.09962): how probable a sharpness-aware step is.
 
-A schedule is a value. Called on progress u = t/T in [0, 1] it returns the probability with which the step
-at that progress is sharpness-aware; `at` answers for step t of T, `mean` gives the average over the run.
+A schedule is called with progress u = t/T in [0, 1], and returns the probability that the step at that progress is
+sharpness-aware. `at` returns it for step t of T, and `mean` returns the average over the run.
 
 The functions of the paper and of its code, for a parameter p:
 
-| there            | p(t), step t of T                        | here                                        |
+| paper            | p(t), step t of T                        | sharpless                                   |
 | ---------------- | ---------------------------------------- | ------------------------------------------- |
 | constant         | p                                        | `Constant(p)`                               |
 | piecewise1       | 0 for t ≤ pT, then 1                     | `Piecewise((0, 1), (p,))`                   |

@@ -1,4 +1,4 @@
-"""What every scheduling function is, and what a policy decides in place of a coin."""
+"""The base class of scheduling functions, and of policies that replace the coin."""
 
 from abc import ABC, abstractmethod
 from typing import Protocol
@@ -10,7 +10,7 @@ Moments = tuple[float | None, float]
 
 
 class Policy(Protocol):
-    """What looks at the gradient of a step, in place of a coin."""
+    """A rule that looks at the gradient of a step, in place of a coin."""
 
     def takes(
         self, step: int, total_steps: int | None, square: float, mean: float | None, variance: float
@@ -23,7 +23,7 @@ class Schedule(ABC):
     """A scheduling function: the probability of a sharpness-aware step as a function of progress."""
 
     needs_total_steps = True
-    """Whether `at` has to know how many steps the run takes."""
+    """Whether `at` needs the number of steps of the run."""
 
     @abstractmethod
     def __call__(self, progress: float) -> float:
@@ -48,11 +48,11 @@ class Schedule(ABC):
 
     @property
     def policy(self) -> Policy | None:
-        """What decides, where p is positive, in place of a coin."""
+        """The rule that replaces the coin where p is positive, or None."""
         return None
 
     def at(self, step: int, total_steps: int | None) -> float:
-        """Return p at step `step` (counted from 0) of `total_steps`; past the last step p stays what it was.
+        """Return p at step `step` (counted from 0) of `total_steps`; after the last step p keeps its last value.
 
         >>> from sharpless.schedules import Linear
         >>> Linear(0, 1).at(25, 100)
@@ -67,7 +67,7 @@ def check_probability(name: str, value: float) -> None:
     """Refuse a `value` outside [0, 1].
 
     Raises:
-        ValueError: it is no probability.
+        ValueError: it is not a probability.
     """
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} = {value} is not a probability: give a number in [0, 1]")

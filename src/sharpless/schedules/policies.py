@@ -39,15 +39,14 @@ class Periodic(Schedule):
 
 @dataclass(frozen=True)
 class Adaptive(Schedule):
-    """Where the gradient is unusually large: the policy of AE-SAM (arXiv 2304.14647), in place of a coin.
+    """Sharpness-aware where the gradient is unusually large, in place of a coin (AE-SAM, arXiv 2304.14647).
 
-    A step is sharpness-aware when ‖g‖² ≥ μ + cσ, with exponential moving averages μ and σ² of mean and variance
-    of ‖g‖² over the steps (this one included), and c going in a straight line from `start` to `end`: λ₂ and λ₁
-    of the paper, which takes 1 and −1 and a decay of 0.9. μ starts at the first ‖g‖², σ at 0; g are the gradients
-    of the parameters that are perturbed. Beside GradScaler give it a fixed scale (a large growth_interval): it
-    sees scaled gradients, and a scale that grows looks like a gradient that does. As a function of progress it is
-    the chance of that for a normal distribution, which is what expected costs and γ = degree / mean p are
-    computed from; the gradients decide what is spent.
+    A step is sharpness-aware when ‖g‖² ≥ μ + cσ. μ and σ² are exponential moving averages of the mean and variance of
+    ‖g‖² over the steps, including this one. c goes linearly from `start` to `end`: λ₂ and λ₁ of the paper, which uses 1
+    and −1 and a decay of 0.9. μ starts at the first ‖g‖², σ at 0. g is the gradient of the perturbed parameters. With
+    GradScaler, use a constant scale (a large growth_interval): the gradients are scaled, and a growing scale looks like
+    a growing gradient. As a function of progress, the schedule is the probability of this condition for a normal
+    distribution. Expected costs and γ = degree / mean p are computed from it; the actual cost depends on the gradients.
 
     >>> Adaptive().mean(), round(Adaptive(1, 1).mean(), 4)
     (0.5, 0.1587)
@@ -73,12 +72,12 @@ class Adaptive(Schedule):
     def takes(
         self, step: int, total_steps: int | None, square: float, mean: float | None, variance: float
     ) -> tuple[bool, Moments]:
-        """Return whether a step is sharpness-aware, and the moments that the next one is to be given.
+        """Return whether a step is sharpness-aware, and the moments for the next step.
 
         Args:
             step: the step, counted from 0.
             total_steps: the number of steps.
-            square: ‖g‖²; what is not finite is not taken, and leaves the moments alone.
+            square: ‖g‖²; if it is not finite, the step is plain, and the moments do not change.
             mean: μ so far, None before the first step.
             variance: σ² so far, at first 0.
         """

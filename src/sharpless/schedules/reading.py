@@ -1,4 +1,4 @@
-"""What a user may give for p(t): a number, a text, a function of progress, or a schedule after a warm-up."""
+"""The accepted forms of p(t): a number, a text, a function of progress, or a schedule after a warm-up."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sharpless.schedules.policies import Adaptive, Periodic
 __all__ = ["Probability", "Warmup", "parse", "schedule"]
 
 Probability = float | str | Schedule | Callable[[float], float]
-"""What `schedule` reads."""
+"""The argument of `schedule`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Warmup(Schedule):
 
 @dataclass(frozen=True)
 class _Function(Schedule):
-    """A callable of the user's, watched: it must stay in [0, 1]."""
+    """A callable of the user; its values are checked to be in [0, 1]."""
 
     function: Callable[[float], float]
 
@@ -114,11 +114,11 @@ def parse(text: str) -> Schedule:
     ['0.5', 'linear:0,1', 'piecewise:0,1@0.75', 'warmup:0.1/periodic:5']
 
     Raises:
-        ValueError: `text` is in none of the forms, or leaves [0, 1].
+        ValueError: `text` has none of these forms, or gives values outside [0, 1].
     """
     try:
         return _read(text.strip())
-    except (_FormError, RecursionError):  # the latter by warm-ups before warm-ups
+    except (_FormError, RecursionError):  # the latter by deeply nested warm-ups
         raise ValueError(
             f"schedule {text!r} cannot be read: write 0.5, linear:0,1, cosine:1,0, piecewise:0,1@0.75, "
             "periodic:10, adaptive:1,-1, or warmup:0.05/ before one of these"
