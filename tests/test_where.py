@@ -273,5 +273,5 @@ def test_only_parameters_that_were_replaced():
     model, other = network(), network()
     opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1), only=[model[0].weight])
     opt.param_groups[0]["params"] = list(other.parameters())
-    with pytest.raises(RuntimeError, match="base has none of the parameters of only any more"):
+    with pytest.raises(RuntimeError, match="base no longer has any of the parameters in only"):
         list(opt.passes())

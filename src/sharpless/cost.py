@@ -32,7 +32,7 @@ class Cost:
 
     @property
     def ratio(self) -> float:
-        """Passes per pass of plain training; 1 before the first step."""
+        """The number of passes relative to plain training; 1 before the first step."""
         return self.passes / self.plain_passes if self.plain_passes else 1.0
 
 

@@ -70,7 +70,7 @@ class _Seen:
 
 
 class Buffers:
-    """The buffers of a model: the perturbed pass starts from the same values as the clean pass, and changes nothing.
+    """The buffers of a model: the perturbed pass starts from the values of the clean pass, and its changes are undone.
 
     Buffers are the running statistics of normalization layers, the vectors of spectral normalization, codebooks,
     queues, counters and the ranges of observers. They are copied before the clean pass. Large ones are copied only if

@@ -133,10 +133,10 @@ class Memory:
         return self.around[1]
 
     def is_bare(self, groups: list[dict[str, Any]], steps: int) -> bool:
-        """Return whether this is the first of several steps without passes.
+        """Return whether this step without passes deserves a warning.
 
-        A first one in a run is allowed: frameworks often take it, and distributed checkpoints take one with a learning
-        rate of 0. Frameworks whose closures loop over passes take others when they do not train.
+        The first step of a run is allowed: frameworks often take it, and distributed checkpoints take one with a
+        learning rate of 0. Frameworks whose closures loop over passes take others when they do not train.
 
         Args:
             groups: the parameter groups.

@@ -60,10 +60,10 @@ class RST(Wrapper):
         freeze_batchnorm: False lets the perturbed pass update the buffers too.
         repeat_dropout: False lets the perturbed pass draw new random numbers.
         climb_locally: False synchronizes the clean gradient under DistributedDataParallel as well.
-        batch_fraction: the share q of the batch on which the sharpness term is estimated; a step costs 1 + q gradients.
-            The loop over `passes` gets the first q·n examples S, S again at perturbed weights, and the rest R, and
-            mixes q·g(S) + (1−q)·g(R) + γ(g⁺(S) − g(S)). BatchNorm normalizes each part by its own statistics, and
-            training may fail with small parts (docs/how-to/budget.md).
+        batch_fraction: the share q of the batch on which the sharpness term is estimated; a sharpness-aware step costs
+            1 + q gradients. The loop over `passes` gets the first q·n examples S, S again at perturbed weights, and the
+            rest R, and mixes q·g(S) + (1−q)·g(R) + γ(g⁺(S) − g(S)). BatchNorm normalizes each part by its own
+            statistics, and training may fail with small parts (docs/how-to/budget.md).
         keep_strength: use the radius ρ√q, so that a ρ chosen for whole batches also fits q < 1. False uses ρ.
         systematic: spread the sharpness-aware steps evenly, in place of a coin: Σp(t) of them, rounded up or down.
         ascent: the direction of the perturbation: a function of (weights, gradients, ρ) that returns ε, such as

@@ -97,7 +97,7 @@ def _over_shards(norm: Tensor, layout: Any) -> Tensor:
     """Return the norm of DTensors of one layout from that of their shards on this rank."""
     if layout is None:
         return norm
-    from torch.distributed.tensor import DTensor, Partial, Replicate  # noqa: PLC0415  (takes a second, and is rarely needed)
+    from torch.distributed.tensor import DTensor, Partial, Replicate  # noqa: PLC0415  (slow, and rarely needed)
 
     mesh, placements = layout
     summed = [Replicate() if placement.is_replicate() else Partial() for placement in placements]

@@ -37,8 +37,8 @@ def sharpness(objective: Objective, rho: float, *, steps: int = 20, adaptive: bo
 
     It uses projected gradient ascent with steps to the surface of the ball: ε ← ρg/‖g‖ with the gradient g at θ + ε.
     SAM takes only the first step. The result is the best ε of all steps. Adaptive sharpness (ASAM, arXiv 2102.11600) is
-    the maximum over ‖ε/|θ|‖ ≤ ρ, elementwise. A rescaling of weights that does not change the function of the network
-    does not change it. Weights of 0 do not move.
+    the maximum over ‖ε/|θ|‖ ≤ ρ, elementwise. It is invariant under rescalings of weights that do not change the
+    function of the network. Weights of 0 do not move.
 
     Args:
         objective: the loss.

@@ -34,8 +34,8 @@ class Sharpness(Trainer):
     The optimizer gets the model from the Trainer, so that `model=` is not needed.
 
     Each micro-batch climbs along its own gradient, separately on each rank. The Trainer clips, unscales and logs the
-    mixed gradient, and it logs the clean loss. Your own `compute_loss` should log and count only `if not
-    self.opt.perturbed`.
+    mixed gradient, and it logs the clean loss. In your own `compute_loss`, log and count values only while
+    `self.opt.perturbed` is False.
 
     Raises:
         ValueError: the setup is not supported: DeepSpeed, DataParallel, or an optimizer that steps during backward.
