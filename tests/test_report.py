@@ -362,7 +362,7 @@ def test_page_tells_the_data_and_the_machine(page):
     assert "Trained on system Linux, processor x86_64, cores 2, threads 1 with sharpless 0.1.0" in " ".join(
         text.split()
     )
-    assert "Left out or zero: clip, augment." in text
+    assert "Not set or zero: clip, augment." in text
     assert "is measured on the test set" in page
 
 
