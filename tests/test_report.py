@@ -116,7 +116,7 @@ LOOK = METHODS["rst"]["look"]
         (changed("choice", "tried", to=[{"rho": "0.1", "values": [1.0]}]), r"\(choice\.tried\.0\.rho: "),
         (changed("choice", "tried", to=[]), r"\(choice\.tried: "),
         (changed("hyperparameters", to={"rho": math.nan}), r"\(hyperparameters\.rho: "),
-        (changed("options", to={"lr": math.inf}), r"\(options: a number that is not finite"),
+        (changed("options", to={"lr": math.inf}), r"\(options: a number is not finite"),
         (changed("machine", to=[[[[[[[[1]]]]]]]]), r"\(machine: "),
         (changed("data", to={"a": [[[[[[[1]]]]]]]}), r"\(data: the facts are nested too deeply\)"),
         (changed("format", to=1), r"\(format: "),
@@ -144,7 +144,7 @@ def test_a_file_that_is_no_run(tmp_path, content, complaint):
 
 def test_a_folder_without_runs(tmp_path):
     """Sees: an empty report made of a mistyped folder."""
-    with pytest.raises(ValueError, match=r"nowhere holds no finished run: give a folder that .* has ended"):
+    with pytest.raises(ValueError, match=r"nowhere holds no finished run: give a folder of .* with a finished run"):
         read_runs(tmp_path / "nowhere")
     (tmp_path / "runs").mkdir()
     for name in ("study.json", "summary.json"):

@@ -476,7 +476,7 @@ def test_warnings(tmp_path):
     needed = seeds_needed(stats.tstd(found), 1.0)
     assert warning == (
         f"5 seeds are too few to decide on SGD (cost 1.5): its interval reaches ± {half:.2f} points, the margin is 1; "
-        f"it would take {needed}."
+        f"seeds needed: {needed}."
     )
     assert entry(summary, "sgd-long")["versus_sam"]["seeds_needed"] == needed
     (warning,) = summarize(runs_with(tmp_path, sam=SAM, sgd_long=[60.0, 98.0, 99.0, 20.0, 97.0]))["warnings"]

@@ -337,7 +337,7 @@ def test_a_task_whose_passes_cannot_be_measured(folder):
     (folder / "priced.py").write_text(PRICED)
     study = Study(Task.of("priced.py:train", {"how": "closure"}), ("sgd", "thrifty"), [0], folder / "out")
     assert [run.method.name for run, _ in study.execute(1)] == ["sgd"]
-    assert "measuring passes failed: TaskError: thrifty climbs with a part of the batch" in str(study.failures[0])
+    assert "measuring passes failed: TaskError: thrifty uses a part of the batch" in str(study.failures[0])
 
 
 def test_a_signal_waits_for_the_locks():

@@ -44,7 +44,7 @@ def legend(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"ρ: chosen on validation, which cost each method {span} plain trainings")
     if count > 1:
         every = "both" if count == 2 else f"all {count}"
-        lines.append(f"intervals are for one comparison alone, the last column is corrected for {every} (Holm)")
+        lines.append(f"intervals are for one comparison alone, the last column is for {every} (Holm)")
     outcomes = {outcome(entry, summary) for entry in summary["methods"]}
     if "alone" in outcomes:
         lines.append(f"alone only: non-inferior as the only comparison, but not as one of {count} (Holm)")
