@@ -1,9 +1,9 @@
-"""Which libraries compute SAM's two gradients right, and put everything back where it was.
+"""Check which libraries compute SAM's two gradients correctly and restore the complete state.
 
     python benchmarks/conformance.py [--libraries …] [--cases …] [--jobs 2] [--timeout 120] [--out benchmarks/results]
 
-Runs every case on every installed library, each in a fresh process with a time limit, and writes conformance.json and
-conformance.md. Exits with status 1 where sharpless does not pass.
+Runs every case on every installed library, each in a new process with a time limit, and writes conformance.json and
+conformance.md. Exits with status 1 if sharpless does not pass.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES), metavar="NAME")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--jobs", type=int, default=2, help="number of parallel processes")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one case")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
@@ -75,7 +75,7 @@ def run_all(cases, libraries, jobs, timeout):
 
 
 def run_one(case, library, timeout):
-    """Run one case in a fresh process, in a group of its own, so that a time-out ends its ranks as well."""
+    """Run one case in a new process group, so that a time-out ends its ranks too."""
     results, send = PROCESSES.Pipe(duplex=False)
     process = PROCESSES.Process(target=send_record, args=(send, case, library))
     process.start()
@@ -100,7 +100,7 @@ def send_record(connection, case, library):
 
 
 def markdown(report):
-    """The table, and below it a line for everything that does not pass."""
+    """The table, with a line for each failed case below."""
     names, cases = list(report["score"]), report["cases"]
     machine, versions = report["machine"], ", ".join(f"{name} {of}" for name, of in report["versions"].items())
     lines = [

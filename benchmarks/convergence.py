@@ -1,9 +1,9 @@
-"""The bound of docs/convergence.md beside measured gradient norms, where every constant of it is known.
+"""The bound of docs/convergence.md and measured gradient norms, on problems with known constants.
 
     OMP_NUM_THREADS=1 python benchmarks/convergence.py [--steps 800] [--out benchmarks/results]
 
-Every run is one of the library's optimizers around torch's SGD, in float64, with γ = 1/p. It starts at the minimum (in
-the double well: on the slope, where SAM stands still), so that it shows what climbing does to a solution. In all
+Every run is one of the library's optimizers around torch's SGD, in float64, with γ = 1/p. It starts at the minimum, to
+show the effect of the ascent on a solution. In the double well it starts on the slope, where SAM does not move. In all
 problems β = 1 and ρ = 1: SAM's floor β²ρ² is 1, and the learning rate is αβ.
 """
 
@@ -28,7 +28,7 @@ from smooth_problems import Problem, double_well, fixed_direction, logistic, ske
 
 RUNS = 4
 GRID = [(p, rate) for p in (1.0, 0.5, 0.25, 0.1) for rate in (2**-1, 2**-3, 2**-5, 2**-7)]
-WELL = [(1.0, 2**-3), (0.5, 2**-9), (0.25, 2**-10)]  # learning rates at which the coin does not throw θ over the ridge
+WELL = [(1.0, 2**-3), (0.5, 2**-9), (0.25, 2**-10)]  # learning rates at which random steps do not move θ over the ridge
 PROBLEMS = {
     "quadratic": (skewed_quadratic, GRID),
     "logistic regression": (logistic, GRID),
@@ -39,7 +39,7 @@ LOOKS = {1.0: ("#2288aa", "o"), 0.5: ("#4d8b31", "s"), 0.25: ("#d1618f", "^"), 0
 
 
 def run(problem: Problem, p: float, rate: float, steps: int, seed: int) -> dict[str, float]:
-    """Return means over the steps of one run: ‖∇L(θ)‖², the squared noise of the batches, ‖d‖² of climbs, the cost."""
+    """Return means over the steps of one run: ‖∇L(θ)‖², squared noise of the batches, ‖d‖² of ascents, and the cost."""
     w = nn.Parameter(problem.start.clone())
     base, options = torch.optim.SGD([w], lr=rate), {"rho": 1.0, "ascent": problem.climb, "seed": seed}
     opt = SAM(base, **options) if p == 1 else GRST(base, p, **options)
@@ -60,7 +60,7 @@ def run(problem: Problem, p: float, rate: float, steps: int, seed: int) -> dict[
 
 
 def measure(problem: Problem, p: float, rate: float, steps: int) -> dict[str, float]:
-    """Return the mean of ‖∇L(θ)‖² over RUNS runs, and its bound, from constants that are known and that were met."""
+    """Return the mean of ‖∇L(θ)‖² over RUNS runs, and its bounds, from the known and from the measured constants."""
     runs = [run(problem, p, rate, steps, seed) for seed in range(RUNS)]
     square, noise, climb, cost = (numpy.array([each[key] for each in runs]) for key in runs[0])
     row = {"measured": square.mean(), "error": square.std(ddof=1) / RUNS**0.5}
@@ -110,7 +110,7 @@ def page(facts: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=800, help="steps of a run; at small learning rates more")
+    parser.add_argument("--steps", type=int, default=800, help="steps of a run; more for small learning rates")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     rows = []

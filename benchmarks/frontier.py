@@ -1,9 +1,9 @@
-"""What each share of SAM's extra cost buys: accuracy against cost over p and q, ρ chosen for every method.
+"""Accuracy against cost over p and q, with ρ chosen for every method.
 
     python benchmarks/frontier.py STUDY [--jobs 2] [--data-dir CIFAR-10] [--runs runs/frontier] [--out …]
 
-Every method gets its ρ from one grid, by accuracy on a fifth of the training examples that is held out, labels as noisy
-as the others; it is then trained on all of them and tested on the test set. Stopped and started again, it continues.
+Every method chooses its ρ from the same grid, by accuracy on a fifth of the training examples, with noisy labels. Then
+it is trained on all of them and tested on the test set. The same command continues an interrupted study.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def g_rst(q: float, *parameters: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Study:
-    """Tasks by their names, each the options of the images task, and what is compared on each."""
+    """Tasks by their names, as options of the images task, with the compared methods and the grid of ρ."""
 
     tasks: dict[str, dict[str, Any]]
     methods: tuple[str, ...]
@@ -80,20 +80,20 @@ STUDIES = {
 
 
 def table(summary: dict[str, Any]) -> list[str]:
-    """Return the rows of a task by their cost, with those in bold that are Pareto-optimal."""
+    """Return the rows of a task, ordered by cost. Pareto-optimal ones are in bold."""
     head = ["method", "ρ", "accuracy %", "cost", "seconds", "minus SAM [95 %]", "non-inferior", "cost of choosing ρ"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in sorted(summary["methods"], key=lambda row: row["cost"]):
         value, versus, bold = row["value"], row["versus_sam"], "**" * row["pareto_optimal"]
-        told = f"| {bold}{row['label']}{bold} | {'' if row['rho'] is None else format(row['rho'], 'g')} "
-        told += f"| {value['mean']:.2f} ± {value['std'] or 0.0:.2f} | {row['cost']:.3f} "
-        told += f"| {row['seconds']['median']:.1f} "
+        line = f"| {bold}{row['label']}{bold} | {'' if row['rho'] is None else format(row['rho'], 'g')} "
+        line += f"| {value['mean']:.2f} ± {value['std'] or 0.0:.2f} | {row['cost']:.3f} "
+        line += f"| {row['seconds']['median']:.1f} "
         difference = verdict = ""
         if versus is not None and versus["ci95"] is not None:
             difference = "{:+.2f} [{:+.2f}, {:+.2f}]".format(versus["difference"], *versus["ci95"])
             verdict = "yes" if versus["non_inferior"] else "no" if versus["behind"] else "not shown"
         spent = "" if row["choice"] is None else f"{row['choice']['cost']:.1f}"
-        lines.append(f"{told}| {difference} | {verdict} | {spent} |")
+        lines.append(f"{line}| {difference} | {verdict} | {spent} |")
     return lines
 
 

@@ -1,8 +1,8 @@
-"""What has to hold on a GPU: no synchronization, GradScaler, a model on two devices, graphs for both kinds of step.
+"""Checks on a GPU: no synchronization, GradScaler, a model on two devices, graphs for both kinds of step.
 
     python benchmarks/gpu.py [--device cpu] [--steps 200] [--out benchmarks/results]
 
-With `--device cpu` the same code runs without capture, which shows that the script works and nothing about a GPU.
+With `--device cpu` the same code runs without capture. This tests only the script.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def step(opt: RST, task: Task) -> None:
 
 @contextmanager
 def no_synchronization(device: str):
-    """Within the block, anything that makes the host wait for the GPU is an error."""
+    """Raise an error within the block if the host waits for the GPU."""
     if device == "cuda":
         torch.cuda.set_sync_debug_mode("error")
     try:
@@ -47,13 +47,13 @@ def no_synchronization(device: str):
 
 
 def task_on(name: str, device: str) -> Task:
-    """Return a task; on a CPU, where only the script itself can be tried, with two examples."""
+    """Return a task. On a CPU it has only two examples, to test the script."""
     task = TASKS[name](device)
     return task if device == "cuda" else Task(task.model, task.x[:2], task.y[:2], task.steps)
 
 
 def check_synchronization(device: str) -> dict[str, object]:
-    """Both kinds of step, with BatchNorm, dropout and γ ≠ 1, under torch's own detector."""
+    """Check both kinds of step, with BatchNorm, dropout and γ ≠ 1, with torch's detector of synchronizations."""
     for name in ("resnet18", "transformer"):
         task = task_on(name, device)
         opt = GRST(sgd(task), p=0.5, rho=0.05, model=task.model)
@@ -66,7 +66,7 @@ def check_synchronization(device: str) -> dict[str, object]:
 
 
 def check_grad_scaler(device: str) -> dict[str, object]:
-    """float16 with GradScaler: an overflow in either pass skips the step, halves the scale once, moves no weight."""
+    """Check GradScaler in float16: an overflow in a pass skips the step, halves the scale and moves no weight."""
     task = task_on("transformer", device)
     opt = RST(sgd(task), p=1.0, rho=0.05, model=task.model)
     scaler = torch.amp.GradScaler(device, init_scale=2.0**8)
@@ -91,7 +91,7 @@ def check_grad_scaler(device: str) -> dict[str, object]:
 
 
 def captured(function: Callable[[], None], device: str) -> Callable[[], None]:
-    """Return a function that replays `function` as a CUDA graph; on CPU the function itself."""
+    """Return a function that replays `function` as a CUDA graph; on a CPU the function itself."""
     if device == "cpu":
         return function
     side = torch.cuda.Stream()
@@ -107,9 +107,9 @@ def captured(function: Callable[[], None], device: str) -> Callable[[], None]:
 
 
 def graphs(device: str, steps: int) -> dict[str, object]:
-    """Two graphs over the same weights and momentum, one for each kind of step; the host tosses the coin.
+    """Check two graphs over the same weights and momentum, one for each kind of step. The host draws the coin.
 
-    The final weights must be those of the eager loop, and the speed-up is eager time ÷ graph time.
+    The final weights must be those of the eager loop. The speed-up is eager time ÷ graph time.
     """
     p, rho, seed = 0.5, 0.05, 0
     torch.manual_seed(0)
@@ -126,7 +126,7 @@ def graphs(device: str, steps: int) -> dict[str, object]:
         base.zero_grad()
 
     kinds = {False: captured(plain_step, device), True: captured(lambda: step(sharp, graphed), device)}
-    with torch.no_grad():  # undo what warming up and capturing did
+    with torch.no_grad():  # undo the changes of warm-up and capture
         for parameter, value in zip(graphed.model.parameters(), start, strict=True):
             parameter.copy_(value)
         for state in base.state.values():

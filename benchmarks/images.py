@@ -1,4 +1,4 @@
-"""CIFAR-10 for `frontier.py`, averaged to 16 by 16, and for `finetune.py`: two Parquet files of JPEG or PNG images."""
+"""CIFAR-10 from two Parquet files of JPEG or PNG images, for `frontier.py` (reduced to 16 by 16) and `finetune.py`."""
 
 from functools import cache
 from pathlib import Path
@@ -29,7 +29,7 @@ def files(folder: Path) -> dict[str, Dataset]:
 
 
 def read(examples: Dataset, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return images (N, 3, 32, 32), of bytes, and labels (N,)."""
+    """Return images (N, 3, 32, 32), uint8, and labels (N,)."""
     chosen = examples.select(indices)
     image, label = sorted(chosen.column_names, key=lambda name: "label" in name)[:2]
     pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in chosen[image]])
@@ -51,7 +51,7 @@ def resident(x: Tensor, y: Tensor) -> Resident:
 
 
 def images(folder: Path, noise: float, seed: int, validation: float) -> Data:
-    """Return EXAMPLES images, some labels random, and TEST test images, or some held out in their place."""
+    """Return EXAMPLES images, with some random labels, and TEST test images, or held-out images in their place."""
     generator = np.random.default_rng(seed)
     there = files(folder)
     x, y = read(there["train"], generator.choice(len(there["train"]), EXAMPLES, replace=False))

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights for `finetune.py`, made quick on a CPU."""
+"""EfficientNet-Lite0 with ImageNet weights for `finetune.py`, faster on a CPU."""
 
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ def pretrained() -> dict[str, Tensor]:
 
 
 def network(weights: dict[str, Tensor], classes: int) -> nn.Module:
-    """Return the network with `weights`, in their order whatever their names, and a new last layer."""
+    """Return the network with `weights`, matched by order and not by name, and a new last layer."""
     model = timm.create_model("tf_efficientnet_lite0")
     model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
     model.reset_classifier(classes)
@@ -35,7 +35,7 @@ def _convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class Depthwise(torch.autograd.Function):
-    """A depthwise convolution of stride 1, whose gradient of the weights is a sum for each of them.
+    """A depthwise convolution of stride 1 that computes the gradient of each weight as a sum.
 
     On a CPU, torch's own gradient of 5 × 5 kernels on maps of 4 × 4 and 2 × 2 takes a third of the whole training.
     """

@@ -1,4 +1,4 @@
-"""The networks on which steps are timed, with a batch and a loss each."""
+"""The networks for measurements of time, each with a batch and a loss."""
 
 import sys
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from forecasting import Forecaster
 
 @dataclass(frozen=True)
 class Task:
-    """A network, one batch of inputs (N, …) and labels (N,), and how many steps make one measurement."""
+    """A network, one batch of inputs (N, …) and labels (N,), and the number of steps of one measurement."""
 
     model: nn.Module
     x: Tensor
@@ -52,13 +52,13 @@ class Residual(nn.Module):
 
 
 def tiny(device: str) -> Task:
-    """60 tensors of 8 to 64 numbers: nothing but overhead."""
+    """60 tensors of 8 to 64 numbers: the time is overhead only."""
     layers = [nn.Linear(8, 8) for _ in range(30)]
     return Task(nn.Sequential(*layers).to(device), torch.randn(16, 8, device=device), _labels(16, 8, device), 40)
 
 
 def tables(device: str) -> Task:
-    """The tiny network beside 32 MiB of constant buffers, as masks and rotary tables are."""
+    """The tiny network with 32 MiB of constant buffers, such as masks and rotary tables."""
     task = tiny(device)
     for number in range(8):
         task.model.register_buffer(f"mask{number}", torch.ones(1024, 1024, device=device))
@@ -105,7 +105,7 @@ def forecaster(device: str) -> Task:
 
 
 def resnet18_with(batch: int) -> Callable[[str], Task]:
-    """Return the maker of ResNet-18 with batches of that size."""
+    """Return a function that makes ResNet-18 with batches of this size."""
 
     def make(device: str) -> Task:
         task = resnet18(device)

@@ -1,8 +1,8 @@
-"""What sharpness-aware steps cost beside their two gradients: time, operations, bytes and memory.
+"""The overhead of sharpness-aware steps beyond their two gradients: time, operations, bytes and memory.
 
     python benchmarks/overhead.py [--device cuda] [--rounds 15] [--out benchmarks/results]
 
-Every contestant trains its own copy of the same network in one process, in turns. A round times each of them once;
+Every contestant trains a copy of the same network in one process, in turns. A round times each of them once. The
 overhead is time ÷ ((1 + p) × the time of plain training in the same round), as median and quartiles over the rounds.
 """
 
@@ -58,7 +58,7 @@ def through_passes(opt: RST, task: Task) -> Step:
 
 
 def in_two_steps(opt: torch.optim.Optimizer, task: Task) -> Step:
-    """The interface of `davda54/sam` and of most that followed it."""
+    """The interface of `davda54/sam` and of most later packages."""
 
     def step(mark: Mark) -> None:
         for finish in (opt.first_step, opt.second_step):
@@ -104,7 +104,7 @@ def sam_pytorch(task: Task) -> Step:
     return through_closure(PeerSAM(task.model.parameters(), sgd(task), rho=0.05), task)
 
 
-# name → (p, how to make a step, the package it needs)
+# name → (p, function that makes a step, required package)
 CONTESTANTS: dict[str, tuple[float, Callable[[Task], Step], str]] = {
     "plain": (0.0, plain, "torch"),
     "sharpless p = 0": (0.0, lambda task: through_passes(RST(sgd(task), p=0.0, model=task.model), task), "sharpless"),
@@ -125,7 +125,7 @@ def unmarked(name: str) -> None:
 
 
 def seconds(step: Step, steps: int, device: str) -> float:
-    """The duration of `steps` steps: by the clock on CPU, between two events on a GPU."""
+    """The duration of `steps` steps: from the clock on a CPU, between two events on a GPU."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -141,7 +141,7 @@ def seconds(step: Step, steps: int, device: str) -> float:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the operations that reach the dispatcher while it is switched on, and the bytes they take and give."""
+    """Counts the operations of torch's dispatcher while it is active, and the bytes that they read and write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Traffic(TorchDispatchMode):
 
 
 def traffic(step: Step) -> tuple[int, int]:
-    """Operations and bytes of one step outside forward and backward, the base optimizer's own among them."""
+    """Operations and bytes of one step outside forward and backward, including those of the base optimizer."""
     with Traffic() as counter:
         counter.on = True
         step(counter.mark)
@@ -168,7 +168,7 @@ def traffic(step: Step) -> tuple[int, int]:
 
 
 def extra_memory(step: Step, parameters: int, device: str) -> tuple[float, float]:
-    """Memory that a step holds when its last pass begins and after its end, in copies of the parameters."""
+    """Memory of a step at the beginning of its last pass and after its end, in copies of the parameters."""
     passes = []
 
     def mark(name: str) -> None:

@@ -1,11 +1,11 @@
-"""Which parts of a batch a network with BatchNorm bears: their noise, and what trainings with them come to.
+"""Parts of a batch and BatchNorm: the noise of the parts, and the results of training with them.
 
     python benchmarks/parts.py [--seeds 5] [--jobs 2] [--runs runs/parts] [--out benchmarks/results]
 
-The digits with 30 % label noise, as in the default comparison, on networks whose last BatchNorm sees 16, 4 or 1 values
-of a channel for each example, and on a perceptron with BatchNorm. Each trains with parts of m of 64 examples at every
-step, p = γ = 1. The noise of parts, E‖D‖² ÷ E‖D of the whole batch‖², is measured before the training and after a third
-of a plain one. `finetune.py` does the like on a pretrained network.
+The digits with 30 % label noise, as in the default comparison, on networks whose last BatchNorm has 16, 4 or 1 values
+per channel and example, and on a perceptron with BatchNorm. Each trains with parts of m of 64 examples at every step,
+p = γ = 1. The noise of parts, E‖D‖² ÷ E‖D of the whole batch‖², is measured before training and after a third of plain
+training. `finetune.py` does the same on a pretrained network.
 """
 
 import argparse
@@ -30,7 +30,7 @@ NETWORKS = ("4 × 4", "2 × 2", "1 × 1", "perceptron")
 
 
 def digits(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return 1,280 images and noisy labels to train with, and the others to test with."""
+    """Return 1,280 images and noisy labels for training, and the others for testing."""
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))

@@ -1,10 +1,10 @@
-"""How surely the default comparison comes to the verdicts of the README: repeated with other seeds each time.
+"""The reliability of the default comparison's verdicts: repetitions with other seeds.
 
     python benchmarks/repetitions.py [--repetitions 10] [--seeds 12] [--jobs 2] [--runs runs/repetitions] [--out …]
 
 Repetition k is `sharpless compare --first-seed K` with K = k × seeds: the same methods on the same data, with other
-label noise, initial weights, order of batches and coins. Stopped and started again, it continues in the folder of runs.
-What other numbers of seeds would come to is estimated by drawing so many of all the seeds, with replacement.
+label noise, initial weights, order of batches and coins. The same command continues an interrupted study. Draws from
+all seeds, with replacement, estimate the verdicts for other numbers of seeds.
 """
 
 import argparse
@@ -45,13 +45,13 @@ DRAWS, SIZES = 400, (5, 6, 8, 10, 11, 12)
 
 
 def verdicts(runs: Sequence[Run]) -> dict[str, str]:
-    """Return what a comparison says of SAM against SGD, and of the other methods against SAM."""
+    """Return the verdicts of a comparison: SAM against SGD, and the other methods against SAM."""
     summary = summarize(runs)
-    told = {"sam": "better than SGD" if summary["sam_beats_base"]["verdict"] else "not better than SGD"}
+    found = {"sam": "better than SGD" if summary["sam_beats_base"]["verdict"] else "not better than SGD"}
     for entry in summary["methods"]:
         if entry["versus_sam"] is not None:
-            told[entry["method"]] = WORDS.get(outcome(entry, summary) or "open", "not shown")
-    return {method: told[method] for method in README}
+            found[entry["method"]] = WORDS.get(outcome(entry, summary) or "open", "not shown")
+    return {method: found[method] for method in README}
 
 
 def of(runs: Sequence[Run], seeds: Sequence[int]) -> list[Run]:
@@ -59,7 +59,7 @@ def of(runs: Sequence[Run], seeds: Sequence[int]) -> list[Run]:
 
 
 def drawn(runs: Sequence[Run], seeds: Sequence[int], size: int) -> float:
-    """Return how many of DRAWS comparisons, with `size` seeds drawn with replacement, say what the README does."""
+    """Return the share of DRAWS comparisons, with `size` seeds drawn with replacement, with the README's verdicts."""
     generator, by_seed = random.Random(size), {seed: of(runs, [seed]) for seed in seeds}
     agreed = 0
     for _ in range(DRAWS):
@@ -70,13 +70,13 @@ def drawn(runs: Sequence[Run], seeds: Sequence[int], size: int) -> float:
 
 
 def study(runs: Sequence[Run], repetitions: int, seeds: int) -> dict[str, Any]:
-    """Return the verdicts of each repetition, and how often they are all those of the README."""
+    """Return the verdicts of each repetition, and the share of repetitions with all verdicts of the README."""
     everything = range(repetitions * seeds)
     accuracy = {method: {run.seed: run.value for run in runs if run.method == method} for method in DEFAULTS}
     rows = []
     for first in everything[::seeds]:
-        told = verdicts(of(runs, range(first, first + seeds)))
-        rows.append({"first seed": first, "verdicts": told, "as in the README": told == README})
+        words = verdicts(of(runs, range(first, first + seeds)))
+        rows.append({"first seed": first, "verdicts": words, "as in the README": words == README})
     return {
         "runs": len(runs),
         "seeds": seeds,
@@ -110,8 +110,8 @@ def page(found: dict[str, Any]) -> list[str]:
         "|---" * (len(README) + 2) + "|",
     ]
     for row in rows:
-        told = " | ".join(row["verdicts"].values())
-        lines.append(f"| {row['first seed']} | {told} | {'yes' if row['as in the README'] else 'no'} |")
+        words = " | ".join(row["verdicts"].values())
+        lines.append(f"| {row['first seed']} | {words} | {'yes' if row['as in the README'] else 'no'} |")
     lines += [
         "",
         f"Differences to SAM, paired by seed, over all {len(rows) * found['seeds']} seeds:",
@@ -119,9 +119,9 @@ def page(found: dict[str, Any]) -> list[str]:
         "| method | mean | standard deviation |",
         "|---|---|---|",
     ]
-    for method, told in found["minus SAM, all seeds"].items():
-        spread = "" if told["std"] is None else f"{told['std']:.2f}"
-        lines.append(f"| {method} | {told['mean']:+.2f} | {spread} |")
+    for method, each in found["minus SAM, all seeds"].items():
+        spread = "" if each["std"] is None else f"{each['std']:.2f}"
+        lines.append(f"| {method} | {each['mean']:+.2f} | {spread} |")
     lines += [
         "",
         f"Share of comparisons that come to all verdicts, by their number of seeds; {DRAWS} draws with replacement:",
@@ -137,8 +137,8 @@ def page(found: dict[str, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="of each repetition")
-    parser.add_argument("--epochs", type=int, help="fewer than the default's are for tests")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="number of seeds of each repetition")
+    parser.add_argument("--epochs", type=int, help="epochs, fewer for tests")
     parser.add_argument("--jobs", type=int)
     parser.add_argument("--runs", type=Path, default=Path("runs/repetitions"), help="folder of the runs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))

@@ -32,7 +32,7 @@ TAILS = {"sgd": "base", "rst:p=0.3": "p = 0.3, γ = 1", "temperon:tail=0.3": "la
 
 
 def figures(folder: Path) -> dict[str, tuple[Figure, str]]:
-    """Return the figures whose results are there, with what each shows."""
+    """Return the figures for existing results, with their descriptions."""
     paths = {path.stem.removeprefix("schedules-"): path for path in folder.glob("schedules-*.json")}
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
     made: dict[str, tuple[Figure, str]] = {}
@@ -79,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     folder = parser.parse_args(arguments).results
-    for name, (figure, told) in figures(folder).items():
-        store.write(folder / f"schedules-{name}.svg", standalone(to_svg(figure, told)) + "\n")
+    for name, (figure, description) in figures(folder).items():
+        store.write(folder / f"schedules-{name}.svg", standalone(to_svg(figure, description)) + "\n")
 
 
 if __name__ == "__main__":

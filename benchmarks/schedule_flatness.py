@@ -1,9 +1,8 @@
-"""How flat the minima of schedules are, and whether flatness goes with test error: after `schedules.py digits`.
+"""The flatness of the minima of schedules, and its correlation with test error: after `schedules.py digits`.
 
     python benchmarks/schedule_flatness.py [--seeds 6] [--runs runs/schedules] [--out benchmarks/results]
 
-Methods are trained again with the ρ that was chosen for them, on the same seeds. Stopped and started again, it
-continues.
+Methods are trained again with the chosen ρ, on the same seeds. The same command continues an interrupted study.
 """
 
 import argparse
@@ -40,7 +39,7 @@ Runs = Mapping[str, Sequence[Mapping[str, float]]]
 def correlation(runs: Runs, measure: str) -> dict[str, Any]:
     """Return Spearman's rank correlation of a measure with test error, over all runs and within methods.
 
-    The intervals are a bootstrap's, which draws seeds: the runs of a seed share data and labels, and stay together.
+    The intervals are from a bootstrap over seeds: the runs of a seed share data and labels, and are drawn together.
     """
     table = numpy.array([[(run[measure], run["error"]) for run in group] for group in runs.values()])
     generator, seeds = numpy.random.default_rng(0), table.shape[1]
@@ -53,7 +52,7 @@ def correlation(runs: Runs, measure: str) -> dict[str, Any]:
 
 
 def spearman(points: Table) -> float:
-    """Return Spearman's rank correlation of points (N, 2), not a number where one of the two does not vary."""
+    """Return Spearman's rank correlation of points (N, 2); NaN if one coordinate is constant."""
     ranks = rankdata(points, axis=0)
     return float(numpy.corrcoef(ranks.T)[0, 1]) if numpy.ptp(ranks, axis=0).all() else math.nan
 

@@ -1,16 +1,16 @@
-"""What is trained and compared in each part of the study of schedules."""
+"""The tasks, methods and tests of each part of the study of schedules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 Pairs = tuple[tuple[str, str, str], ...]
-"""A question with the two methods whose difference answers it, as METHOD, or as METHOD @ CASE."""
+"""A question and its two compared methods, as METHOD, or as METHOD @ CASE."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A variation of a task, with methods and ρ of its own where it has any."""
+    """A variation of a task, optionally with other methods and values of ρ."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
     methods: tuple[str, ...] = ()
@@ -19,7 +19,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Part:
-    """A task with its cases and methods, and what is tested."""
+    """A task with its cases, methods and tests."""
 
     task: str
     cases: Mapping[str, Case]
@@ -31,7 +31,7 @@ class Part:
 
 
 def weighted(p: str, *, capped: bool = False) -> tuple[str, ...]:
-    """Return a schedule as RST, as G-RST with γ = 1/mean p, and where asked with γ = 1/p(t) up to 4."""
+    """Return a schedule as RST, as G-RST with γ = 1/mean p, and optionally with γ = 1/p(t) up to 4."""
     return (f"rst:p={p}", f"g-rst:p={p}") + (f"g-rst:p={p},gamma_cap=4",) * capped
 
 

@@ -1,4 +1,4 @@
-"""The kinds of figures of the study of schedules: from the rows of its results to one column, readable on a phone."""
+"""The kinds of figures of the study of schedules, in one column, readable on a phone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,7 +34,7 @@ def rows_of(results: Mapping[str, Any], case: str = "") -> Rows:
 
 
 def frames(height: float, panels: int = 1) -> tuple[Figure, Sequence[Axes]]:
-    """Return a figure of one column, whose letters can be read on a phone."""
+    """Return a figure of one column, with letters that are readable on a phone."""
     figure = Figure(figsize=(1.25 * WIDTH, height), dpi=72, layout="constrained")
     return figure, list(figure.subplots(panels, 1, squeeze=False)[:, 0])
 
@@ -56,7 +56,7 @@ def curve(
 
 
 def frame(axes: Axes, rows: Rows, labels: Sequence[str], unit: str) -> None:
-    """Draw the base and SAM as lines, and say what is on the axes."""
+    """Draw the base and SAM as lines, and label the axes."""
     for method, name, color in ("sgd", rows["sgd"]["label"], BASE), ("sam", "SAM", SAM):
         at = rows[method]["value"]["mean"]
         axes.axvline(at, color=color, linewidth=1.0, zorder=0)

@@ -1,4 +1,4 @@
-"""The tasks of the study of schedules whose learning rate, labels and network can be varied: digits and forecasts."""
+"""The tasks of the study of schedules, with options for learning rate, labels and network: digits and forecasts."""
 
 import math
 import sys
@@ -20,7 +20,7 @@ from forecasting import MONTH, Forecaster, error, windows
 
 
 def annealing(base: torch.optim.Optimizer, steps: int, anneal: float, warmup: float = 0.0) -> LambdaLR:
-    """Return a scheduler of learning rates that rise for a share `warmup` of the steps and fall in their last share.
+    """Return a scheduler with a linear warm-up and a cosine decay at the end of the run.
 
     >>> base = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     >>> scheduler = annealing(base, 8, anneal=0.5)
@@ -28,10 +28,10 @@ def annealing(base: torch.optim.Optimizer, steps: int, anneal: float, warmup: fl
     [1.0, 1.0, 0.5]
 
     Args:
-        base: what takes the steps.
-        steps: how many there are.
-        anneal: the share of the steps, its last, in which a cosine takes the learning rate to 0; 0 keeps it constant.
-        warmup: the share in which it rises from 0.
+        base: the base optimizer.
+        steps: the number of steps.
+        anneal: the last share of the steps, with cosine decay to 0; 0 for none.
+        warmup: the first share of the steps, with a linear rise from 0.
     """
 
     def factor(step: int) -> float:
@@ -63,17 +63,17 @@ def digits(
     anneal: float = 1.0,
     warmup: float = 0.0,
 ) -> None:
-    """Train the network of the lab's digits, and choose hyperparameters on 260 other examples, labels as noisy.
+    """Train the network of the lab's digits. Hyperparameters are chosen on 260 other examples with noisy labels.
 
     Args:
         trial: one run of a comparison.
-        noise: the share of the training labels that is replaced at random.
-        examples: how many are trained on, up to 1037.
+        noise: share of the training labels that are replaced at random.
+        examples: number of training examples, up to 1037.
         epochs: epochs of plain training.
         lr: the learning rate of SGD with momentum.
         network: `convnet`, the lab's, with BatchNorm, or `mlp`, two hidden layers without normalization.
-        anneal: the share of the run in which the learning rate falls, its last.
-        warmup: the share of the run in which it rises.
+        anneal: the last share of the run, with decay of the learning rate.
+        warmup: the first share of the run, with a linear rise of the learning rate.
     """
     images, labels = load_digits(return_X_y=True)
     x, y = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)
@@ -116,10 +116,10 @@ def forecast(
     Args:
         trial: one run of a comparison.
         data: the path of the CSV file.
-        months: how many months are trained on, those before the data that validate.
+        months: number of training months, directly before the validation data.
         epochs: epochs of plain training.
         lr: the learning rate of Adam.
-        anneal: the share of the run in which the learning rate falls, its last.
+        anneal: the last share of the run, with decay of the learning rate.
         batch_size: windows in a batch.
     """
     past = 256

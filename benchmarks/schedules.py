@@ -3,9 +3,9 @@
     python benchmarks/schedules.py digits [--jobs 1] [--seeds 10] [--runs runs/schedules] [--out benchmarks/results]
     python benchmarks/schedules.py forecast --data ETTh1.csv
 
-From the root of the repository. Every method gets its ρ from one grid, on validation data and with seeds of their own.
-What is compared is said before it is run, in `schedule_parts.py`: pairs of methods, with differences paired by seed
-and corrected by Holm for all pairs of the part. Stopped and started again, it continues.
+Run it in the root of the repository. Every method chooses its ρ from the same grid, on validation data and with other
+seeds. `schedule_parts.py` sets the comparisons before the runs: pairs of methods, with differences paired by seed and
+tests corrected by Holm for all pairs of the part. The same command continues an interrupted study.
 """
 
 import argparse
@@ -27,7 +27,7 @@ Values = dict[str, dict[int, float]]
 def study(
     part: Part, folder: Path, seeds: int, jobs: int, data: str | None, only: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Execute what is missing of a part, or of some of its methods, and return all its rows, by case, and its tests."""
+    """Return all rows of a part, by case, and its tests, after the missing runs of all or some methods."""
     cases, values, facts = {}, dict[str, dict[int, float]](), dict[str, Any]()
     for number, (name, case) in enumerate(part.cases.items()):
         place = folder / str(number)
@@ -51,7 +51,7 @@ def study(
 
 
 def row(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return what is kept of a row of a comparison, with the cost that was to be expected."""
+    """Return the stored values of a row of a comparison, with the expected cost."""
     method = Method(entry["method"])
     settings = method.settings(64)
     expected = (1 + settings.schedule.mean() * settings.batch_fraction) * float(method.own.get("cost", 1.0))
@@ -60,7 +60,7 @@ def row(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def tests(part: Part, values: Values) -> list[dict[str, Any]]:
-    """Return the difference of each pair with its interval, and its two-sided p-value, corrected for all pairs."""
+    """Return the difference of each pair with its interval and two-sided p-value, corrected for all pairs."""
     found = []
     for question, *names in dict.fromkeys(part.pairs):
         for case in part.cases:
@@ -99,11 +99,11 @@ def page(name: str, command: str, found: dict[str, Any], grid: Sequence[float]) 
         for each in sorted(rows, key=lambda each: each["cost"]):
             value, (low, high) = each["value"], each["value"]["ci95"] or (None, None)
             rho = "" if each["rho"] is None else format(each["rho"], "g") + "*" * (each["edge"] is not None)
-            told = f"| {each['label']}{' †' * bool(each['diverged'])} | {rho} "
-            told += f"| {value['mean']:.{places}f} ± {value['std'] or 0:.{places}f} "
-            told += "| " if low is None else f"| [{low:.{places}f}, {high:.{places}f}] "
-            told += f"| {each['expected']:.3f} | {each['cost']:.3f} | {each['seconds']['median']:.1f} "
-            lines.append(f"{told}| {each['seeds']} |")
+            line = f"| {each['label']}{' †' * bool(each['diverged'])} | {rho} "
+            line += f"| {value['mean']:.{places}f} ± {value['std'] or 0:.{places}f} "
+            line += "| " if low is None else f"| [{low:.{places}f}, {high:.{places}f}] "
+            line += f"| {each['expected']:.3f} | {each['cost']:.3f} | {each['seconds']['median']:.1f} "
+            lines.append(f"{line}| {each['seeds']} |")
         lines.append("")
     lines += [
         "## Tests",
@@ -114,9 +114,9 @@ def page(name: str, command: str, found: dict[str, Any], grid: Sequence[float]) 
     lines += ["| question | case | left | right | difference [95 %] | p | p corrected | seeds |", "|---" * 8 + "|"]
     for each in found["tests"]:
         low, high = each["ci95"] or (float("nan"), float("nan"))
-        told = " | ".join(each[key] for key in ("question", "case", "left", "right"))
+        names = " | ".join(each[key] for key in ("question", "case", "left", "right"))
         lines.append(
-            f"| {told} | {each['difference']:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}] "
+            f"| {names} | {each['difference']:+.{places}f} [{low:+.{places}f}, {high:+.{places}f}] "
             f"| {each['p']:.2g} | {each['p_holm']:.2g} | {each['seeds']} |"
         )
     return [*lines, ""]

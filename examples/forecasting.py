@@ -1,10 +1,10 @@
-"""Long-term forecasting of several variables: one attention over the variables and a linear layer, trained by Adam.
+"""Long-term forecasting of several variables: attention over the variables and a linear layer, trained with Adam.
 
     sharpless compare examples/forecasting.py:train --data ETTh1.csv --rho 0.1 0.3 0.5 1.0
 
-The data are a CSV file with a date in the first column and a variable in each of the others, one row an hour, such as
-ETTh1 (Zhou et al., 2021, github.com/zhouhaoyi/ETDataset): 12 months to train with, 4 to validate and 4 to test. The
-network has the shape of SAMformer (Ilbert et al., arXiv 2402.10198), where SAM is what makes the attention work.
+The data are a CSV file with a date in the first column and a variable in each other column, one row per hour, such as
+ETTh1 (Zhou et al., 2021, github.com/zhouhaoyi/ETDataset): 12 months for training, 4 for validation and 4 for testing.
+The network is like SAMformer (Ilbert et al., arXiv 2402.10198), whose attention trains well only with SAM.
 """
 
 import numpy as np
@@ -41,8 +41,8 @@ def train(trial, data: str, horizon: int = 96, past: int = 512, epochs: int = 10
     Args:
         trial: one run of a comparison.
         data: the path of the CSV file.
-        horizon: how many hours are predicted.
-        past: how many hours they are predicted from.
+        horizon: number of predicted hours.
+        past: number of input hours.
         epochs: epochs of plain training.
         batch_size: windows in a batch.
     """
@@ -65,7 +65,7 @@ def train(trial, data: str, horizon: int = 96, past: int = 512, epochs: int = 10
 
 
 def windows(data: str, past: int, horizon: int) -> list[Tensor]:
-    """Return the windows (N, variables, past + horizon) to train, validate and test with, of a standardized series.
+    """Return windows (N, variables, past + horizon) of a standardized series for training, validation and testing.
 
     Raises:
         ValueError: the series is too short.

@@ -1,8 +1,8 @@
-"""A table: a small network, trained by AdamW on one of the data sets that scikit-learn ships.
+"""A table: a small network, trained with AdamW on a data set of scikit-learn.
 
     sharpless compare examples/table.py:train --name diabetes --rho 0.1 0.3 1.0 3.0
 
-The score is scikit-learn's: the accuracy where there are classes, and R² for the numbers of `diabetes`.
+The metric is accuracy for classes, and R² for `diabetes`.
 """
 
 import torch
@@ -20,7 +20,7 @@ TABLES = {"breast_cancer": True, "wine": True, "iris": True, "diabetes": False} 
 
 @task(metric="score", unit="%", goal="max")
 def train(trial, name: str = "breast_cancer", width: int = 64, epochs: int = 50, batch_size: int = 16) -> None:
-    """Train on 70 % of the rows, a quarter of which are held out while hyperparameters are chosen.
+    """Train on 70 % of the rows. The choice of hyperparameters validates on a quarter of them.
 
     Args:
         trial: one run of a comparison.

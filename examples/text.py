@@ -1,10 +1,10 @@
-"""Text: a small BERT, built from its configuration and trained from nothing by AdamW to classify sentences.
+"""Text: a small BERT, trained from scratch with AdamW to classify sentences.
 
     pip install transformers
     sharpless compare examples/text.py:train --data reviews.csv --rho 0.005 0.01 0.02 0.05
 
-The data are a CSV file with columns `text` and `label`. 10,605 sentences of film reviews, for instance, come with the
-source of vaderSentiment (`pip download --no-deps --no-binary :all: vaderSentiment`), with their mean rating.
+The data are a CSV file with columns `text` and `label`. For example, the source of vaderSentiment contains 10,605
+sentences of film reviews with their mean rating (`pip download --no-deps --no-binary :all: vaderSentiment`).
 """
 
 import re
@@ -23,13 +23,13 @@ PADDING, UNKNOWN = 0, 1
 
 @task(metric="accuracy", unit="%", goal="max")
 def train(trial, data: str, width: int = 64, length: int = 32, epochs: int = 3, batch_size: int = 64) -> None:
-    """Train on four fifths of the texts, an eighth of which is held out while hyperparameters are chosen.
+    """Train on four fifths of the texts. The choice of hyperparameters validates on an eighth of them.
 
     Args:
         trial: one run of a comparison.
         data: the path of the CSV file.
         width: the width of the network.
-        length: how many words of a text are read.
+        length: largest number of words of a text.
         epochs: epochs of plain training.
         batch_size: texts in a batch.
     """
@@ -67,7 +67,7 @@ def train(trial, data: str, width: int = 64, length: int = 32, epochs: int = 3, 
 
 
 def read(data: str) -> tuple[list[list[str]], Tensor]:
-    """Return the words of each text, and its label as a number."""
+    """Return the words of each text, and the label as a number."""
     table = pd.read_csv(data)
     return [re.findall(r"\w+|[^\w\s]", text.lower()) for text in table["text"]], torch.tensor(
         table["label"].factorize(sort=True)[0]
@@ -75,7 +75,7 @@ def read(data: str) -> tuple[list[list[str]], Tensor]:
 
 
 def encoded(texts: list[list[str]], numbers: dict[str, int], length: int) -> tuple[Tensor, Tensor]:
-    """Return the numbers of the words (N, length), and where there are any."""
+    """Return the indices of the words (N, length), and the attention mask."""
     ids = torch.full((len(texts), length), PADDING)
     for row, text in zip(ids, texts, strict=True):
         known = [numbers.get(word, UNKNOWN) for word in text[:length]]

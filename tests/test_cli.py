@@ -265,8 +265,8 @@ def test_the_options_of_a_task_are_shown(own_task):
         (["my_task.py:tarin"], "sharpless: task = my_task.py:tarin: my_task.py has no 'tarin'"),
         (["your_task.py:train"], "sharpless: task = your_task.py:train: there is no file your_task.py"),
         (["my_task.py:train", "--wdth", "3"], "unrecognized arguments: --wdth 3; options of my_task.py:train: --width"),
-        (["--data", "cifar10"], "images have a task of their own: sharpless compare images --data"),
-        (["my_task.py:train", "--width", "x"], "argument --width: 'x' is no whole number"),
+        (["--data", "cifar10"], "for images use their task: sharpless compare images --data"),
+        (["my_task.py:train", "--width", "x"], "argument --width: 'x' is not a whole number"),
     ],
 )
 def test_bad_tasks(own_task, arguments, message, capsys):
@@ -352,9 +352,9 @@ def test_plan_of_too_small_a_budget(capsys):
         (["--budget", "2.1", "--batch-size", "8"], "budget = 2.1 is out of range"),
         (["--budget", "1.1", "--batch-size", "0"], "--batch-size = 0 is out of range"),
         (["--budget", "1.1", "--batch-size", "8", "--degree", "-1"], "degree = -1.0 is out of range"),
-        (["--budget", "1.1", "--batch-size", "8", "--batch-fraction", "1"], "batch-fraction = 1.0 says nothing to a"),
-        (["--schedule", "1", "--batch-size", "8"], "batch-size = 8 says nothing to a schedule: leave it out"),
-        (["--schedule", "1", "--degree", "2"], "degree = 2.0 says nothing to a schedule: leave it out"),
+        (["--budget", "1.1", "--batch-size", "8", "--batch-fraction", "1"], "batch-fraction = 1.0 has no effect on a"),
+        (["--schedule", "1", "--batch-size", "8"], "batch-size = 8 has no effect on a schedule: leave it out"),
+        (["--schedule", "1", "--degree", "2"], "degree = 2.0 has no effect on a schedule: leave it out"),
         (["--schedule", "1", "--batch-fraction", "0"], "batch-fraction = 0.0 is not a share of the batch"),
     ],
 )
@@ -409,7 +409,7 @@ def test_plan_of_a_policy(capsys):
     """Sees a coin promised where the gradients decide."""
     assert main(["plan", "--schedule", "adaptive:1,-1", "--steps", "100"]) == 0
     text = capsys.readouterr().out
-    assert "the gradients decide" in text
+    assert "it depends on the gradients" in text
     assert "with seed" not in text
 
 

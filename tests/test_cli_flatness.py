@@ -146,8 +146,8 @@ def test_a_narrow_terminal(mine, width, monkeypatch, capsys):
         (["nets.py"], "checkpoint = nets.py cannot be read"),
         (["other.py:mine"], "checkpoint = other.py:mine: there is no file other.py"),
         (["nets.py:yours"], "checkpoint = nets.py:yours: nets.py has no 'yours'"),
-        (["nets.py:number"], "checkpoint = nets.py:number is no function"),
-        (["nets.py:model_alone"], "checkpoint = nets.py:model_alone returned Sequential: let it return (model, loss"),
+        (["nets.py:number"], "checkpoint = nets.py:number is not a function"),
+        (["nets.py:model_alone"], "checkpoint = nets.py:model_alone returned Sequential: return (model, loss"),
         (["nets.py:noisy"], "checkpoint = nets.py:noisy: model gives two losses for the same examples"),
         (["nets.py:failing"], "checkpoint = nets.py:failing raised KeyError: 'weights.pt' ("),
         (["nets.py:failing_model"], "checkpoint = nets.py:failing_model raised RuntimeError: mat1 and mat2"),
@@ -188,9 +188,9 @@ def test_checkpoints_that_are_not_whole(trained, tmp_path, capsys):
     lost.write_bytes((trained / "weights/sgd-seed3.pt").read_bytes())
     record = json.loads((trained / "runs/sgd-seed3.json").read_text())
     for change, message in (
-        (None, "is not as sharpless train leaves it, with its record in ../runs"),
+        (None, "is not a file of sharpless train with its record in ../runs"),
         ({"options": record["options"] | {"width": 8}}, "does not fit its network convnet"),
-        ({"data": {"fingerprint": "0" * 16}}, "was trained on other data than digits is here"),
+        ({"data": {"fingerprint": "0" * 16}}, "was trained on other data than digits here"),
         ({"options": record["options"] | {"epochs": 0}}, "epochs = 0 is out of range"),
     ):
         if change is not None:

@@ -125,7 +125,7 @@ def test_stopped_and_continued(devices, blow, tmp_path):
     _, errors = process.communicate(timeout=PATIENCE)
     if blow is signal.SIGTERM:
         assert process.returncode == 128 + blow
-        assert errors.count("told to stop, after step ") == 1
+        assert errors.count("interrupted after step ") == 1
         assert "Traceback" not in errors
     assert not run_files(tmp_path / "cut")
     assert list(tmp_path.glob("cut/work/*/step-*"))
@@ -147,7 +147,7 @@ def test_two_in_a_folder(tmp_path, capsys):
     while not list(tmp_path.glob("work/*/step-*")) and time.monotonic() < patience:
         time.sleep(0.01)
     assert main(command) == 2
-    assert f"another process is at work in {tmp_path}" in capsys.readouterr().err
+    assert f"another process uses {tmp_path}" in capsys.readouterr().err
     process.kill()
     process.wait()
     assert main([*command[:2], "299", *command[3:]]) == 2
@@ -194,11 +194,11 @@ def test_logs(tmp_path):
         (["--data", "cifar10", "--data-dir", "/nowhere"], "/nowhere"),
         (["--network", "resnet19"], "resnet19"),
         (["--network", "test_cli_train:narrow"], "does not take images of 1 channels and 8 × 8 pixels ("),
-        (["--network", "test_cli_train:blind"], "gives (1, 3) for one image: give one number a class"),
+        (["--network", "test_cli_train:blind"], "gives (1, 3) for one image: give one number per class"),
         (["--accelerator", "tpu"], "--accelerator = tpu is unknown"),
         (["--recipe", "wrn"], "--recipe = wrn is unknown: give digits"),
         (["--batch-size", "2000"], "--batch-size = 2000 is out of range: give 2 to 1297"),
-        (["--devices", "3"], "--batch-size = 64 cannot be shared out evenly: give a multiple of 3"),
+        (["--devices", "3"], "--batch-size = 64 cannot be shared evenly: give a multiple of 3"),
         (["--examples", "5000"], "examples = 5000 is out of range"),
     ],
 )

@@ -238,7 +238,7 @@ def broken(case, folder):
             "no test",
             "{folder} holds no train-*.parquet and test-*.parquet: give the folder of cifar10 (data_dir = FOLDER)",
         ),
-        ("truncated", "{folder}/train-00001-of-00002.parquet is no Parquet file, or not whole: fetch it again"),
+        ("truncated", "{folder}/train-00001-of-00002.parquet is not a complete Parquet file: download it again"),
         ("foreign", "split train of {name} has the columns a, b: one must hold images and one labels"),
         ("undecodable", "image 3 of split test of {name} cannot be decoded: repair it, or take it out"),
         ("cut off", "image 2 of split test of {name} cannot be decoded: repair it, or take it out"),
@@ -308,7 +308,7 @@ def test_greyscale(tmp_path):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("nothing", "folder:{folder} cannot be read: {folder} is no folder"),
+        ("nothing", "folder:{folder} cannot be read: {folder} is not a folder"),
         ("no classes", "{folder} has folders of 0 classes: give one folder of images per class, for two or more"),
         ("empty class", "{folder}/cow has no image: give images of the class, or remove the folder"),
         ("another class", "{folder}/test/dog is a class that {folder}/train lacks: give the same classes in both"),
@@ -370,7 +370,7 @@ def test_a_local_data_set_of_the_hub(tmp_path):
 def test_nothing_to_train_on(tmp_path):
     """Sees a traceback where a data set has a test set alone, or no test set and training images of no class."""
     write_parquet(tmp_path / "test-0.parquet", random_images(4), [0, 1, 0, 1])
-    with pytest.raises(ValueError, match=r"has the splits test: there must be one called train$"):
+    with pytest.raises(ValueError, match=r"has the splits test: one must be called train$"):
         load(f"hub:{tmp_path}")
     (tmp_path / "test-0.parquet").unlink()
     write_parquet(tmp_path / "train-0.parquet", random_images(4), [0, 1, -1, 1])
@@ -581,8 +581,8 @@ def test_the_fingerprint_of_large_images(tmp_path):
         ({"examples": -1}, "examples = -1 is out of range: give a number of training examples, or 0 for all"),
         ({"examples": 1298}, "examples = 1298 is out of range: there are 1297 training examples"),
         ({"examples": 1290}, "examples = 1290 is out of range: class 8 has only 126, give less"),
-        ({"image_size": -1}, "image_size = -1 is out of range: give pixels, or 0 for the images as they are"),
-        ({"image_size": 65}, "image_size = 65 is too large for digits, of 8×8 pixels: give at most 64"),
+        ({"image_size": -1}, "image_size = -1 is out of range: give pixels, or 0 for the size of the images"),
+        ({"image_size": 65}, "image_size = 65 is too large for digits of 8×8 pixels: give at most 64"),
         ({"workers": -1}, "workers = -1 is out of range: give a number of processes, or 0 for none"),
         ({"data_dir": "/"}, "data_dir = / is for cifar10, cifar100, imagenet: leave it out for digits"),
         ({"name": "mnist"}, "data = mnist is unknown: give digits, cifar10, cifar100, imagenet, folder:PATH or "

@@ -487,7 +487,7 @@ def test_a_console_script_finds_the_module(here):
 
 ERRORS = {
     "resnet": "network = resnet is unknown: give convnet, convnet-groupnorm, convnet-strided, vit, resnet18, "
-    "wrn-28-10, vgg16-bn, pyramidnet-110, timm:NAME, or module:factory of your own",
+    "wrn-28-10, vgg16-bn, pyramidnet-110, timm:NAME, or your module:factory",
     "": "network =  is unknown: give convnet,",
     "vgg16": "network = vgg16 is unknown: give convnet,",
     "resnet18x": "network = resnet18x is unknown: give convnet,",
@@ -499,7 +499,7 @@ ERRORS = {
     "pyramidnet-111": "network = pyramidnet-111: depth = 111 is no PyramidNet's: give 6n + 2 up to 110 or 9n + 2 "
     "beyond, as in pyramidnet-110",
     "pyramidnet-2": "network = pyramidnet-2: depth = 2 is no PyramidNet's: give 6n + 2 up to 110",
-    "pyramidnet-56": "network = pyramidnet-56: alpha is missing: the paper has no PyramidNet of depth 56, say how "
+    "pyramidnet-56": "network = pyramidnet-56: alpha is missing: the paper has no PyramidNet of depth 56, give "
     "much it widens",
     "pyramidnet-110,alpha=0": "network = pyramidnet-110,alpha=0: alpha = 0 is out of range: give a positive number of "
     "channels, such as 84",
@@ -519,13 +519,13 @@ ERRORS = {
     "pyramidnet-110,alpha=1,alpha=2": "network = pyramidnet-110,alpha=1,alpha=2 cannot be read at 'alpha=2': write",
     "pyramidnet-110,a-b=1": "network = pyramidnet-110,a-b=1 cannot be read at 'a-b=1': write",
     "timm:no_such_net": f"network = timm:no_such_net is unknown to timm {version('timm')}: see timm.list_models()",
-    "timm:resnet18,num_classes=3": "network = timm:resnet18,num_classes=3 gives num_classes, which the data decide: "
+    "timm:resnet18,num_classes=3": "network = timm:resnet18,num_classes=3 gives num_classes, which the data set: "
     "leave it out",
-    "timm:resnet18,in_chans=3": "network = timm:resnet18,in_chans=3 gives in_chans, which the data decide: leave it",
+    "timm:resnet18,in_chans=3": "network = timm:resnet18,in_chans=3 gives in_chans, which the data set: leave it",
     "no_such_module:f": "network = no_such_module:f: module 'no_such_module' cannot be imported (ModuleNotFoundError: "
     "No module named 'no_such_module'), run in its folder or install it",
     "my_broken:f": "network = my_broken:f: module 'my_broken' cannot be imported (ModuleNotFoundError: No module named "
-    "'no_such_package'), mend it (",
+    "'no_such_package'), fix it (",
     ":f": "network = :f: module '' cannot be imported (ValueError: Empty module name), run in",
     "my_factories:": "network = my_factories:: module 'my_factories' has no function '', name one that it has",
     "my_factories:no": "network = my_factories:no: module 'my_factories' has no function 'no', name one that it has",

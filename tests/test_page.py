@@ -187,7 +187,7 @@ def overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def test_console_is_silent(folder):
     """Sees: an error or a warning that the browser writes about the page."""
     answer = chromium("--dump-dom", (folder / "report.html").as_uri(), profile=folder / "profile")
-    assert "How the numbers are made" in answer.stdout
+    assert "Statistical methods" in answer.stdout
     assert "CONSOLE" not in answer.stderr
 
 

@@ -86,12 +86,12 @@ LOOK = METHODS["rst"]["look"]
         (changed("passes", to=True), r"\(passes: input should be a valid number\)"),
         (changed("data_seconds", to="2"), r"\(data_seconds: "),
         (changed("curve", "passes", to=[1.0, "2"]), r"\(curve\.passes\.1: "),
-        (changed("curve", "passes", to=[1.0, 2.0, 3.0]), r"\(curve: lists of unequal length\)"),
-        (changed("curve", "step", to=[9, 8]), r"\(curve: steps, passes or seconds that decrease\)"),
-        (changed("curve", "test", to=[]), r"\(curve: lists of unequal length\)"),
-        (changed("curve", "test", to=None), r"\(curve: neither validation nor test\)"),
-        (changed("curve", "test", to=[50.0, 100.5]), r"\(an accuracy that is not from 0 to 100 %\)"),
-        (changed("curve", "validation", to=[-1.0, 2.0]), r"\(an accuracy that is not from 0 to 100 %\)"),
+        (changed("curve", "passes", to=[1.0, 2.0, 3.0]), r"\(curve: the lists have unequal lengths\)"),
+        (changed("curve", "step", to=[9, 8]), r"\(curve: steps, passes or seconds decrease\)"),
+        (changed("curve", "test", to=[]), r"\(curve: the lists have unequal lengths\)"),
+        (changed("curve", "test", to=None), r"\(curve: there is neither validation nor test\)"),
+        (changed("curve", "test", to=[50.0, 100.5]), r"\(an accuracy is not from 0 to 100 %\)"),
+        (changed("curve", "validation", to=[-1.0, 2.0]), r"\(an accuracy is not from 0 to 100 %\)"),
         (changed("curve", "test", to=[50.0, 1e300]), r"\(curve\.test\.1: "),
         (changed("curve", "loss", to=[1.0, 1e300]), r"\(curve\.loss\.1: "),
         (changed("curve", to={}), r"\(curve\.step: field required; \d more\)"),
@@ -104,21 +104,21 @@ LOOK = METHODS["rst"]["look"]
         (changed("steps", to=10**12), r"\(steps: "),
         (changed("batch_fraction", to="all"), r"\(batch_fraction: "),
         (changed("batch_fraction", to=0), r"\(batch_fraction: "),
-        (changed("sharp_steps", to=[3, 3]), r"\(sharp_steps that are none of the steps\)"),
-        (changed("sharp_steps", to=[600]), r"\(sharp_steps that are none of the steps\)"),
+        (changed("sharp_steps", to=[3, 3]), r"\(sharp_steps are outside the steps\)"),
+        (changed("sharp_steps", to=[600]), r"\(sharp_steps are outside the steps\)"),
         (changed("schedule", to="often"), r"\(schedule 'often' cannot be read"),
         (changed("schedule", to="warmup:0/" * 5000 + "1"), r"\(schedule …\): move the file"),
         (changed("metric", "goal", to="up"), r"\(metric\.goal: "),
         (changed("look", to=LOOK | {"color": 'red" onload="'}), r"\(look\.color: "),
         (changed("look", to=LOOK | {"marker": "$x$"}), r"\(look\.marker: "),
         (changed("look", to=LOOK | {"dashes": [1, 0]}), r"\(look\.dashes\.1: "),
-        (changed("look", to=LOOK | {"dashes": [1]}), r"\(look: dashes without a gap after each\)"),
+        (changed("look", to=LOOK | {"dashes": [1]}), r"\(look: each dash needs a gap after it\)"),
         (changed("choice", "tried", to=[{"rho": "0.1", "values": [1.0]}]), r"\(choice\.tried\.0\.rho: "),
         (changed("choice", "tried", to=[]), r"\(choice\.tried: "),
         (changed("hyperparameters", to={"rho": math.nan}), r"\(hyperparameters\.rho: "),
-        (changed("options", to={"lr": math.inf}), r"\(options: a number that is not finite"),
+        (changed("options", to={"lr": math.inf}), r"\(options: a number is not finite"),
         (changed("machine", to=[[[[[[[[1]]]]]]]]), r"\(machine: "),
-        (changed("data", to={"a": [[[[[[[1]]]]]]]}), r"\(data: facts that are nested too deeply\)"),
+        (changed("data", to={"a": [[[[[[[1]]]]]]]}), r"\(data: the facts are nested too deeply\)"),
         (changed("format", to=1), r"\(format: "),
         (without("format"), r"\(format: field required\)"),
         (without("choice"), r"\(choice: field required\)"),
@@ -144,7 +144,7 @@ def test_a_file_that_is_no_run(tmp_path, content, complaint):
 
 def test_a_folder_without_runs(tmp_path):
     """Sees: an empty report made of a mistyped folder."""
-    with pytest.raises(ValueError, match=r"nowhere holds no finished run: give a folder that .* has ended"):
+    with pytest.raises(ValueError, match=r"nowhere holds no finished run: give a folder of .* with a finished run"):
         read_runs(tmp_path / "nowhere")
     (tmp_path / "runs").mkdir()
     for name in ("study.json", "summary.json"):
@@ -281,7 +281,7 @@ def test_the_table_fits_a_terminal(tmp_path, capsys, monkeypatch):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["margin"]["share"] == 0.5
     assert f"from {folder}" in (tmp_path / "out" / "report.html").read_text()
     assert main(["report", str(folder), "--out", str(tmp_path), "--margin", "much"]) == 2
-    assert "--margin = much is no margin: give a positive number" in capsys.readouterr().err
+    assert "--margin = much is invalid: give a positive number" in capsys.readouterr().err
 
 
 def test_seconds_are_the_median(tmp_path):
@@ -362,7 +362,7 @@ def test_page_tells_the_data_and_the_machine(page):
     assert "Trained on system Linux, processor x86_64, cores 2, threads 1 with sharpless 0.1.0" in " ".join(
         text.split()
     )
-    assert "Left out or zero: clip, augment." in text
+    assert "Not set or zero: clip, augment." in text
     assert "is measured on the test set" in page
 
 
@@ -631,7 +631,7 @@ def test_training_that_stays_on_its_plateau(tmp_path):
         text for text in summarize(read_runs(write_records(tmp_path, records)))["warnings"] if "plateau" in text
     )
     assert warning.startswith(
-        "SAM stayed on the plateau it began on with seed 0: its training loss ended at 2.3, and that of SGD fell from "
+        "SAM stayed on its initial plateau with seed 0: its training loss ended at 2.3, and that of SGD fell from "
         "2.3 to 0.5."
     )
 

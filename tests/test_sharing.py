@@ -40,7 +40,7 @@ def same(one, other):
 def test_as_many_runs_as_there_is_room_for(cores, threads, expected, monkeypatch):
     """Sees cores left idle or oversubscribed, or no run at all where a machine has fewer cores than a run threads."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
-    assert execute.room(threads) == expected
+    assert execute.parallel_runs(threads) == expected
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_verdict_sorts_the_methods(tmp_path):
     lead = "Non-inferior to SAM, whose cost is 2.00, within 1 point: thrifty, p=0.91, q=0.109, γ=1.09 at cost 1.10; "
     assert kept == lead + "G-RST, p = 0.5, γ = 2 at cost 1.49."
     assert behind == "Behind SAM by more than 1 point: RST, p = 0.5 at cost 1.49."
-    lead = "Neither shown to keep up with SAM within 1 point nor to fall behind"
+    lead = "Neither shown to be non-inferior to SAM within 1 point nor to be behind"
     assert undecided == f"{lead}: SGD, cost 1.5 at cost 1.50."
 
 
@@ -249,7 +249,7 @@ def test_a_share_of_an_unknown_gain(tmp_path):
 def test_a_margin_in_the_unit_without_gain(tmp_path):
     """Sees: being non-inferior to a SAM that gains nothing told as an achievement."""
     summary = summarize(runs_with(tmp_path, sgd=SAM, sam=SAM, g_rst=GRST))
-    assert "being non-inferior to SAM recommends nothing here" in verdict(summary)[0]
+    assert "non-inferior to SAM does not mean good here" in verdict(summary)[0]
     assert entry(summary, "g-rst")["versus_sam"]["non_inferior"] is True
 
 
@@ -288,7 +288,7 @@ def test_a_loss_that_diverged(tmp_path):
     assert found.startswith(
         "RST, p = 0.5 diverged: its loss or accuracy was not finite from point 2 of the curve (step"
     )
-    assert "Its result there is that of a broken network." in found
+    assert "Its result with this seed is that of a diverged network." in found
 
 
 def test_nothing_has_a_result(tmp_path):
@@ -321,7 +321,7 @@ def test_an_optimum_at_the_edge(tmp_path):
         summary = chosen(tmp_path / end, place)
         assert entry(summary, "sam")["choice"]["edge"] == {"rho": end}
         (warning,) = (warning for warning in summary["warnings"] if "grid" in warning)
-        assert warning.startswith(f"rho = {place:g}, chosen for SAM, is the {words} that was tried: ")
+        assert warning.startswith(f"rho = {place:g}, chosen for SAM, is the {words} value of the grid: ")
         assert f"{'below' if end == 'lower' else 'above'} {place:g} in --rho" in warning
 
 
@@ -403,9 +403,9 @@ def test_alone_but_not_among_five(tmp_path):
     assert versus["p_holm"] == pytest.approx(4 * p)  # peer-sam's p-value is smaller
     assert versus["non_inferior"] is versus["behind"] is False
     assert word(entry(among, "g-rst"), among) == "alone only"
-    assert any("but not shown as one of 5 comparisons: G-RST" in sentence for sentence in verdict(among))
+    assert any("as the only comparison, but not as one of 5: G-RST" in sentence for sentence in verdict(among))
     assert (
-        "“Alone only”: enough if it were the only comparison (its interval lies within the margin), not as one of 5"
+        "“Alone only”: non-inferior as the only comparison (its interval lies within the margin), but not as one of 5"
         in " ".join(render(runs, among).split())
     )
 
@@ -476,11 +476,11 @@ def test_warnings(tmp_path):
     needed = seeds_needed(stats.tstd(found), 1.0)
     assert warning == (
         f"5 seeds are too few to decide on SGD (cost 1.5): its interval reaches ± {half:.2f} points, the margin is 1; "
-        f"it would take {needed}."
+        f"seeds needed: {needed}."
     )
     assert entry(summary, "sgd-long")["versus_sam"]["seeds_needed"] == needed
     (warning,) = summarize(runs_with(tmp_path, sam=SAM, sgd_long=[60.0, 98.0, 99.0, 20.0, 97.0]))["warnings"]
-    assert warning.endswith("the margin is 1; it would take more than 100.")
+    assert warning.endswith("the margin is 1; seeds needed: more than 100.")
     behind = [accuracy - off for accuracy, off in zip(SAM, (1.5, 0.6, 0.9, 1.6, 0.5), strict=True)]
     open_but_narrow = summarize(runs_with(tmp_path, sam=SAM, sgd_long=behind))
     versus = entry(open_but_narrow, "sgd-long")["versus_sam"]
@@ -500,7 +500,7 @@ def test_undecided_methods_share_a_warning(tmp_path):
     needed = seeds_needed(2.0, 1.0)
     assert three == (
         f"3 seeds are too few to decide on RST, G-RST and thrifty: their intervals reach ± {low:.3g} to ± {high:.3g} "
-        f"points, the margin is 1; it would take {needed} (thrifty) to more than 100 (RST)."
+        f"points, the margin is 1; seeds needed: {needed} (thrifty) to more than 100 (RST)."
     )
     assert two.startswith("2 seeds are too few to decide on peer SAM: its interval reaches ± ")
     page = render(runs, summary)
@@ -511,11 +511,11 @@ def test_undecided_methods_share_a_warning(tmp_path):
 def test_warnings_of_single_seeds_and_no_spread(tmp_path):
     """Sees: silence where nothing can be said, and where an interval has no width."""
     (warning,) = summarize(read_runs(make_folder(tmp_path / "one", seeds=1)))["warnings"]
-    assert "Nothing can be said about any method against SAM" in warning
+    assert "There is no comparison of any method with SAM" in warning
     runs = runs_with(tmp_path, sam=[97.0, 97.0], rst=[97.0], g_rst=[97.0, 97.0])
     summary = summarize(runs)
     single, flat = summary["warnings"]
-    assert "Nothing can be said about RST, p = 0.5 against SAM" in single
+    assert "There is no comparison of RST, p = 0.5 with SAM" in single
     assert "G-RST, p = 0.5, γ = 2 minus SAM is the same with all 2 seeds" in flat
     page = render(runs, summary)
     assert page.index(single) < page.index("<main>")

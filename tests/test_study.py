@@ -178,7 +178,7 @@ def test_other_metrics_in_a_later_run(folder, monkeypatch):
         path.write_text(json.dumps(record))
     results, _ = executed(folder, ("sgd", "sam"))
     assert [str(found) for _, found in results] == [
-        f"sam-seed{seed} failed: it reported test and validation, and a run before it test: report the same"
+        f"sam-seed{seed} failed: it reported test and validation, and an earlier run test: report the same"
         for seed in (0, 1)
     ]
 
@@ -200,7 +200,7 @@ def test_a_radius_that_fails(folder, monkeypatch):
     options = {"broken": f"sam-{CHOICE_SEEDS}"}
     results, study = executed(folder, options=options, grid={"rho": [0.1, 1.0]}, choice_seeds=2)
     assert {run.method.name for run, _ in results if not run.choosing} == {"sgd"}
-    assert str(study.failures[-1]) == "sam failed: no point of the grid came to its end with every seed"
+    assert str(study.failures[-1]) == "sam failed: no point of the grid finished with every seed"
 
 
 def test_another_study(folder, monkeypatch):
@@ -210,7 +210,7 @@ def test_another_study(folder, monkeypatch):
     for changes, difference in (
         ({"options": {"best": 0.2}}, r"best is 0\.1 there and 0\.2 here"),
         ({"grid": {"rho": [0.1]}}, r"rho is None there and \[0\.1\] here"),
-        ({"threads": 2}, "runs with 1 threads each, on which their rounding depends, and threads = 2 here"),
+        ({"threads": 2}, "runs with 1 threads each, and threads = 2 here changes the rounding"),
     ):
         with pytest.raises(ValueError, match=difference):
             executed(folder, **changes)
@@ -328,7 +328,7 @@ def test_a_budget_of_seconds_is_measured_once(folder):
     summary = conclude([folder / "out"], folder / "out")
     assert [entry["plan"] and entry["plan"]["unit"] for entry in summary["methods"]] == [None, "seconds", "gradients"]
     assert any(
-        "a budget of 1.2 times the seconds of plain training cannot be had" in one for one in summary["warnings"]
+        "a budget of 1.2 times the seconds of plain training is not possible" in one for one in summary["warnings"]
     )
 
 
@@ -337,7 +337,7 @@ def test_a_task_whose_passes_cannot_be_measured(folder):
     (folder / "priced.py").write_text(PRICED)
     study = Study(Task.of("priced.py:train", {"how": "closure"}), ("sgd", "thrifty"), [0], folder / "out")
     assert [run.method.name for run, _ in study.execute(1)] == ["sgd"]
-    assert "measuring passes failed: TaskError: thrifty climbs with a part of the batch" in str(study.failures[0])
+    assert "measuring passes failed: TaskError: thrifty uses a part of the batch" in str(study.failures[0])
 
 
 def test_a_signal_waits_for_the_locks():

@@ -46,16 +46,16 @@ def test_what_a_task_measures():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mine.py:three", {}, "task = mine.py:three is no function: give a function of a trial"),
-        ("mine.py:Kind", {}, "task = mine.py:Kind is no function"),
+        ("mine.py:three", {}, "task = mine.py:three is not a function: give a function of a trial"),
+        ("mine.py:Kind", {}, "task = mine.py:Kind is not a function"),
         ("mine.py:none", {}, "task = mine.py:none takes no trial"),
         ("mine.py:trian", {}, "task = mine.py:trian: mine.py has no 'trian'"),
         ("other.py:train", {}, "task = other.py:train: there is no file other.py"),
         ("other:train", {}, "task = other:train: there is no module other"),
-        ("broken.py:train", {}, r"raised KeyError: .lost. when it was imported \(.*broken.py, line 2\)"),
+        ("broken.py:train", {}, r"raised KeyError: .lost. on import \(.*broken.py, line 2\)"),
         ("digit", {}, "task = digit is unknown: give FILE.py:function, module:function or one of digits"),
         ("mine.py:train", {"width": 1}, "width is no option of mine.py:train: it has size, name"),
-        ("mine.py:wants", {}, "data is missing: mine.py:wants wants it, give --data"),
+        ("mine.py:wants", {}, "data is missing: mine.py:wants needs it, give --data"),
     ],
 )  # fmt: skip
 def test_bad_tasks(folder, name, options, message):
@@ -67,7 +67,7 @@ def test_bad_tasks(folder, name, options, message):
 def test_a_task_that_cannot_travel():
     """Sees a traceback of pickle where a task holds what no process can be handed."""
     generator = (x for x in range(3))
-    with pytest.raises(ValueError, match=r"cannot be handed to another process .*make data and models inside"):
+    with pytest.raises(ValueError, match=r"cannot be sent to another process .*make data and models inside"):
         Task.of(lambda trial: next(generator))
     model = torch.nn.Linear(1, 1)
     assert Task.of(lambda trial: model.in_features)(None) == 1

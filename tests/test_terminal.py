@@ -250,7 +250,7 @@ def test_ctrl_c_while_modules_are_imported(command, tmp_path):
         (["train", "--batch-size", "1"], "--batch-size = 1 is out of range"),
         (["train", "--batch-size", "9999"], "--batch-size = 9999 is out of range: give 2 to 1297"),
         (["train", "--batch-size", "10", "--accumulate", "4"], "--batch-size = 10 is no multiple of --accumulate = 4"),
-        (["train", "--nodes", "2"], "--nodes = 2 would wait for the other nodes for ever: start it by torchrun"),
+        (["train", "--nodes", "2"], "--nodes = 2 would wait for the other nodes forever: start it with torchrun"),
         (["train", "--lr", "1e308"], "--lr = 1e+308 is out of range"),
         (["train", "--image-size", "-1"], "--image-size = -1 is out of range"),
         (["train", "--image-size", "100"], "--image-size = 100 is too large for digits"),
@@ -276,7 +276,7 @@ def test_ctrl_c_while_modules_are_imported(command, tmp_path):
         (["plan", "--schedule", "1", "--steps", "9", "--batch-fraction", "nan"], "--batch-fraction = nan is not"),
         (["plan", "--schedule", "1", "--steps", "0"], "--steps = 0 is not a number of steps"),
         (["plan", "--schedule", "1", "--steps", "9", "--seconds-per-step", "1e308"], "--seconds-per-step = 1e+308 is"),
-        (["plan", "--schedule", "1", "--batch-size", "8", "--steps", "1"], "--batch-size = 8 says nothing to a"),
+        (["plan", "--schedule", "1", "--batch-size", "8", "--steps", "1"], "--batch-size = 8 has no effect on a"),
         (["plan", "--schedule", "linear:0,2", "--steps", "9"], "--schedule = linear:0,2: end = 2.0"),
         (["plan", "--budget", "inf"], "--budget = inf is out of range"),
     ],
@@ -291,7 +291,7 @@ def test_options_are_named_as_they_are_typed(arguments, start, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("arguments", "start"),
     [
-        (["compare", "--epochs", "1.5"], "argument --epochs: '1.5' is no whole number"),
+        (["compare", "--epochs", "1.5"], "argument --epochs: '1.5' is not a whole number"),
         (["compare", "--epochs", "9" * 30], "argument --epochs: 999999999999999999999999… is out of range"),
         (["compare", "--batch-size", "9" * 400], "argument --batch-size: 99999"),
         (["plan", "--steps", "9" * 5000], "argument --steps: "),
@@ -387,7 +387,7 @@ def test_all_disks_full(tmp_path, monkeypatch, capsys):
         full(patch, tmp_path / "out" / "weights")
         full(patch, tmp_path / "spare")
         sentence = refused(capsys, *command)
-    assert f"{tmp_path}/out/weights/sam-seed0.pt: No space left on device: make room there" in sentence
+    assert f"{tmp_path}/out/weights/sam-seed0.pt: No space left on device: free some space there" in sentence
     assert not list((tmp_path / "spare").iterdir())
     assert list(tmp_path.glob("out/work/*/step-000000020-*.pt"))
     assert main(command) == 0
@@ -487,7 +487,7 @@ def test_not_enough_memory(error, place, tmp_path, monkeypatch, capsys):
     lines = {"forward": "pass", "factory": "pass", "module": ""} | {place.replace("training", "forward"): fault}
     (tmp_path / f"{name}.py").write_text(NETWORK.format(**lines))
     sentence = refused(capsys, "train", *TINY, "--network", f"{name}:make", "--method", "sgd", "--out", "out")
-    assert sentence.startswith("sharpless: there is not enough memory (")
+    assert sentence.startswith("sharpless: there is too little memory (")
     assert "give a smaller --batch-size" in sentence
 
 
@@ -526,7 +526,7 @@ def test_a_network_that_is_none(network, clause, tmp_path, capsys):
 def test_a_network_that_returns_no_tensor(tmp_path, capsys):
     """Sees a traceback where a network returns a dict, as those of transformers do."""
     sentence = refused(capsys, "train", "--network", "test_terminal:nothing", "--out", tmp_path / "new")
-    assert "gives a dict for one image: give one number a class" in sentence
+    assert "gives a dict for one image: give one number per class" in sentence
 
 
 # Files that were edited
@@ -690,7 +690,7 @@ def test_a_checkpoint_with_junk(junk, tmp_path):
     named = path.rename(path.with_name(f"step-000000010-{_digest(path)}.pt"))
     failure = run.train(run.trial())
     assert isinstance(failure, Failure)
-    assert f"{named} is no checkpoint of this version: delete it" in failure.why
+    assert f"{named} is not a checkpoint of this version: delete it" in failure.why
 
 
 def test_a_folder_in_the_place_of_a_checkpoint(tmp_path):

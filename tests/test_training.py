@@ -170,7 +170,7 @@ def test_a_damaged_checkpoint(damage, tmp_path):
     else:
         content[len(content) // 2] ^= 1
     last.write_bytes(content)
-    with pytest.warns(UserWarning, match=f"{last} is damaged: an earlier one takes its place"):
+    with pytest.warns(UserWarning, match=f"{last} is damaged: an earlier one is used"):
         assert torch.equal(store.load()["weights"], torch.ones(1000))
 
 
@@ -305,7 +305,7 @@ class Listening:
             {"batch_size": 65},
             "sgd",
             {"devices": 2},
-            "batch_size = 65 cannot be shared out evenly: give a multiple",
+            "batch_size = 65 cannot be shared evenly: give a multiple",
         ),
         ({}, "sgd:average=0.9", {"strategy": "fsdp2", "devices": 2}, "method sgd:average=0.9 averages whole weights"),
         ({"l2": 0.1}, "sgd", {"strategy": "fsdp2", "devices": 2}, "l2 = 0.1 needs whole weights"),
@@ -328,8 +328,8 @@ def test_what_does_not_go_together(recipe, method, setup, message):
         ({"nodes": 2}, "nodes = 2 would wait for the other nodes"),
         ({"strategy": "dp"}, "strategy = dp is unknown: give auto, ddp, fsdp2"),
         ({"accelerator": "tpu"}, "accelerator = tpu is unknown"),
-        ({"compile": "gcc"}, "compile = gcc is no backend of torch.compile: give .*inductor"),
-        ({"accelerator": "cuda", "devices": 99}, "devices = 99 is out of range: of cuda there are"),
+        ({"compile": "gcc"}, "compile = gcc is not a backend of torch.compile: give .*inductor"),
+        ({"accelerator": "cuda", "devices": 99}, "devices = 99 is out of range: cuda has"),
         ({"checkpoint_every": -1.0}, "checkpoint_every = -1.0 is out of range"),
     ],
 )

@@ -217,7 +217,7 @@ def test_tasks_that_forget():
     for x in opt.passes(torch.ones(4, 1)):
         model(x).sum().backward()
     opt.step()
-    with pytest.raises(TaskError, match=r"took 1 steps and had said total_steps = 2"):
+    with pytest.raises(TaskError, match=r"took 1 steps, and gave total_steps = 2"):
         check_ended(trial)
 
 

@@ -15,13 +15,13 @@ from sharpless import GRST
 
 
 class InClosures:
-    """For an optimizer in composer, whose closure runs all micro-batches and adds up their losses for the log."""
+    """An optimizer for composer, whose closure runs all micro-batches and sums their losses for the log."""
 
     def step(self, closure=None):
-        """Take a step, and log the clean loss.
+        """Take a step, and log the loss at the unperturbed weights.
 
         Raises:
-            RuntimeError: there is no closure, and the step is not one that moves nothing, as checkpoints take it.
+            RuntimeError: there is no closure, except for the steps without effect that checkpoints take.
         """
         if closure is None and any(group["lr"] for group in self.param_groups):
             raise RuntimeError("precision = amp_fp16 takes plain steps, without a closure: set amp_bf16 or fp32")
@@ -33,7 +33,7 @@ class InClosures:
 
 
 class SharpOptimizer(InClosures, GRST):
-    """G-RST in composer; SAM and RST take the same line."""
+    """G-RST in composer. The same line works for SAM and RST."""
 
 
 def main(epochs: int = 30) -> float:

@@ -14,17 +14,17 @@ from sharpless import GRST
 
 
 class Sharpness(Callback):
-    """Sharpness-aware steps: it comes before the callbacks that accumulate, unscale and clip, which see the mixture."""
+    """Sharpness-aware steps. It runs before the callbacks that accumulate, unscale and clip the final gradient."""
 
     order, run_valid = -5, False
 
     def before_batch(self):
-        """Let the first pass begin, with the whole batch: callbacks that mix examples know no parts."""
+        """Start the first pass, with the whole batch: callbacks that mix examples do not support parts."""
         self.passes = self.opt.opt.passes()
         next(self.passes)
 
     def before_step(self):
-        """Run the second pass, where the first gradient is complete."""
+        """Run the second pass, after the first gradient is complete."""
         learn, clean = self.learn, (self.learn.pred, self.learn.loss, self.learn.loss_grad)
         for _ in self.passes:
             if hasattr(learn, "mixed_precision"):

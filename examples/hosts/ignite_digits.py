@@ -15,7 +15,7 @@ from sharpless import GRST
 
 
 def sharp_update(model, opt, loss_fn, accumulate=1, clip=None):
-    """Return the update function of an Engine with sharpness-aware steps, which returns the clean loss."""
+    """Return the update function of an Engine with sharpness-aware steps. It returns the unperturbed loss."""
 
     def update(engine, batch):
         model.train()

@@ -12,15 +12,15 @@ from sharpless import GRST
 
 
 class SharpModel(keras.Model):
-    """A Model with sharpness-aware steps of `self.opt`, whose base is of torch; it is compiled for loss and metrics."""
+    """A Model with sharpness-aware steps of `self.opt`, whose base is of torch. `compile` sets loss and metrics."""
 
     def train_step(self, data):
-        """Take a step, and return the metrics of the clean passes."""
-        opt, others = self.opt, self.non_trainable_variables  # moving averages and seeds, which are no buffers
+        """Take a step, and return the metrics at the unperturbed weights."""
+        opt, others = self.opt, self.non_trainable_variables  # moving averages and seeds, which are not buffers
         found = [variable.value.clone() for variable in others]
         for part in opt.passes(data):
             x, y, weight = keras.utils.unpack_x_y_sample_weight(part)
-            if opt.perturbed:  # begins with what the clean pass found, and leaves what that left
+            if opt.perturbed:  # start with the state before the first pass, and keep the state after it
                 left = [variable.value.clone() for variable in others]
                 for variable, value in zip(others, found, strict=True):
                     variable.assign(value)

@@ -25,7 +25,7 @@ class Digits(pl.LightningModule):
     def training_step(self, batch):
         x, y = batch
         loss = cross_entropy(self.net(x), y)
-        self.log("loss", loss, prog_bar=True)  # the clean loss
+        self.log("loss", loss, prog_bar=True)  # the loss at the unperturbed weights
         return loss
 
     def validation_step(self, batch):

@@ -29,7 +29,7 @@ class Digits(pl.LightningModule):
             self.manual_backward(loss)
             if not opt.perturbed:
                 self.log("loss", loss, prog_bar=True)
-        self.clip_gradients(opt, gradient_clip_val=5.0)  # those of the whole step
+        self.clip_gradients(opt, gradient_clip_val=5.0)  # the gradients of the whole step
         opt.step()
         opt.zero_grad()
 

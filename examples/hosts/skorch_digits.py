@@ -14,10 +14,10 @@ from sharpless import GRST
 
 
 class SharpClassifier(NeuralNetClassifier):
-    """A classifier of skorch with sharpness-aware steps; NeuralNet and NeuralNetRegressor take the same methods."""
+    """A classifier of skorch with sharpness-aware steps. NeuralNet and NeuralNetRegressor need the same methods."""
 
     def wrap_optimizer(self, base):
-        """Return G-RST around the optimizer that skorch has made."""
+        """Return G-RST around the optimizer of skorch."""
         return GRST(base, p=0.5, rho=0.3, model=self.module_)
 
     def initialize_optimizer(self, *args, **kwargs):
@@ -27,7 +27,7 @@ class SharpClassifier(NeuralNetClassifier):
         return self
 
     def train_step(self, batch, **fit_params):
-        """Take a step, and return loss and outputs of the clean passes."""
+        """Take a step, and return loss and outputs at the unperturbed weights."""
         opt, loss, outputs = self.optimizer_, 0.0, []
         opt.zero_grad()
         for part in opt.passes(batch):
@@ -36,7 +36,7 @@ class SharpClassifier(NeuralNetClassifier):
                 loss += step["loss"].detach() * len(part[0]) / len(batch[0])
                 outputs.append(step["y_pred"])
         weights = list(self.get_all_learnable_params())
-        self.notify("on_grad_computed", named_parameters=weights, batch=batch, training=True)  # clips, for example
+        self.notify("on_grad_computed", named_parameters=weights, batch=batch, training=True)  # e.g. clipping
         opt.step()
         return {"loss": loss, "y_pred": torch.cat(outputs)}
 

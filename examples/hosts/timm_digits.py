@@ -22,7 +22,7 @@ def sharp_epoch(model, loader, opt, scaler, amp, clip=None, ema=None, scheduler=
         for x, y in opt.passes(batch):
             with amp():
                 loss = cross_entropy(model(x), y) / accumulate
-            scaler(loss, opt, need_update=False)  # the backward alone
+            scaler(loss, opt, need_update=False)  # only the backward pass
         if number % accumulate == 0:
             if clip is not None:
                 scaler._scaler.unscale_(opt)  # the GradScaler in the NativeScaler

@@ -15,7 +15,7 @@ from sharpless.hosts.transformers import Sharpness
 
 
 class SharpTrainer(Sharpness, Trainer):
-    """The Trainer, with the steps of G-RST around the AdamW that it makes."""
+    """The Trainer, with G-RST around its AdamW."""
 
     def wrap_optimizer(self, base):
         """Return G-RST around the optimizer of the TrainingArguments."""

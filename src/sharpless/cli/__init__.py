@@ -11,16 +11,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: what follows `sharpless`; those of the process by default.
+        arguments: the arguments after `sharpless`; by default those of the process.
 
     Returns:
-        The exit status: 0, 2 for bad input, 128 and the number of the signal when told to stop.
+        The exit status: 0, 2 for bad input, 128 plus the number of the signal that stopped it.
 
     >>> main(["plan", "--schedule", "linear:0,2", "--steps", "100"])
     2
     """
     try:
-        # Imported here, and what is slow only by the commands that need it: a Ctrl-C may come while modules are loaded.
+        # Imported here, since Ctrl-C may come while modules are loaded. Each command imports its slow modules itself.
         from sharpless.cli.commands import run  # noqa: PLC0415
 
         return run(sys.argv[1:] if arguments is None else arguments)

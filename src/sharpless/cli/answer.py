@@ -37,9 +37,9 @@ def give(options: argparse.Namespace, result: Mapping[str, Any], show: Callable[
 
 @contextmanager
 def alone(options: argparse.Namespace) -> Iterator[None]:
-    """Let the answer stand alone on the standard output: what the block writes there goes elsewhere.
+    """Reserve standard output for the answer, and redirect other output of the block.
 
-    That is also what tasks print, in this process and in those that it starts.
+    This includes the output of tasks, in this process and in those that it starts.
     """
     if not (options.json or options.quiet):
         yield

@@ -1,4 +1,4 @@
-"""What options hold, and how they are typed."""
+"""The values of options, and their spelling on the command line."""
 
 import argparse
 from dataclasses import fields
@@ -11,7 +11,7 @@ __all__ = ["place", "spellings", "whole"]
 
 
 def spellings() -> dict[str, list[str]]:
-    """Return the options of the images by their names, and of what the data call otherwise.
+    """Return the spelling of the images' options by their names, and of the names that the data functions use.
 
     >>> spellings()["held_out"]
     ['--validation']
@@ -21,22 +21,22 @@ def spellings() -> dict[str, list[str]]:
 
 
 def whole(text: str) -> int:
-    """Return a whole number that fits the 64 bits in which torch and the files hold it.
+    """Return a whole number that fits into the 64 bits of torch and the files.
 
     Raises:
-        ArgumentTypeError: it is none, or does not.
+        ArgumentTypeError: it is not a whole number, or does not fit.
     """
     try:
         number = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:24]!r} is no whole number") from None
+        raise argparse.ArgumentTypeError(f"{text[:24]!r} is not a whole number") from None
     if abs(number) >= 2**63:
         raise argparse.ArgumentTypeError(f"{text[:24]}… is out of range: give a number of at most 18 digits")
     return number
 
 
 def place(text: str) -> Path:
-    """Return a path; an empty one would be this folder, and is rather a variable of the shell that is not set.
+    """Return a path. An empty one is probably an unset variable of the shell.
 
     Raises:
         ArgumentTypeError: it is empty.

@@ -7,13 +7,13 @@ __all__ = ["bars", "duration"]
 
 
 def bars(chances: Sequence[float], steps: int, width: int, height: int = 8) -> str:
-    """Return p(t) as bars of text, an eighth of a line being the unit.
+    """Return p(t) as bars of text, with a resolution of an eighth of a line.
 
     Args:
-        chances: p at all steps, or at some that are evenly spread.
+        chances: p at all steps, or at evenly spaced ones.
         steps: the number of all steps.
-        width: of the bars, in characters.
-        height: in lines.
+        width: width of the bars, in characters.
+        height: height in lines.
     """
     edges = [len(chances) * i // width for i in range(width + 1)]
     bins = [chances[left : max(right, left + 1)] for left, right in pairwise(edges)]
@@ -27,7 +27,7 @@ def bars(chances: Sequence[float], steps: int, width: int, height: int = 8) -> s
 
 
 def duration(seconds: float) -> str:
-    """Return `seconds` as a reader would say it.
+    """Return `seconds` as text.
 
     >>> duration(7.25), duration(59.99), duration(3725)
     ('7.2 s', '1 min 0 s', '1 h 2 min')

@@ -1,4 +1,4 @@
-"""The commands and their parser, and what is said where one fails."""
+"""The commands, their parser, and their error messages."""
 
 import argparse
 import errno
@@ -23,16 +23,16 @@ __all__ = ["run"]
 REMEDIES = {
     **dict.fromkeys(
         (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-        "make room there, and give the same command again: what was written before is kept, and it goes on from there",
+        "free some space there, and repeat the command: it keeps the written files and continues",
     ),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "get the right to read and write there, or give another"),
-    errno.ENAMETOOLONG: "give a shorter one",
-    errno.ENOENT: "give one that is there",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "get read and write permission, or give another path"),
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ENOENT: "give an existing path",
 }
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that says in one line what is wrong, and leaves the dozens of options to `--help`."""
+    """A parser with errors of one line. Only `--help` lists the options."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"sharpless: {shown(message)}; see {self.prog} --help\n")
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     """Return the exit status of a command.
 
     Args:
-        arguments: what follows `sharpless`.
+        arguments: the arguments after `sharpless`.
     """
     prepare()
     try:
@@ -50,10 +50,10 @@ def run(arguments: Sequence[str]) -> int:
             return _run(arguments)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output, `head` say, has enough of it
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
         _be_silent()
         return 128 + signal.SIGPIPE
-    except OSError as error:  # the flush: a full disk behind a redirection
+    except OSError as error:  # from the flush: the output goes to a full disk
         _be_silent()
         print(f"sharpless: the output cannot be written: {error.strerror}", file=sys.stderr)
         return 2
@@ -63,8 +63,8 @@ def _run(arguments: Sequence[str]) -> int:
     parser = _Parser(prog="sharpless", description="Sharpness-aware training for less.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"sharpless {version('sharpless')}")
     shells = ("bash", "zsh", "fish")
-    told = 'print the completions for a shell; in bash: eval "$(sharpless --print-completion bash)"'
-    parser.add_argument("--print-completion", action=Completion, choices=shells, help=told)
+    text = 'print the completions for a shell; in bash: eval "$(sharpless --print-completion bash)"'
+    parser.add_argument("--print-completion", action=Completion, choices=shells, help=text)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (compare, train, plan, report, flatness):
         command.add(commands)
@@ -77,23 +77,25 @@ def _run(arguments: Sequence[str]) -> int:
     vars(options).update(task=task, rest=rest, names={})
     try:
         with answer.alone(options):
-            return _led(options)
+            return _execute(options)
     except (ValueError, ModuleNotFoundError) as error:
-        told = _as_typed(str(error), options, arguments)
+        message = _as_typed(str(error), options, arguments)
     except BrokenPipeError:
         raise
     except OSError as error:
-        told = _of_system(error)
+        message = _of_system(error)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        told = f"there is not enough memory ({reason(error)}): give a smaller --batch-size, --image-size or --network"
-    print(f"sharpless: {shown(told)}", file=sys.stderr)
+        message = (
+            f"there is too little memory ({reason(error)}): give a smaller --batch-size, --image-size or --network"
+        )
+    print(f"sharpless: {shown(message)}", file=sys.stderr)
     return 2
 
 
-def _led(options: argparse.Namespace) -> int:
-    """Return the exit status of a command, which under torchrun one process executes, and the others follow."""
+def _execute(options: argparse.Namespace) -> int:
+    """Return the exit status of a command after its execution. Under torchrun the first process leads the others."""
     if not launched():
         return int(options.command(options))
     from sharpless.lab.tasks.images.ranks import dismiss, follow  # noqa: PLC0415
@@ -107,7 +109,7 @@ def _led(options: argparse.Namespace) -> int:
 
 
 def _as_typed(sentence: str, options: argparse.Namespace, arguments: Sequence[str]) -> str:
-    """Return a sentence about arguments of Python with their names as they are typed: `--lr-warmup = 2.0 is …`."""
+    """Return a message with the names of options as typed on the command line: `--lr-warmup = 2.0 is …`."""
     names = {*vars(options), *options.names} - {"task", "parser", "rest", "names", "command", "answer"}
     spellings = {name: ["--" + name.replace("_", "-")] for name in names} | spelled_options()
     words = {argument.partition("=")[0] for argument in arguments}
@@ -121,7 +123,7 @@ def _as_typed(sentence: str, options: argparse.Namespace, arguments: Sequence[st
 
 
 def _of_system(error: OSError) -> str:
-    """Return the sentence about what the system refused."""
+    """Return the message for an error of the system."""
     if error.filename is None and error.errno in {errno.ENOSPC, errno.EIO}:  # our files are named
         return f"the output cannot be written: {error.strerror}"
     place = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
@@ -130,5 +132,5 @@ def _of_system(error: OSError) -> str:
 
 
 def _be_silent() -> None:
-    """Send what is still to be written nowhere, or Python would complain of it at its end."""
+    """Discard the remaining output, or Python would report an error at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

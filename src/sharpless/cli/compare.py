@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SEEDS", "add"]
 
-SEEDS = 12  # so many that the default comparison comes to the same verdicts whichever they are
+SEEDS = 12  # enough for the same verdicts of the default comparison with any seeds
 MOST_SEEDS = 10_000
 DEFAULT = "digits"
 
@@ -106,7 +106,7 @@ def _compare(options: argparse.Namespace) -> int:
     methods = [method for listed in options.methods for method in listed.split()]
     _check(options, methods)
     name = options.task or DEFAULT
-    # What follows takes seconds to be imported.
+    # The following imports take seconds.
     count = f"{len(methods)} method{'s' * (len(methods) > 1)} × {options.seeds} seed{'s' * (options.seeds > 1)}"
     print(f"{count} of {shown(name)}, in {shown(str(options.out))}", flush=True)
 
@@ -130,7 +130,7 @@ def _compare(options: argparse.Namespace) -> int:
         flatness=options.flatness,
     )
     if study.finished:
-        read_runs(options.out)  # a file that cannot be read is better found now than after the last run
+        read_runs(options.out)  # find unreadable files now, not after the last run
     with store.locked(options.out):
         study.open_folder()
         if signum := _executed(study, options):
@@ -144,7 +144,7 @@ def _compare(options: argparse.Namespace) -> int:
     for failure in study.failures:
         print(f"sharpless: {shown(str(failure))}", file=sys.stderr)
     if study.failures:
-        print("sharpless: the same command tries again what failed, and repeats nothing else", file=sys.stderr)
+        print("sharpless: the same command repeats only the failed runs", file=sys.stderr)
     return 1 if study.failures else 0
 
 
@@ -160,10 +160,10 @@ def _help(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace, methods: Sequence[str]) -> None:
-    """Find what is out of range, before what takes seconds to be imported.
+    """Check the options before the slow imports.
 
     Raises:
-        ValueError: an option is out of range, or the folder is none.
+        ValueError: an option is out of range, or the folder is not a folder.
         ModuleNotFoundError: the package of a peer is not installed.
     """
     for name, least in (("seeds", 1), ("first_seed", 0), ("choice_seeds", 1), ("jobs", 1), ("threads", 0)):
@@ -196,7 +196,7 @@ def _axis(values: Sequence[Any]) -> Sequence[float] | str:
     """Return the values of an axis of the grid, or the word auto.
 
     Raises:
-        ValueError: the word stands beside values.
+        ValueError: auto is given together with values.
     """
     if "auto" in values and len(values) > 1:
         raise ValueError(f"rho = {' '.join(map(str, values))} is out of range: give numbers, or auto alone")
@@ -204,13 +204,13 @@ def _axis(values: Sequence[Any]) -> Sequence[float] | str:
 
 
 def _executed(study: "Study", options: argparse.Namespace) -> int:
-    """Run what is missing.
+    """Execute the missing runs.
 
     Returns:
-        The number of the signal that ended it early, or 0.
+        The number of the signal that interrupted them, or 0.
 
     Raises:
-        ValueError: a worker was ended from outside.
+        ValueError: a worker process was killed.
     """
     from sharpless.lab.stopping import Stopped  # noqa: PLC0415
 
@@ -219,13 +219,13 @@ def _executed(study: "Study", options: argparse.Namespace) -> int:
             watched(study, options.jobs, options.on)
         except BrokenProcessPool:
             raise ValueError(
-                "a worker process was ended from outside, for want of memory perhaps: the runs that had ended are "
-                "kept, and the same command, perhaps with a smaller --jobs, continues"
+                "a worker process was killed, perhaps for lack of memory: the finished runs are kept, and the same "
+                "command continues, perhaps with a smaller --jobs"
             ) from None
         except (KeyboardInterrupt, Stopped) as error:
             kept = f"{len(study.finished)} runs are finished in {shown(str(options.out))}"
             begun = sum(any(folder.iterdir()) for folder in study.folder.glob("work/*") if folder.is_dir())
-            kept += f", {begun} more go on from a checkpoint" if begun else ""
+            kept += f", {begun} more continue from a checkpoint" if begun else ""
             print(f"sharpless: interrupted; {kept}; the same command continues", file=sys.stderr)
             return int(error.signum if isinstance(error, Stopped) else heard[0] if heard else signal.SIGINT)
     return 0

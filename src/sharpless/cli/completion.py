@@ -1,4 +1,4 @@
-"""What lets a shell complete commands and options."""
+"""Shell completion of commands and options."""
 
 import argparse
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ __all__ = ["Completion"]
 
 
 class Completion(argparse.Action):
-    """Prints the script of a shell, for its completions."""
+    """Prints the completion script of a shell."""
 
     def __call__(self, parser: argparse.ArgumentParser, *values: Any) -> None:
         """Print and exit, as `--version` does."""

@@ -1,4 +1,4 @@
-"""What a command needs beside torch."""
+"""The required packages of a command, besides torch."""
 
 from importlib.util import find_spec
 
@@ -9,7 +9,7 @@ LAB = (*REPORT, "cloudpickle", "sklearn")
 
 
 def need(command: str) -> None:
-    """Find out, without importing them, whether the packages of a command are there.
+    """Check that the packages of a command are installed, without importing them.
 
     Raises:
         ModuleNotFoundError: one is not installed.

@@ -76,7 +76,7 @@ def _flatness(options: argparse.Namespace) -> int:
     store.check_folder(options.out)
     for name in ("flatness.json", "slice.svg", "surface.svg"):
         store.check_file(options.out / name)
-    # What follows takes seconds to be imported.
+    # The following imports take seconds.
     print(f"up to {options.examples} examples, in {shown(str(options.out))}", flush=True)
 
     from sharpless.flatness import Settings  # noqa: PLC0415
@@ -97,7 +97,7 @@ def _flatness(options: argparse.Namespace) -> int:
     def load(checkpoint: str) -> "Objective":
         return objective(checkpoint, options.examples, options.batch_size, options.data_dir)
 
-    for checkpoint in checkpoints:  # what is wrong with the last is better found before the first is measured
+    for checkpoint in checkpoints:  # find the errors of all checkpoints before the first measurement
         load(checkpoint)
     with store.locked(options.out):
         written = _measured(checkpoints, settings, load, options.out)
@@ -109,7 +109,7 @@ def _flatness(options: argparse.Namespace) -> int:
 def _measured(
     checkpoints: Sequence[str], settings: "Settings", load: "Callable[[str], Objective]", folder: Path
 ) -> dict[str, Any]:
-    """Return what is found of each checkpoint, as it is written down as soon as it is."""
+    """Return the measurements of all checkpoints, and write each one at once."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     from sharpless import flatness  # noqa: PLC0415
@@ -151,13 +151,13 @@ def _draw(found: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
     for name, picture in (("slice.svg", landscape.slices(found)), ("surface.svg", landscape.surfaces(found))):
         if picture is None:
-            (folder / name).unlink(missing_ok=True)  # of other networks, by now
+            (folder / name).unlink(missing_ok=True)  # it shows other networks
         else:
             store.write(folder / name, picture)
 
 
 def _tell(found: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Print a column for each checkpoint, as many beside each other as the terminal is wide, and where the file is."""
+    """Print a column for each checkpoint, as many per table as fit into the terminal, and the path of the file."""
     from rich import box  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
@@ -180,12 +180,12 @@ def _tell(found: Sequence[Mapping[str, Any]], file: Path) -> None:
         terminal.print("", table, sep="\n", soft_wrap=True)
         start = end
     if any(one["worst"] and one["worst"]["still_rising"] for each in found for one in each["sharpness"]):
-        print("\n↑ the ascent was still rising: more --ascent-steps will find more")
+        print("\n↑ the loss was still rising: more --ascent-steps give a larger value")
     print(f"\n{shown(str(file))}")
 
 
 def _rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what there is to say of a checkpoint: names and numbers."""
+    """Return the rows of a checkpoint: names and numbers."""
     rows = [("examples", str(found["examples"])), ("training loss", _number(found["loss"]))]
     if (eigen := found["eigenvalues"]) is not None:
         missing = [None] * (eigen["wanted"] - len(eigen["values"]))

@@ -22,7 +22,7 @@ LONGEST = 1e12  # seconds
 
 
 class Planned(NamedTuple):
-    """What was asked for, and what there is to say about it: to people in rows, to programs in facts."""
+    """A schedule with its properties: rows for people, facts for programs."""
 
     schedule: Schedule
     share: float
@@ -91,8 +91,8 @@ def _plan(options: argparse.Namespace) -> int:
     )
     facts["cost"] = cost
     if options.steps is not None:
-        told, counts = _steps_of(schedule, steps, chances, share, options.seed)
-        rows += told
+        more, counts = _steps_of(schedule, steps, chances, share, options.seed)
+        rows += more
         facts |= {"steps": steps, "sharp_steps": counts}
     if seconds is not None:
         durations = [steps * seconds * ratio for ratio in (cost, 1, 2)]
@@ -110,20 +110,20 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _priced(text: str) -> tuple[int, float]:
-    """Return a number of examples and the seconds of a step that climbs with them.
+    """Return a number of examples, and the seconds of a step with an ascent on them.
 
     Raises:
-        ArgumentTypeError: the text says none.
+        ArgumentTypeError: the text has another form.
     """
     count, _, seconds = text.partition(":")
     try:
         return int(count), float(seconds)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:24]!r} is no price: write 16:0.002") from None
+        raise argparse.ArgumentTypeError(f"{text[:24]!r} is not M:S: write 16:0.002") from None
 
 
 def _looked_at(steps: int) -> list[int]:
-    """Return all steps, or of a long run so many, one at random of each stretch, that the answer comes at once."""
+    """Return all steps, or for a long run a stratified random sample, for a fast answer."""
     if steps <= LOOKED_AT:
         return list(range(steps))
     edges = [steps * i // LOOKED_AT for i in range(LOOKED_AT + 1)]
@@ -133,12 +133,12 @@ def _looked_at(steps: int) -> list[int]:
 def _steps_of(
     schedule: Schedule, steps: int, chances: Sequence[float], share: float, seed: int
 ) -> tuple[list[tuple[str, str]], dict[str, Any]]:
-    """Return how many steps to expect, and how many this seed gives, in rows and in facts."""
+    """Return the expected number of sharpness-aware steps and that of this seed, in rows and in facts."""
     expected, spread = expected_sharp_steps(schedule, steps), math.sqrt(steps * fmean(p * (1 - p) for p in chances))
     facts = {"expected": expected, "std": spread, "seed": seed, "drawn": None}
     rows = [("sharpness-aware steps", f"{expected:.0f} ± {spread:.0f} of {steps} expected")]
     if schedule.policy:
-        rows.append(("but", "the gradients decide: this is what normally distributed squares would give"))
+        rows.append(("but", "it depends on the gradients: this value assumes normally distributed squared norms"))
     elif steps > LOOKED_AT:
         rows.append(("with this seed", f"not counted: more than {LOOKED_AT} steps take a while"))
     else:
@@ -149,7 +149,7 @@ def _steps_of(
 
 
 def _of_schedule(options: argparse.Namespace) -> Planned:
-    """Return the schedule, the share of the batch to climb with, and what there is to say about them.
+    """Return the schedule, the share of the batch for the ascent, and their rows and facts.
 
     Raises:
         ValueError: an option is out of range, or belongs to a budget.
@@ -170,10 +170,10 @@ def _of_schedule(options: argparse.Namespace) -> Planned:
 
 
 def _parsed(text: str) -> Schedule:
-    """Return the schedule that a text says.
+    """Return the schedule of a text.
 
     Raises:
-        ValueError: it says none, in a sentence that names the option.
+        ValueError: the text is not a schedule. The message names the option.
     """
     try:
         return parse(text)
@@ -183,7 +183,7 @@ def _parsed(text: str) -> Schedule:
 
 
 def _of_budget(options: argparse.Namespace) -> Planned:
-    """Return what `_of_schedule` does, of the plan for a budget.
+    """Return the same as `_of_schedule`, for the plan of a budget.
 
     Raises:
         ValueError: an option is out of range or missing, or belongs to a schedule.
@@ -221,4 +221,4 @@ def _of_budget(options: argparse.Namespace) -> Planned:
 def _refuse(options: argparse.Namespace, mode: str, names: Sequence[str]) -> None:
     for name in names:
         if (value := getattr(options, name)) is not None:
-            raise ValueError(f"{name} = {value} says nothing to a {mode}: leave it out")
+            raise ValueError(f"{name} = {value} has no effect on a {mode}: leave it out")

@@ -13,7 +13,7 @@ __all__ = ["watched"]
 
 
 def watched(study: "Study", jobs: int | None, on: str) -> None:
-    """Run what is missing, with a progress bar and a line for each run that ends."""
+    """Execute the missing runs, with a progress bar and a line for each finished run."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -28,7 +28,7 @@ def watched(study: "Study", jobs: int | None, on: str) -> None:
         def watch(done: float, total: int) -> None:
             progress.update(bar, total=total, completed=done, description=f"{int(done)}/{total} runs")
 
-        # Closed at once when left: by then no worker is at work any more, and what they left can be counted.
+        # Closing waits for the workers, so that the caller can count their files.
         with closing(study.execute(jobs, on, watch)) as results:
             for run, found in results:
                 if not headed:
@@ -39,7 +39,7 @@ def watched(study: "Study", jobs: int | None, on: str) -> None:
 
 
 def _line(run: "Run", found: Any, width: int) -> str:
-    """Return what is said of a run that has ended."""
+    """Return the line of a finished run."""
     start = f"{run.method.name:{width}}{run.seed:8d}"
     if not isinstance(found, dict):
         return f"{start}  failed: {shown(found.why)}"

@@ -48,15 +48,15 @@ def conclude(runs: Sequence[Path], folder: Path, margin: str | float | None = No
 
     Args:
         runs: folders of compare or train, or run files.
-        folder: where summary and page go.
-        margin: what a method may lose to SAM and still keep up, as `sharpless.report.summary.summarize` takes it.
+        folder: output folder of summary and page.
+        margin: the largest loss against SAM that counts as non-inferior, see `sharpless.report.summary.summarize`.
 
     Returns:
-        The summary, and where the page is.
+        The summary, and the path of the page.
 
     Raises:
         ModuleNotFoundError: a package that the report needs is not installed.
-        ValueError: the margin is none, or the run files cannot be read, or do not belong together.
+        ValueError: the margin is invalid, or the run files cannot be read or do not belong together.
     """
     extras.need("report")
     read_margin(margin)
@@ -66,7 +66,7 @@ def conclude(runs: Sequence[Path], folder: Path, margin: str | float | None = No
 
 
 def tell(summary: Mapping[str, Any], page: Path) -> None:
-    """Print the table, in a narrow terminal one row below the other, and what is to be said of it."""
+    """Print the table, as a list in a narrow terminal, and its explanations."""
     from sharpless.report.table import headings, legend, rows  # noqa: PLC0415
     from sharpless.report.verdict import verdict  # noqa: PLC0415
 

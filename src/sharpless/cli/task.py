@@ -25,14 +25,14 @@ def named(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def add(group: Any, function: Callable[..., Any], taken: Container[str]) -> None:
-    """Add an option for every keyword parameter of a task that is not `taken`, with what its docstring says of it."""
+    """Add an option for every keyword parameter of a task that is not `taken`, with its text in the docstring."""
     hints = get_type_hints(function, include_extras=True) if inspect.isroutine(function) else {}
-    told = _described(function)
+    texts = _described(function)
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
         if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
             continue
         hint = hints.get(parameter.name, parameter.annotation)
-        help_text = told.get(parameter.name, "")
+        help_text = texts.get(parameter.name, "")
         if get_origin(hint) is Annotated:
             hint, help_text = get_args(hint)
         name = "--" + parameter.name.replace("_", "-")
@@ -53,20 +53,20 @@ def add(group: Any, function: Callable[..., Any], taken: Container[str]) -> None
 def parsed(
     rest: Sequence[str], name: str, function: Callable[..., Any], parser: argparse.ArgumentParser
 ) -> dict[str, Any]:
-    """Return the options of a task that are among the arguments that the command does not know.
+    """Return the options of a task from the arguments that are not options of the command.
 
     Args:
         rest: these arguments.
         name: the task.
         function: its function.
-        parser: the parser of the command, whose errors are this one's.
+        parser: the parser of the command, which reports the errors.
     """
     own = type(parser)(prog=f"{parser.prog} {name}", allow_abbrev=False, add_help=False)
     add(own, function, parser._option_string_actions)
     found, unknown = own.parse_known_args(rest)
     if unknown:
         known = ", ".join(action.option_strings[0] for action in own._actions) or "none"
-        other = "; images have a task of their own: sharpless compare images --data …" if "--data" in unknown else ""
+        other = "; for images use their task: sharpless compare images --data …" if "--data" in unknown else ""
         parser.error(f"unrecognized arguments: {' '.join(unknown)}; options of {name}: {known}{other}")
     return vars(found)
 
@@ -82,11 +82,11 @@ def read(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:24]!r} is no number") from None
+        raise argparse.ArgumentTypeError(f"{text[:24]!r} is not a number") from None
 
 
 def _kind(hint: Any, default: Any) -> Any:
-    """Return what reads the text of an option."""
+    """Return the reader of the text of an option."""
     if isinstance(hint, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     if hint is inspect.Parameter.empty:
@@ -95,9 +95,9 @@ def _kind(hint: Any, default: Any) -> Any:
 
 
 def _described(function: Callable[..., Any]) -> dict[str, str]:
-    """Return what the section Args of a Google docstring says of each parameter."""
+    """Return the text of each parameter in the section Args of a Google docstring."""
     text = inspect.getdoc(function) or ""
     section = text.partition("Args:\n")[2].partition("\n\n")[0]
     entries = re.split(r"\n(?= {0,4}\w+(?: \([^)]*\))?: )", "\n" + section)
     pairs = (entry.strip().partition(":") for entry in entries if ":" in entry)
-    return {name.split(" ")[0]: " ".join(told.split()).rstrip(".") for name, _, told in pairs}
+    return {name.split(" ")[0]: " ".join(text.split()).rstrip(".") for name, _, text in pairs}

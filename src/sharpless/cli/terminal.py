@@ -1,4 +1,4 @@
-"""What a terminal is shown: characters that it has, and none that it would obey."""
+"""Text for terminals: characters of their encoding, and no control characters."""
 
 import codecs
 import sys
@@ -18,36 +18,36 @@ PLAIN = {
     **dict.fromkeys("▁▂▃", "."),
     **dict.fromkeys("▄▅▆▇", ":"),
 }
-"""What stands for our characters where the encoding of the output lacks them."""
+"""Replacements for characters that the encoding of the output lacks."""
 
 
 def prepare() -> None:
-    """Let output whose encoding lacks a character be written with what stands for it, in place of an error."""
+    """Write replacements for characters that the encoding of the output lacks, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a stand-in for a stream may lack it
+        if hasattr(stream, "reconfigure"):  # a replaced stream may lack it
             stream.reconfigure(errors="sharpless.plain")
 
 
 def shown(text: str) -> str:
-    r"""Return a text, of whatever origin, as one line that the output can show: no command to it, all of its encoding.
+    r"""Return any text as one line for the output: without control characters, and in its encoding.
 
     >>> shown("runs/\x1b[31m\n")
     'runs/\\x1b[31m\\n'
     """
     calm = "".join(
-        character.encode("unicode_escape").decode() if unicodedata.category(character) in FELT else character
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in CONTROL else character
         for character in text
     )
     encoding = sys.stdout.encoding or "utf-8"
     return calm.encode(encoding, "sharpless.plain").decode(encoding)
 
 
-FELT = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode's categories of what moves the cursor, colors, reverses or cannot be written."""
+CONTROL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode's categories of characters that control the terminal or cannot be written."""
 
 
 def console() -> "Console":
-    """Return Rich's console for the standard output; brackets and colons in a text stay what they are."""
+    """Return Rich's console for the standard output; brackets and colons in a text have no meaning."""
     from rich.console import Console  # noqa: PLC0415
 
     return Console(highlight=False, markup=False, emoji=False)

@@ -59,8 +59,8 @@ def _train(options: argparse.Namespace) -> int:
     store.check_folder(options.out)
     base = {"sgd": "SGD", "adamw": "AdamW"}[resolved["optimizer"]]
     label = method.label(base, resolved["batch_size"] // resolved["accumulate"], method.epochs(resolved["epochs"]))
-    label = method.name if method.is_planned else label  # what is measured decides
-    # What follows takes seconds to be imported.
+    label = method.name if method.is_planned else label  # the plan needs measurements first
+    # The following imports take seconds.
     print(f"{label} on {shown(resolved['data'])}, in {shown(str(options.out))}", flush=True)
 
     from sharpless.lab.definition import Task  # noqa: PLC0415
@@ -68,7 +68,7 @@ def _train(options: argparse.Namespace) -> int:
     from sharpless.lab.stopping import Stopped  # noqa: PLC0415
     from sharpless.lab.study import Study  # noqa: PLC0415
 
-    # As compare has it, so that both can share a folder: a single value is taken as it is.
+    # As in compare, so that both can share a folder: a single value needs no choice.
     point = {name: float(given.pop(name)) for name in AXES if name in given}
     grid = {name: [value] for name, value in point.items()}
     study = Study(
@@ -80,7 +80,7 @@ def _train(options: argparse.Namespace) -> int:
     for path in (run.path, _weights_of(run)):
         store.check_file(path)
     if run.path.exists() and _weights_of(run).exists():
-        there = f"{shown(str(_weights_of(run)))} is there already: nothing is left to train"
+        there = f"{shown(str(_weights_of(run)))} exists already: there is nothing to train"
         answer.give(options, _result(run, run.read() or {}), lambda: print(there))
         return 0
     with store.locked(options.out):
@@ -92,23 +92,23 @@ def _train(options: argparse.Namespace) -> int:
         try:
             found = _watched(run, options.log)
         except Stopped as stopped:
-            then = "begins anew" if method.kind.package else "continues from there"
-            print(f"sharpless: told to stop, after step {stopped.step}; the same command {then}", file=sys.stderr)
+            then = "starts again" if method.kind.package else "continues from there"
+            print(f"sharpless: interrupted after step {stopped.step}; the same command {then}", file=sys.stderr)
             return 128 + stopped.signum
     result = _result(run, found)
-    answer.give(options, result, lambda: _tell(result))
+    answer.give(options, result, lambda: _show(result))
     return 0
 
 
 def _watched(run: "Run", log: Any) -> dict[str, Any]:
-    """Train, with a progress bar, and leave weights and record.
+    """Train, with a progress bar, and write weights and record.
 
     Returns:
         The record.
 
     Raises:
         ValueError: the run failed.
-        MemoryError: it failed for want of memory.
+        MemoryError: it failed for lack of memory.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
@@ -126,7 +126,7 @@ def _watched(run: "Run", log: Any) -> dict[str, Any]:
             now = perf_counter()
             if now - last[0] >= 0.25 or trial.cost.steps == trial.total_steps:
                 last[0] = now
-                progress.update(bar, total=trial.total_steps, completed=trial.cost.steps, description=_said_of(trial))
+                progress.update(bar, total=trial.total_steps, completed=trial.cost.steps, description=_status(trial))
 
         trial = run.trial(watch)
         found = run.train(trial)
@@ -140,8 +140,8 @@ def _watched(run: "Run", log: Any) -> dict[str, Any]:
     return found
 
 
-def _said_of(trial: "Trial") -> str:
-    """Return how far a run is, in a line."""
+def _status(trial: "Trial") -> str:
+    """Return the progress of a run, in a line."""
     cost, steps = trial.cost, trial.total_steps or 1
     epochs = trial.planned_epochs or 1
     p = trial.method.settings(trial.batch_size).schedule.at(min(cost.steps, steps - 1), steps)
@@ -152,7 +152,7 @@ def _said_of(trial: "Trial") -> str:
 
 
 def _result(run: "Run", found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run has come to, ready for JSON."""
+    """Return the result of a run, ready for JSON."""
     from sharpless.report.runs import diverged_in  # noqa: PLC0415
 
     curve, seconds = found["curve"], found["seconds"]
@@ -171,8 +171,8 @@ def _result(run: "Run", found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tell(result: Mapping[str, Any]) -> None:
-    """Print what a run has come to."""
+def _show(result: Mapping[str, Any]) -> None:
+    """Print the result of a run."""
     print("{label}: accuracy {value:.2f} % ({split})".format(**result))
     if (epoch := result["diverged_in_epoch"]) is not None:
         print(f"the training diverged: the loss was not finite from epoch {epoch} on; try a smaller --lr or --rho")
@@ -185,10 +185,10 @@ def _weights_of(run: "Run") -> Path:
 
 
 def _conclude(run: "Run", found: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
-    """Write what the run has come to; where its folder cannot take it, to a temporary one, and say so.
+    """Write the result of a run. If its folder is not writable, write to a temporary one and name it in the error.
 
     Raises:
-        OSError: the folder of the run cannot take it.
+        OSError: the folder of the run is not writable.
     """
     try:
         _write(run, found, weights)
@@ -199,14 +199,14 @@ def _conclude(run: "Run", found: Mapping[str, Any], weights: Mapping[str, Any]) 
         except OSError:
             shutil.rmtree(elsewhere, ignore_errors=True)
             raise error from None
-        told = (
-            f"{error.strerror}: weights and record are in {elsewhere} instead, make room and move them to {run.folder}"
+        message = (
+            f"{error.strerror}: weights and record are in {elsewhere} instead, free space and move them to {run.folder}"
         )
-        raise OSError(None, told, error.filename) from error
+        raise OSError(None, message, error.filename) from error
 
 
 def _write(run: "Run", found: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
-    """Write the weights, and the record when they are there."""
+    """Write the weights, and then the record."""
     from sharpless.lab.tasks.images.checkpoints import write_weights  # noqa: PLC0415
 
     write_weights(_weights_of(run), weights)

@@ -1,6 +1,6 @@
-"""The laboratory: what does each method buy on a task, and what does it cost?
+"""The laboratory: compare the results and the costs of several methods on a task.
 
-A task is a function of a trial. `compare` runs it with every method and seed and returns what the report found out.
+A task is a function of a trial. `compare` runs it with every method and seed and returns the summary.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,10 @@ PLACES = {"Trial": "trial", "compare": "comparison", "task": "definition"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that the command line can be asked for help without torch.
+    """Import a public name when it is first used, so that the command line can show its help without torch.
 
     Returns:
-        What has the name.
+        The object of this name.
 
     Raises:
         AttributeError: there is nothing of this name.

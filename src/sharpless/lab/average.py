@@ -1,4 +1,4 @@
-"""An exponential moving average of a network's weights, and its use in the place of the weights."""
+"""An exponential moving average of a network's weights, and its use in place of the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,26 +13,26 @@ __all__ = ["Average", "evaluation"]
 
 
 class Average:
-    """The moving average of weights and buffers, of which the first value is that after the first step.
+    """The moving average of weights and buffers. It starts with the values after the first step.
 
     Args:
         model: the network that is trained.
-        decay: the share that an average keeps of itself at every step, in (0, 1).
+        decay: the weight of the previous average at every step, in (0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        own = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped
+        own = getattr(model, "_orig_mod", model)  # the network inside the wrapper of torch.compile
         self.model: nn.Module = own.module if isinstance(own, DistributedDataParallel) else own
         averaging = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
 
     def update(self) -> None:
-        """Take the present weights into the average."""
+        """Update the average with the current weights."""
         self.average.update_parameters(self.model)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the network have the averaged weights and buffers within the block."""
+        """Use the averaged weights and buffers in the network within the block."""
         pairs = list(zip(_tensors(self.model), _tensors(self.average.module), strict=True))
         own = [tensor.clone() for tensor, _ in pairs]
         try:
@@ -44,17 +44,17 @@ class Average:
                 tensor.copy_(before)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint has to hold of the average."""
+        """Return the state of the average, for a checkpoint."""
         return dict(self.average.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what `state_dict` returned."""
+        """Continue from the state that `state_dict` returned."""
         self.average.load_state_dict(state)
 
 
 @contextmanager
 def evaluation(model: nn.Module, average: Average | None) -> Iterator[None]:
-    """Have `model` in evaluation mode within the block, without gradients, and with averaged weights if it has some."""
+    """Put `model` in evaluation mode within the block, without gradients. Use the averaged weights if there are any."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Hyperparameters chosen on validation data: the grids, and what their results say."""
+"""Hyperparameters chosen on validation data: the grids, and the best point."""
 
 import itertools
 import math
@@ -11,11 +11,11 @@ __all__ = ["AUTO", "AXES", "CHOICE_SEEDS", "Grid", "best", "check_grid", "more",
 
 AUTO = "auto"
 CHOICE_SEEDS = 1_000_000
-"""The first seed of the runs by which hyperparameters are chosen; no run that is compared has it or one after it."""
+"""The first seed of the runs that choose hyperparameters. The compared runs have smaller seeds."""
 
 AXES = ("rho", "lr", "weight_decay")
 Grid = Mapping[str, Sequence[float] | str]
-"""For each of `rho`, `lr` and `weight_decay` the values to try; "auto" for a grid of ρ that is found."""
+"""The values to try for each of `rho`, `lr` and `weight_decay`; "auto" searches for a grid of ρ."""
 
 Point = dict[str, float]
 
@@ -27,7 +27,7 @@ def check_grid(grid: Grid) -> None:
     """Check the values of a grid.
 
     Raises:
-        ValueError: a value is out of range, or there is an axis without values.
+        ValueError: a value is out of range, or an axis has no values.
     """
     for name, values in grid.items():
         if name not in AXES:
@@ -44,7 +44,7 @@ def check_grid(grid: Grid) -> None:
 
 
 def points(method: Method, grid: Grid) -> list[Point]:
-    """Return what to try of a method first; one point without values where it has nothing to choose.
+    """Return the first points to try for a method: one empty point if there is nothing to choose.
 
     >>> points(Method("sam"), {"rho": [0.1, 0.3]}), points(Method("sgd"), {"rho": [0.1, 0.3]})
     ([{'rho': 0.1}, {'rho': 0.3}], [{}])
@@ -60,7 +60,7 @@ def points(method: Method, grid: Grid) -> list[Point]:
 
 
 def more(tried: Sequence[Mapping[str, Any]], goal: str) -> list[Point]:
-    """Return the radii to try next where the grid is found: outwards while the best one is the last, then in between.
+    """Return the radii that an automatic grid tries next: beyond its end if the best one is there, else in between.
 
     >>> more([{"rho": 0.02, "values": [1.0]}, {"rho": 0.1, "values": [2.0]}, {"rho": 0.5, "values": [3.0]}], "max")
     [{'rho': 2.5}]
@@ -68,7 +68,7 @@ def more(tried: Sequence[Mapping[str, Any]], goal: str) -> list[Point]:
     [{'rho': 0.0447}, {'rho': 0.224}]
 
     Args:
-        tried: the points with their `values` on validation data, one for each seed.
+        tried: the tried points with their `values` on validation data, one for each seed.
         goal: min or max.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
@@ -91,7 +91,7 @@ def more(tried: Sequence[Mapping[str, Any]], goal: str) -> list[Point]:
 
 
 def best(tried: Sequence[Mapping[str, Any]], goal: str) -> Point | None:
-    """Return the point with the best mean on validation data; None where each of them failed with some seed.
+    """Return the point with the best mean on validation data; None if every point failed with some seed.
 
     >>> best([{"rho": 0.1, "values": [1.0, 2.0]}, {"rho": 0.5, "values": [3.0, None]}], "max")
     {'rho': 0.1}

@@ -1,4 +1,4 @@
-"""The clock of a run: seconds of training, and of nothing else."""
+"""The clock of a run: it counts seconds of training only."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,26 +10,26 @@ __all__ = ["Clock"]
 
 
 class Clock:
-    """Counts seconds of training, on a GPU until its work is done."""
+    """Counts seconds of training. It waits for the GPU before it stops."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        """What was counted until the clock last stood still."""
+        """The seconds until the clock last stopped."""
         self._since: float | None = None
         self._device = torch.device("cpu")
 
     def start(self, device: torch.device) -> None:
-        """Run from now on, for work on `device`."""
+        """Start the clock, for work on `device`."""
         self._device, self._since = device, perf_counter()
 
     def go_on(self, seconds: float) -> None:
-        """Go on from `seconds`, as a checkpoint has them; a clock that runs does so from now on."""
+        """Continue from `seconds` of a checkpoint. A running clock keeps running."""
         self.seconds = seconds
         self._since = None if self._since is None else perf_counter()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stand still within the block."""
+        """Stop the clock within the block."""
         running = self._since is not None
         self._stop()
         try:

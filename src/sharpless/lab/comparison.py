@@ -36,40 +36,40 @@ def compare(
     options: Mapping[str, Any] | None = None,
     watch: Callable[[float, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train a task with several methods and seeds, and return what each buys and what it costs.
+    """Train a task with several methods and seeds, and return the results and costs of each method.
 
-    Stopped and called again, it continues and repeats no finished run. The folder gets the run files, `summary.json`,
-    which is what is returned, and the page `report.html`.
+    The same call continues an interrupted comparison and repeats no finished run. The folder gets the run files, the
+    returned summary as `summary.json`, and the page `report.html`.
 
     Args:
         task: a function of a `Trial`, or its name as on the command line, `FILE.py:function`.
         methods: the rows of the table, see `sharpless.lab.methods`.
-        rho: radii to choose from, on validation data and for each method by itself; "auto" looks for a grid. One value
-            is taken as it is, and none leaves the radius to the task.
-        lr: learning rates to choose from, in the same way.
-        weight_decay: weight decays to choose from.
-        seeds: how many runs of each method are compared.
-        first_seed: the first of their seeds.
-        choice_seeds: how many runs of each point of the grid there are, with seeds of their own.
-        goal: `max` where a higher metric is better, `min` where a lower one is; by default what the task says.
+        rho: radii. Each method chooses the best one on validation data; "auto" searches for radii. A single value is
+            used without a choice. By default the task sets the radius.
+        lr: learning rates, in the same way.
+        weight_decay: weight decays, in the same way.
+        seeds: number of seeds for each method.
+        first_seed: the first seed.
+        choice_seeds: number of seeds for each choice of hyperparameters. They differ from the seeds of the results.
+        goal: `max` if a higher metric is better, `min` if a lower one is; by default from the task.
         metric: the name of the metric.
         unit: its unit, such as "%".
-        margin: the loss that still counts as keeping up with SAM, in the unit of the metric, or a share of SAM's gain
-            such as "25%".
-        folder: where the files go.
-        jobs: runs at a time; by default as many as the cores have room for.
+        margin: the largest loss against SAM that counts as non-inferior, in the unit of the metric, or as a share of
+            SAM's gain such as "25%".
+        folder: output folder.
+        jobs: number of parallel runs; by default cores ÷ threads.
         on: `local`, or `ray` for a cluster.
-        threads: CPU threads of a run, 0 for one.
+        threads: CPU threads of a run; 0 for those of the folder, or else OMP_NUM_THREADS, or else 1.
         flatness: whether to measure how flat the minimum of each run is, see docs/flatness.md.
         options: keyword arguments of the task.
-        watch: is called now and then with the runs that are done and how many there are.
+        watch: called regularly with the number of finished runs and the number of all runs.
 
     Returns:
-        The summary: metric and goal, and for each method its value, ρ, cost in gradients and in seconds, and how it
-        compares with SAM.
+        The summary: metric and goal, and for each method its value, ρ, cost in gradients and in seconds, and the
+        comparison with SAM.
 
     Raises:
-        ValueError: an argument is out of range, or no run came to its end.
+        ValueError: an argument is out of range, or no run finished.
     """
     grid: dict[str, Any] = {"rho": rho, "lr": lr, "weight_decay": weight_decay}
     grid = {name: [values] if isinstance(values, int | float) else values for name, values in grid.items()}
@@ -90,5 +90,5 @@ def compare(
         for failure in study.failures:
             warnings.warn(str(failure), stacklevel=2)
         if not study.finished:
-            raise ValueError("no run came to its end: " + "; ".join(map(str, study.failures[:3])))
+            raise ValueError("no run finished: " + "; ".join(map(str, study.failures[:3])))
         return conclude([study.folder], study.folder, margin)

@@ -1,4 +1,4 @@
-"""The end of a comparison: summary and page beside its run files."""
+"""The end of a comparison: write the summary and the page."""
 
 import json
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ def conclude(runs: Sequence[Path], folder: Path, margin: float | str | None = No
 
     Args:
         runs: folders of compare or train, or run files.
-        folder: where summary and page go.
-        margin: the loss that still counts as keeping up with SAM; by default the report's.
+        folder: output folder of summary and page.
+        margin: the largest loss against SAM that counts as non-inferior; by default that of the report.
 
     Returns:
         The summary.
 
     Raises:
-        ValueError: the margin is none, or the run files cannot be read, or do not belong together.
+        ValueError: the margin is invalid, or the run files cannot be read or do not belong together.
     """
     found = read_runs(*runs)
     summary = summarize(found, margin)

@@ -1,4 +1,4 @@
-"""What a task owes a comparison, and what it is told where it does not do it."""
+"""The rules for a task, and the errors for a task that breaks them."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ __all__ = ["TaskError", "check_ended", "needed", "refused", "reported"]
 
 
 class TaskError(ValueError):
-    """A task did something that a comparison cannot use; the message says what, and the remedy."""
+    """A task broke a rule. The message names the fault and the remedy."""
 
 
 def needed(model: "nn.Module | None", why: str) -> "nn.Module":
     """Return the network that a task gave to `trial.optimizer`.
 
     Raises:
-        TaskError: it gave none.
+        TaskError: the task gave none.
     """
     if model is None:
         raise TaskError(f"{why}: give trial.optimizer(…, model=…)")
@@ -29,10 +29,10 @@ def needed(model: "nn.Module | None", why: str) -> "nn.Module":
 
 @contextmanager
 def refused() -> Iterator[None]:
-    """Turn a refusal of arguments within the block into one of the task that gave them.
+    """Turn a ValueError within the block into an error of the task.
 
     Raises:
-        TaskError: arguments are refused.
+        TaskError: the arguments of the task are invalid.
     """
     try:
         yield
@@ -41,10 +41,10 @@ def refused() -> Iterator[None]:
 
 
 def _number(name: str, value: Any) -> float:
-    """Return a value that was reported as a number, which may be infinite or NaN.
+    """Return a reported value as a number, which may be infinite or NaN.
 
     Raises:
-        TaskError: it is no number.
+        TaskError: the value is not a number.
     """
     try:
         return float(value)
@@ -56,7 +56,7 @@ def reported(trial: "Trial", given: Mapping[str, Any]) -> dict[str, float]:
     """Return the values that a task reports, as numbers.
 
     Raises:
-        TaskError: they cannot be a point of the curve.
+        TaskError: the values are not a valid point of the curve.
     """
     values = {name: _number(name, value) for name, value in given.items() if value is not None}
     if values.keys() <= {"loss"}:
@@ -75,7 +75,7 @@ def reported(trial: "Trial", given: Mapping[str, Any]) -> dict[str, float]:
 
 
 def check_ended(trial: "Trial") -> None:
-    """Find out whether the task did what a comparison can use.
+    """Check, at the end of a run, that the task followed the rules.
 
     Raises:
         TaskError: it did not.
@@ -90,8 +90,8 @@ def check_ended(trial: "Trial") -> None:
         )
     if trial.total_steps is not None and cost.steps != trial.total_steps:
         raise TaskError(
-            f"the task took {cost.steps} steps and had said total_steps = {trial.total_steps}: give trial.optimizer "
-            "the number that is taken"
+            f"the task took {cost.steps} steps, and gave total_steps = {trial.total_steps}: give trial.optimizer "
+            "the number of steps of the run"
         )
     if trial.planned_epochs is None and trial.method.epochs(1000) != 1000:
         raise TaskError(
@@ -102,8 +102,8 @@ def check_ended(trial: "Trial") -> None:
         raise TaskError("the task reported nothing: call trial.report(test=…) at least at its end")
     if trial.measures_flatness and trial.flat is None:
         raise TaskError(
-            "flatness is to be measured, and the task does not say of what: call trial.flatness(model, loss, "
-            "batches) at its end"
+            "the comparison measures flatness, and the task did not call trial.flatness: call "
+            "trial.flatness(model, loss, batches) at its end"
         )
 
 

@@ -1,4 +1,4 @@
-"""Tasks: a function of a trial, in a file, in a module or in a notebook, and what it measures."""
+"""Tasks: a function of a trial, in a file, in a module or in a notebook, and its metric."""
 
 import importlib
 import inspect
@@ -16,14 +16,14 @@ from sharpless.lab.faults import culprit, reason
 __all__ = ["BUILT_IN", "Measure", "Task", "imported", "task"]
 
 BUILT_IN = {"digits": "sharpless.lab.tasks.digits:train", "images": "sharpless.lab.tasks.images:train"}
-"""The tasks that can be named without their module."""
+"""The tasks with a short name."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What a task measures.
+    """The metric of a task.
 
     Raises:
         ValueError: the goal is neither min nor max.
@@ -39,7 +39,7 @@ class Measure:
 
 
 def task(*, metric: str = "metric", unit: str = "", goal: str = "max") -> Callable[[Function], Function]:
-    """Return a decorator that says what a task measures; without it, the options of a comparison say so.
+    """Return a decorator that sets the metric of a task. Without it, the options of a comparison set the metric.
 
     >>> @task(metric="MSE", goal="min")
     ... def train(trial): ...
@@ -47,7 +47,7 @@ def task(*, metric: str = "metric", unit: str = "", goal: str = "max") -> Callab
     Args:
         metric: its name, for tables and figures.
         unit: its unit; "%" for accuracies.
-        goal: `max` where higher is better, `min` where lower is.
+        goal: `max` if higher is better, `min` if lower is.
     """
 
     def decorate(function: Function) -> Function:
@@ -59,13 +59,13 @@ def task(*, metric: str = "metric", unit: str = "", goal: str = "max") -> Callab
 
 @dataclass(frozen=True)
 class Task:
-    """A task with its options, which processes can be handed.
+    """A task with its options, which can be sent to another process.
 
     Args:
         name: `FILE.py:function`, `package.module:function`, or the name of a task that is built in.
         options: the keyword arguments of the function.
-        measure: what it measures, in place of what the function says.
-        pickled: the function itself, where it cannot be imported by its name.
+        measure: the metric, in place of that of the function.
+        pickled: the function itself, if it cannot be imported by its name.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Task:
     measure: Measure = Measure()
     pickled: bytes | None = None
     folder: str = field(default_factory=os.getcwd)
-    """Where the file or module is looked for."""
+    """The folder of the file or module."""
 
     @classmethod
     def of(
@@ -85,10 +85,10 @@ class Task:
         unit: str | None = None,
         goal: str | None = None,
     ) -> "Task":
-        """Return the task of a name or a function, checked, with all its options.
+        """Return the task of a name or a function, after checks, with all its options.
 
         Raises:
-            ValueError: there is no such function, it is no function of a trial, or has no such option.
+            ValueError: there is no such function, it is not a function of a trial, or it has no such option.
         """
         if isinstance(source, str):
             found = cls(source)
@@ -103,15 +103,15 @@ class Task:
                     f"{name} is no option of {found.name}: it has {', '.join(known) or 'none'}, the keyword parameters "
                     "of the function"
                 )
-        told = getattr(function, "measure", Measure())
-        said = {"name": metric, "unit": unit, "goal": goal}
-        measure = replace(told, **{name: value for name, value in said.items() if value is not None})
-        resolve = getattr(function, "resolve", None)  # for defaults that follow from other options
+        own = getattr(function, "measure", Measure())
+        given = {"name": metric, "unit": unit, "goal": goal}
+        measure = replace(own, **{name: value for name, value in given.items() if value is not None})
+        resolve = getattr(function, "resolve", None)  # for defaults that depend on other options
         given = dict(options or {})
         complete = resolve(given) if resolve else {name: one.default for name, one in known.items()} | given
         for name, value in complete.items():
             if value is inspect.Parameter.empty:
-                raise ValueError(f"{name} is missing: {found.name} wants it, give --{name.replace('_', '-')}")
+                raise ValueError(f"{name} is missing: {found.name} needs it, give --{name.replace('_', '-')}")
         return replace(found, options=complete, measure=measure)
 
     @cached_property
@@ -119,7 +119,7 @@ class Task:
         """The function.
 
         Raises:
-            ValueError: it cannot be found, or raises an error when it is imported.
+            ValueError: it cannot be found, or its module raises an error on import.
         """
         if self.pickled is not None:
             import cloudpickle  # noqa: PLC0415
@@ -133,18 +133,18 @@ class Task:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The options that say what is trained, and not on which machine."""
+        """The options that define the training, without those of the machine."""
         places = getattr(self.function, "places", ())
         return {name: value for name, value in self.options.items() if name not in places}
 
     @property
     def in_process(self) -> bool:
-        """Whether the runs share this process, one after another, since each takes several devices."""
+        """Whether the runs are executed in this process, one after another, since each uses several devices."""
         shared = getattr(self.function, "in_process", None)
         return False if shared is None else bool(shared(self.options))
 
     def __call__(self, trial: Any) -> Any:
-        """Return what the function returns after it has trained."""
+        """Return the result of the function, which trains."""
         return self.function(trial, **self.options)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class Task:
 
 
 def parameters(function: Callable[..., Any]) -> list[tuple[str, inspect.Parameter]]:
-    """Return the parameters of a task that are its options: all but the trial."""
+    """Return the options of a task: all parameters but the trial."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [(name, one) for name, one in list(inspect.signature(function).parameters.items())[1:] if one.kind in kinds]
 
@@ -160,7 +160,7 @@ def parameters(function: Callable[..., Any]) -> list[tuple[str, inspect.Paramete
 def _check(function: Any, name: str) -> None:
     if not callable(function) or isinstance(function, type):
         raise ValueError(  # noqa: TRY004 - for a command line, it is a value
-            f"task = {name} is no function: give a function of a trial, `def train(trial): …`"
+            f"task = {name} is not a function: give a function of a trial, `def train(trial): …`"
         )
     try:
         first = next(iter(inspect.signature(function).parameters.values()), None)
@@ -170,44 +170,44 @@ def _check(function: Any, name: str) -> None:
         raise ValueError(f"task = {name} takes no trial: give a function of a trial, `def train(trial): …`")
 
 
-def imported(name: str, folder: Path, told: str, known: Sequence[str] = ()) -> Callable[..., Any]:
-    """Return the function that a name says.
+def imported(name: str, folder: Path, prefix: str, known: Sequence[str] = ()) -> Callable[..., Any]:
+    """Return the function of a name.
 
     Args:
         name: `FILE.py:function` or `package.module:function`.
-        folder: where a file is looked for.
-        told: how a sentence about it begins, `task = my_task.py:train`.
-        known: other names that would have done.
+        folder: the folder of the file.
+        prefix: the start of an error message, `task = my_task.py:train`.
+        known: other valid names.
 
     Raises:
-        ValueError: there is none, or its module raises an error when it is imported.
-        ModuleNotFoundError: its module imports one that is not installed.
+        ValueError: there is none, or its module raises an error on import.
+        ModuleNotFoundError: its module needs a package that is not installed.
     """
     place, colon, attribute = name.rpartition(":")
     if not colon:
         forms = ["FILE.py:function", "module:function"] + ([f"one of {', '.join(known)}"] if known else [])
-        raise ValueError(f"{told} is unknown: give {', '.join(forms[:-1])} or {forms[-1]}")
+        raise ValueError(f"{prefix} is unknown: give {', '.join(forms[:-1])} or {forms[-1]}")
     path = folder / place
     if place.endswith(".py") and not path.is_file():
-        raise ValueError(f"{told}: there is no file {place}, give the path of one")
+        raise ValueError(f"{prefix}: there is no file {place}, give the path of one")
     try:
         module = _module_of(path) if place.endswith(".py") else importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name == place.partition(".")[0] or error.name == place:
-            raise ValueError(f"{told}: there is no module {place}, give FILE.py:function or install it") from None
+            raise ValueError(f"{prefix}: there is no module {place}, give FILE.py:function or install it") from None
         raise
     except Exception as error:
         where = culprit(error, place)
         raise ValueError(
-            f"{told} raised {reason(error)} when it was imported{'' if where is None else f' ({where})'}: mend it there"
+            f"{prefix} raised {reason(error)} on import{'' if where is None else f' ({where})'}: fix it there"
         ) from error
     if not hasattr(module, attribute):
-        raise ValueError(f"{told}: {place} has no {attribute!r}, give the name of a function in it")
+        raise ValueError(f"{prefix}: {place} has no {attribute!r}, give the name of a function in it")
     return getattr(module, attribute)  # type: ignore[no-any-return]
 
 
 def _module_of(path: Path) -> Any:
-    """Return the module in a file, which can import what lies beside it."""
+    """Return the module in a file, which can import other files of its folder."""
     path = path.resolve()
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
@@ -238,6 +238,6 @@ def _pickled(function: Any) -> bytes:
         return cloudpickle.dumps(function)  # type: ignore[no-any-return]
     except Exception as error:
         raise ValueError(
-            f"task = {_name(function)} cannot be handed to another process ({reason(error)}): make data and models "
+            f"task = {_name(function)} cannot be sent to another process ({reason(error)}): make data and models "
             "inside the function"
         ) from error

@@ -1,4 +1,4 @@
-"""Where many runs are executed: processes on this machine, or a Ray cluster."""
+"""Execute many runs: in processes on this machine, or on a Ray cluster."""
 
 import logging
 import multiprocessing
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from sharpless.lab.pricing import Measurement
     from sharpless.lab.run import Run
 
-__all__ = ["cluster", "execute", "room"]
+__all__ = ["cluster", "execute", "parallel_runs"]
 
-PATIENCE = 30.0  # seconds in which a run that was told to stop writes its checkpoint
+PATIENCE = 30.0  # seconds for a checkpoint after a signal to stop
 BETWEEN_LOOKS = 0.25  # seconds
-SHARES: list[Any] = []  # in a worker: the array in which it tells how far its runs are
+SHARES: list[Any] = []  # in a worker: the array of the finished shares of its runs
 
 Results = Iterator[tuple[Any, "dict[str, Any] | Failure"]]
-"""Of what was executed, and what came of it."""
+"""Each run with its record or its failure."""
 
 
 def execute(
@@ -43,14 +43,13 @@ def execute(
     """Yield runs as they end, with their records.
 
     Args:
-        runs: what to execute.
-        jobs: runs at a time; by default as many as the cores have room for, by the threads of each, and on GPUs one for
-            each.
+        runs: the runs.
+        jobs: number of parallel runs; by default cores ÷ threads, or one for each GPU.
         on: `local` for processes on this machine, or `ray` for a cluster.
-        watch: is called now and then with how many runs' worth is done of those under way, on this machine.
+        watch: called regularly with the sum of the finished shares of the running runs, on this machine.
 
     Raises:
-        ModuleNotFoundError: Ray is asked for and not installed.
+        ModuleNotFoundError: `on` is `ray`, and Ray is not installed.
     """
     gpus = torch.cuda.device_count()
     if runs and runs[0].task.in_process:
@@ -58,11 +57,11 @@ def execute(
     elif runs and on == "ray":
         yield from on_ray(runs, gpus)
     elif runs:
-        yield from local(runs, jobs or gpus or room(runs[0].threads), gpus, watch)
+        yield from local(runs, jobs or gpus or parallel_runs(runs[0].threads), gpus, watch)
 
 
-def room(threads: int) -> int:
-    """Return how many runs of so many threads each keep the cores busy that this process may use; at least one."""
+def parallel_runs(threads: int) -> int:
+    """Return the number of parallel runs: the cores that this process may use, by the threads of a run; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // threads)
 
@@ -72,27 +71,27 @@ def local(
 ) -> Results:
     """Yield runs and their records as they end, from processes on this machine.
 
-    Leaving the loop, also by Ctrl-C, ends the processes; runs that are under way leave a checkpoint.
+    Leaving the loop, also by Ctrl-C, ends the processes. Unfinished runs write a checkpoint.
 
     Args:
-        runs: what to execute.
-        jobs: processes at a time.
-        gpus: GPUs to share out among the processes, if they shall use any.
-        watch: is called now and then with the shares that are done of the runs under way, added up.
+        runs: the runs.
+        jobs: number of parallel processes.
+        gpus: number of GPUs to divide among the processes, 0 for none.
+        watch: called regularly with the sum of the finished shares of the running runs.
     """
     jobs = min(jobs, len(runs))
-    # Workers are forked from a process that has imported torch and nothing else: they start at once, and share it.
+    # Workers are forked from a process that has only imported torch: they start at once, and share its memory.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sharpless.lab.study"])
-    with held(signal.SIGHUP):  # the process that cleans up behind the others ignores the rest by itself
+    with held(signal.SIGHUP):  # the resource tracker ignores the other signals itself
         resource_tracker.ensure_running()
     places = context.Queue()
     for job in range(jobs):
         places.put(str(job % gpus) if gpus else "")
-    shares = context.RawArray("d", len(runs))  # each written by one worker, and read here: it needs no lock
+    shares = context.RawArray("d", len(runs))  # one worker writes each entry: no lock is needed
     executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare, initargs=(places, shares))
     try:
-        # Workers inherit the signals that are held: what all are sent is the parent's to handle.
+        # Workers inherit the held signals: the parent handles the signals that all processes get.
         with held(signal.SIGINT, signal.SIGHUP), _without_main():
             rows = {executor.submit(_work, run, row): row for row, run in enumerate(runs)}
         pending = set(rows)
@@ -111,17 +110,17 @@ def local(
             for worker in workers:
                 worker.join(PATIENCE)
                 worker.kill()
-            executor.shutdown()  # its thread too, or Python would wait for it at its end
+            executor.shutdown()  # ends its thread too, or Python would wait for it at exit
 
 
 def on_ray(runs: Sequence["Run | Measurement"], gpus: int = 0) -> Results:
     """Yield runs and their records as they end, from a Ray cluster: the one at RAY_ADDRESS, or one on this machine.
 
-    The folder of the runs should be one that all nodes see; otherwise checkpoints stay on the node that wrote them.
+    All nodes should share the folder of the runs. Otherwise checkpoints stay on the node that wrote them.
 
     Args:
-        runs: what to execute.
-        gpus: 0, or more if each run shall have a GPU.
+        runs: the runs.
+        gpus: 0 for runs without a GPU, more for one GPU per run.
 
     Raises:
         ModuleNotFoundError: Ray is not installed.
@@ -129,7 +128,7 @@ def on_ray(runs: Sequence["Run | Measurement"], gpus: int = 0) -> Results:
     ray = cluster()
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
     task = ray.remote(num_gpus=int(gpus > 0), max_retries=0)(_work)
-    largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes())  # for more than it has, Ray waits forever
+    largest = max(node["Resources"].get("CPU", 1) for node in ray.nodes())  # Ray would wait forever for more
     under_way = {task.options(num_cpus=min(run.threads, largest)).remote(run): run for run in runs}
     try:
         while under_way:
@@ -159,8 +158,8 @@ def cluster() -> Any:
 
 
 def _work(run: "Run | Measurement", row: int | None = None) -> "dict[str, Any] | Failure":
-    """Return the record of a run, executed in a worker that tells in a row of SHARES how much of it is done."""
-    # What small parts do beside BatchNorm is what a comparison shows.
+    """Return the record of a run, executed in a worker. A row of SHARES gets the finished share."""
+    # The comparison itself shows the effect of small parts on BatchNorm.
     warnings.filterwarnings("ignore", message="batch_fraction = .* and model has BatchNorm")
 
     def tell(share: float) -> None:
@@ -169,11 +168,11 @@ def _work(run: "Run | Measurement", row: int | None = None) -> "dict[str, Any] |
     try:
         return run.train(run.trial(None if row is None else tell))
     except Stopped as stopped:
-        os._exit(128 + stopped.signum)  # without taking another run
+        os._exit(128 + stopped.signum)  # without starting another run
 
 
 def _prepare(places: Any, shares: Any) -> None:
-    """Make a worker of this process."""
+    """Prepare this process as a worker."""
     SHARES.append(shares)
     place = places.get()
     if place:
@@ -187,13 +186,13 @@ def _prepare(places: Any, shares: Any) -> None:
         parent.join()
         os._exit(1)
 
-    # A parent that was killed cannot end its workers, which would go on beside those of its successor.
+    # A killed parent cannot end its workers. They would run beside the workers of the next command.
     threading.Thread(target=follow, daemon=True).start()
 
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Let processes that start within the block not run the main script again, which tasks do not need."""
+    """Keep processes that start within the block from running the main script again. Tasks do not need it."""
     main = sys.modules["__main__"]
     hidden: dict[str, Any] = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
     main.__spec__ = None

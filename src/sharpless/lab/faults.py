@@ -1,4 +1,4 @@
-"""Faults that are not ours: what a user's own network raises, and the want of memory."""
+"""Errors outside the library: errors of the user's network, and lack of memory."""
 
 import sysconfig
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from traceback import walk_tb
 __all__ = ["Failure", "blamed", "culprit", "is_out_of_memory", "reason"]
 
 LIBRARIES = (Path(__file__).parents[1], *map(Path, {*sysconfig.get_paths().values()}))
-"""Where code lies that is not the user's."""
+"""The folders of code that is not the user's."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that did not come to its end, and why."""
+    """A failed run, and the reason."""
 
     run: str
     why: str
@@ -23,7 +23,7 @@ class Failure:
 
     @classmethod
     def of(cls, run: str, error: Exception, task: str) -> "Failure":
-        """Return the failure of a run whose task, by its name, raised an error."""
+        """Return the failure of a run for an error of its task."""
         where = culprit(error, task)
         why = f"{reason(error, 1000)}{'' if where is None else f' ({where})'}"
         return cls(run, why, is_out_of_memory(error))
@@ -34,7 +34,7 @@ class Failure:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of Python or of torch, on a CPU or on a GPU, says that there is not enough memory.
+    """Return whether an error of Python or torch means too little memory, on a CPU or a GPU.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes do not fit"))
     (True, False)
@@ -46,7 +46,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason(error: BaseException, most: int = 300) -> str:
-    """Return what an error says, as a clause of so many characters at `most`.
+    """Return the type and message of an error, with at most `most` characters of the message.
 
     >>> reason(KeyError("head"))
     "KeyError: 'head'"
@@ -56,11 +56,11 @@ def reason(error: BaseException, most: int = 300) -> str:
 
 
 def culprit(error: BaseException, spec: str) -> str | None:
-    """Return the last line of the user's own code that an error came through; None where there is none.
+    """Return the last line of the user's code in the traceback of an error; None if there is none.
 
     Args:
-        error: what was raised.
-        spec: the network, `package.module:factory,…` if it is one of the user's.
+        error: the error.
+        spec: the network, `package.module:factory,…` if it is the user's.
     """
     package = spec.partition(":")[0].partition(".")[0]
     if isinstance(error, SyntaxError) and error.filename and _is_own(error.filename):
@@ -75,14 +75,14 @@ def culprit(error: BaseException, spec: str) -> str | None:
 
 @contextmanager
 def blamed(spec: str, *, surely: bool = False) -> Iterator[None]:
-    """Report what a network of the user's raises within the block with its own file and line.
+    """Report errors of the user's network within the block with file and line.
 
     Args:
-        spec: the network; one that is not the user's is not blamed.
-        surely: whether nothing else can raise here, also where no line of the user's is to be found.
+        spec: the network. Errors of other networks are not changed.
+        surely: whether only the network can raise here, even if the traceback has no line of the user's code.
 
     Raises:
-        ValueError: it has raised something.
+        ValueError: the network raised an error.
     """
     try:
         yield
@@ -92,7 +92,7 @@ def blamed(spec: str, *, surely: bool = False) -> Iterator[None]:
         if where is None and not (theirs and surely):
             raise
         place = "" if where is None else f" ({where})"
-        raise ValueError(f"network = {spec} raised {reason(error)}{place}: mend it, or give another") from error
+        raise ValueError(f"network = {spec} raised {reason(error)}{place}: fix it, or give another") from error
 
 
 def _is_own(filename: str) -> bool:

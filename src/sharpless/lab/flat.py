@@ -1,4 +1,4 @@
-"""How flat the minimum of a run is: a few of the measures, one number each."""
+"""The flatness of the minimum of a run: a few measures, one number each."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,11 +12,11 @@ __all__ = ["EXAMPLES", "measured"]
 
 EXAMPLES = 500
 SETTINGS = Settings(rho=(0.05,), adaptive_rho=(0.5,), eigenvalues=1, vectors=10, points=0)
-"""Of a comparison, which has many runs: as much as one of the default task trains for."""
+"""Cheap settings, for the many runs of a comparison: about as long as one run of the default task."""
 
 
 def measured(model: nn.Module, loss: Callable[[Any, Any], Tensor], data: Iterable[Any]) -> dict[str, Any]:
-    """Return the measures by their names, or why there are none; a run is not lost for them.
+    """Return the measures by their names, or the reason for having none. An error does not stop the run.
 
     >>> import torch
     >>> data = [(torch.randn(8, 3), torch.randint(2, (8,)))]
@@ -30,9 +30,9 @@ def measured(model: nn.Module, loss: Callable[[Any, Any], Tensor], data: Iterabl
     """
     try:
         found = measure(Objective(model, loss, data, EXAMPLES), SETTINGS)
-    except Exception as error:  # of the user's loss, say, or for want of memory
-        told = str(error) if isinstance(error, ValueError) else reason(error)
-        return {"examples": 0, "measures": {}, "refused": told}
+    except Exception as error:  # an error of the user's loss, or lack of memory
+        why = str(error) if isinstance(error, ValueError) else reason(error)
+        return {"examples": 0, "measures": {}, "refused": why}
     measures = {"largest eigenvalue": next(iter(found["eigenvalues"]["values"]), None), "trace": found["trace"]["mean"]}
     for near in found["sharpness"]:
         name = f"{'adaptive ' * near['adaptive']}sharpness, ρ = {near['rho']:g}"

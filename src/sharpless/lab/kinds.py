@@ -1,4 +1,4 @@
-"""The kinds of methods: what each does, which parameters it takes, and how it is drawn."""
+"""The kinds of methods: settings, parameters, and colors and markers."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -19,20 +19,20 @@ DEFAULTS = ("sgd", "sgd-long", "ema", "sam", "late", "rst", "g-rst", "thrifty")
 
 @dataclass(frozen=True)
 class Settings:
-    """When a method is sharpness-aware, with how much of the batch, and how strongly."""
+    """The settings of a method: the schedule p(t), the share q of the batch, and the weight γ."""
 
     schedule: Schedule = field(default_factory=lambda: Constant(0.0))
     batch_fraction: float = 1.0
     gamma: float = 1.0
     gamma_cap: float | None = None
-    """With it, γ follows p(t) up to this in place of one constant, with the same degree."""
+    """If given, γ = degree / p(t), up to this value, in place of a constant."""
     plan: Plan | None = None
-    """How they follow from a budget, if they do."""
+    """The plan for a budget, if there is one."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a method is drawn: readable on white and on black, distinct to the color-blind."""
+    """Color, marker and dashes of a method: readable on white and black, and with color blindness."""
 
     color: str
     marker: str
@@ -46,11 +46,11 @@ class Kind:
     about: str
     look: Look
     parameters: Mapping[str, Any]
-    """The parameters it takes, with their defaults."""
+    """The parameters, with their defaults."""
     settings: Callable[["Method", int | None], Settings]
-    """From the method with its parameters and the batch size to what is done."""
+    """Returns the settings for the parameters of a method and the batch size."""
     title: str = ""
-    """Its name in tables."""
+    """The name in tables."""
     package: str = ""
     """The package of a peer."""
 
@@ -73,7 +73,7 @@ def _thrifty(method: "Method", batch_size: int | None) -> Settings:
     try:
         chosen = plan(method.own["budget"], batch_size, seconds=method.seconds, noise=method.noise)
     except BudgetError as error:
-        chosen = error.cheapest  # the page says so
+        chosen = error.cheapest  # the page warns about it
     return Settings(Constant(chosen.p), chosen.batch_fraction, chosen.gamma, plan=chosen)
 
 
@@ -114,7 +114,7 @@ KINDS: dict[str, Kind] = {
     ),
     "sam": Kind("SAM (arXiv 2010.01412)", Look("#0077bb", "D"), CLIMB, _always, "SAM"),
     "late": Kind(
-        "SAM in the last steps, for the budget",
+        "SAM in the last steps, as many as the budget allows",
         Look("#4d8b31", "p", (4, 4)),
         {"budget": 1.1, **CLIMB},
         _late,
@@ -161,4 +161,4 @@ KINDS: dict[str, Kind] = {
         "temperon",
     ),
 }
-"""All there is to choose from, in the order of tables."""
+"""All kinds, in the order of tables."""

@@ -1,4 +1,4 @@
-"""What flatness is measured of: a network with its loss and examples, trained here or by anyone."""
+"""The objective of a flatness measurement: a network with its loss and examples."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +27,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class _Trained:
-    """What a checkpoint of the images task holds."""
+    """The content of a checkpoint of the images task."""
 
     options: Mapping[str, Any]  # the fields of the recipe
     seed: int
@@ -36,10 +36,10 @@ class _Trained:
 
 
 def listed(names: Iterable[str]) -> list[str]:
-    """Return the names of checkpoints, each once, with those in a folder of `sharpless train` in its place.
+    """Return the names of checkpoints, each once. A folder of `sharpless train` is replaced by its checkpoints.
 
     Raises:
-        ValueError: a folder holds none, or there is no such file.
+        ValueError: a folder holds no checkpoint, or there is no such file.
     """
     found: list[str] = []
     for name in names:
@@ -57,17 +57,17 @@ def listed(names: Iterable[str]) -> list[str]:
 
 
 def objective(name: str, examples: int, batch_size: int, data_dir: str = "") -> Objective:
-    """Return the loss of a checkpoint, as a function of its weights, after two passes over the examples agreed.
+    """Return the loss of a checkpoint as a function of its weights. Two passes over the examples have to agree.
 
     Args:
         name: a file `weights/METHOD-seedN.pt` or `work/METHOD-seedN/step-….pt` of `sharpless train`, or
             `FILE.py:function` or `module:function`: a function that returns (model, loss, data), see `Objective`.
-        examples: how many, at most. Of a checkpoint, training examples with the labels that it was trained on.
-        batch_size: how many at once; a function of the user's has batches of its own.
-        data_dir: the local folder of the data of a checkpoint, where they are not from the hub.
+        examples: largest number of examples. For a checkpoint, they are training examples with their training labels.
+        batch_size: examples in a batch, for checkpoints of `sharpless train`.
+        data_dir: folder of the data of a checkpoint, in place of the hub.
 
     Raises:
-        ValueError: it is none, or cannot be measured.
+        ValueError: the checkpoint is invalid, or cannot be measured.
     """
     if not Path(name).is_file():
         return _of_function(name, examples)
@@ -83,7 +83,7 @@ def objective(name: str, examples: int, batch_size: int, data_dir: str = "") -> 
         data_dir=setup.data_dir or None,
     )
     if data.fingerprint != trained.fingerprint:
-        raise ValueError(f"checkpoint = {name} was trained on other data than {recipe.data} is here: get the same ones")
+        raise ValueError(f"checkpoint = {name} was trained on other data than {recipe.data} here: get the same data")
     model = networks.build(recipe.network, classes=data.classes, channels=data.channels, width=recipe.width)
     try:
         model.load_state_dict(dict(trained.weights))
@@ -95,23 +95,23 @@ def objective(name: str, examples: int, batch_size: int, data_dir: str = "") -> 
 
 
 def _of_function(name: str, examples: int) -> Objective:
-    told = f"checkpoint = {name}"
+    prefix = f"checkpoint = {name}"
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-    function = imported(name, Path.cwd(), told)
+    function = imported(name, Path.cwd(), prefix)
     if not callable(function):
-        raise ValueError(f"{told} is no function: give one that returns (model, loss, data)")  # noqa: TRY004
+        raise ValueError(f"{prefix} is not a function: give one that returns (model, loss, data)")  # noqa: TRY004
     found: Any = _measurable(name, name, function)
     if not isinstance(found, tuple) or len(found) != 3 or not isinstance(found[0], nn.Module) or not callable(found[1]):
-        raise ValueError(f"{told} returned {_kind(found)}: let it return (model, loss, data), a torch.nn.Module first")
+        raise ValueError(f"{prefix} returned {_kind(found)}: return (model, loss, data), with a torch.nn.Module first")
     return _measurable(name, name, lambda: Objective(*found, examples))
 
 
 def _measurable(name: str, spec: str, make: Callable[[], Found]) -> Found:
-    """Return what `make` returns, or say in one sentence why it does not.
+    """Return the result of `make`, or one sentence about its error.
 
     Raises:
-        ValueError: it raised something.
+        ValueError: `make` raised an error.
     """
     try:
         return make()
@@ -122,7 +122,7 @@ def _measurable(name: str, spec: str, make: Callable[[], Found]) -> Found:
         if where is None and isinstance(error, ValueError):
             raise ValueError(f"checkpoint = {name}: {error}") from error
         place = "" if where is None else f" ({where})"
-        raise ValueError(f"checkpoint = {name} raised {reason(error)}{place}: mend it there") from error
+        raise ValueError(f"checkpoint = {name} raised {reason(error)}{place}: fix it there") from error
 
 
 def _kind(found: Any) -> str:
@@ -130,10 +130,10 @@ def _kind(found: Any) -> str:
 
 
 def _read(path: Path) -> _Trained:
-    """Return what a file of `sharpless train` holds.
+    """Return the content of a file of `sharpless train`.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not such a file.
     """
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
@@ -151,6 +151,6 @@ def _read(path: Path) -> _Trained:
         return _Trained(run["recipe"], run["seed"], run["data"], averaged or state["model"])
     except JUNK:
         raise ValueError(
-            f"checkpoint = {path} is not as sharpless train leaves it, with its record in ../runs: give such a file, "
+            f"checkpoint = {path} is not a file of sharpless train with its record in ../runs: give such a file, "
             "or FILE.py:function that returns (model, loss, data)"
         ) from None

@@ -30,12 +30,12 @@ class Method:
     Args:
         name: the kind, and its parameters after a colon: `rst:p=linear:0,1,ascent=asam`. Every kind takes `average`,
             the decay of an exponential moving average of the weights that is tested in their place.
-        seconds: how long a pass takes by its number of examples, by which a budget of seconds is planned. Without it,
-            the budget is one of gradients.
-        noise: how noisy parts of a batch are, by their number of examples.
+        seconds: the duration of a step, by the number of examples of its ascent, for a budget in seconds. Without it,
+            the budget is in gradients.
+        noise: the noise of a part of the batch, by its number of examples.
 
     Raises:
-        ValueError: there is no such kind or parameter, or a value is out of range.
+        ValueError: the kind or a parameter is unknown, or a value is out of range.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Method:
             if own.get(other) is not None and own.get("gamma") is not None:
                 raise ValueError(f"method {self.name}: {other} and gamma exclude each other, give one of them")
         if own.get("systematic") == "yes" and own["p"].policy:
-            raise ValueError(f"method {self.name}: systematic spreads coins, and this p tosses none, leave one out")
+            raise ValueError(f"method {self.name}: systematic needs a random p, leave it out or give another p")
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "own", own)
         object.__setattr__(self, "given", tuple(parameter for parameter, _, _ in given))
@@ -79,27 +79,27 @@ class Method:
 
     @property
     def rank(self) -> int:
-        """The place among the rows of a table."""
+        """The position among the rows of a table."""
         return list(KINDS).index(self.head)
 
     @property
     def is_sharp(self) -> bool:
-        """Whether it is sharpness-aware at all, and so has a radius."""
+        """Whether it is sharpness-aware, and so has a radius."""
         return self.head == "thrifty" or self.settings(None).schedule.mean() > 0
 
     @property
     def is_planned(self) -> bool:
-        """Whether p, q and γ follow from a budget, for which passes and parts of the batch are measured."""
+        """Whether p, q and γ are planned for a budget, from measured passes and parts of the batch."""
         return "unit" in self.own
 
     def measured(self, seconds: Mapping[int, float], noise: Mapping[int, float]) -> "Method":
-        """Return this method, planned with what was measured as far as it asks for it."""
+        """Return this method, with the measurements if its plan needs them."""
         if not self.is_planned:
             return self
         return Method(self.name, seconds if self.own["unit"] == "seconds" else None, noise)
 
     def settings(self, batch_size: int | None) -> Settings:
-        """Return what is done, with batches of `batch_size` examples.
+        """Return the settings for batches of `batch_size` examples.
 
         Raises:
             ValueError: the parameters do not fit one another or the batch.
@@ -110,11 +110,11 @@ class Method:
             raise ValueError(f"method {self.name}: {error}") from None
 
     def epochs(self, epochs: int) -> int:
-        """Return for how many epochs it trains where the base trains for `epochs`."""
+        """Return the number of epochs of this method, for `epochs` epochs of the base."""
         return max(1, round(epochs * float(self.own.get("cost", 1.0))))
 
     def label(self, base: str, batch_size: int | None, epochs: int | None) -> str:
-        """Return its name in tables, with the parameters that matter.
+        """Return the name in tables, with the important parameters.
 
         >>> Method("thrifty").label("SGD", 64, None), Method("sgd-long").label("Adam", None, 15)
         ('thrifty, p=0.91, q=0.109, γ=1.09', 'Adam, 15 epochs')

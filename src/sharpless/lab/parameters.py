@@ -1,4 +1,4 @@
-"""The parameters of methods, and how each is read."""
+"""The parameters of methods, and their readers."""
 
 import math
 from collections.abc import Callable
@@ -45,16 +45,16 @@ PARAMETERS: dict[str, Callable[[str], Any]] = {
     "ascent": _choice("sam", "asam", "friendly", "norms"),
     "systematic": _choice("yes", "no"),
 }
-"""How the parameters of methods are read; each says what it takes."""
+"""The readers of the parameters. The docstring of each describes the valid values."""
 
 
 def read(method: str, parameter: str, text: str) -> Any:
-    """Return the value that a text gives a parameter.
+    """Return the value of a parameter from its text.
 
     Args:
-        method: the method that has it, by its whole name.
-        parameter: its name.
-        text: what was written for it.
+        method: the full name of the method.
+        parameter: the name of the parameter.
+        text: the text of its value.
 
     Raises:
         ValueError: the value is out of range.

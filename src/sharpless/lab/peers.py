@@ -1,4 +1,4 @@
-"""The peers: SAM of other packages, in the training loop and the ledger of the library's own methods."""
+"""The peers: SAM of other packages, with the training loop and the cost of the library's methods."""
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -15,17 +15,17 @@ __all__ = ["PEERS", "LookSAM", "Peer", "Temperon"]
 
 
 class Peer(Wrapper):
-    """The SAM (arXiv 2010.01412) of pytorch_optimizer, used as RST is used.
+    """The SAM (arXiv 2010.01412) of pytorch_optimizer, with the interface of RST.
 
-    Its two half-steps are called directly: its `step(closure)` computes two gradients at every step, also where
-    LookSAM uses one. BatchNorm's running statistics are held in the perturbed pass by its own `disable_running_stats`.
+    Its two half-steps are called directly: its `step(closure)` computes two gradients at every step, even if LookSAM
+    uses only one. Its `disable_running_stats` freezes BatchNorm's running statistics in the perturbed pass.
 
     Args:
-        base: the optimizer that takes the steps.
+        base: the base optimizer.
         rho: the radius of the perturbation.
-        schedule: when to compute a SAM gradient.
-        model: the network, whose BatchNorm layers are held.
-        total_steps: the number of steps, where it matters.
+        schedule: the schedule of SAM gradients.
+        model: the network, for its BatchNorm layers.
+        total_steps: the number of steps, if the schedule needs it.
 
     Raises:
         ModuleNotFoundError: the package is not installed.
@@ -78,10 +78,10 @@ class Peer(Wrapper):
         self.package.enable_running_stats(self.model)
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Put the weights back, and take the step of the base.
+        """Restore the weights, and take the step of the base.
 
         Raises:
-            RuntimeError: there is a closure.
+            RuntimeError: a closure is given.
         """
         if closure is not None:
             raise RuntimeError("a peer takes no closure: run forward and backward in passes(), and call step()")
@@ -112,9 +112,9 @@ class LookSAM(Peer):
 
 
 class Temperon(Peer):
-    """Plain steps, then SAM in the last share of them (arXiv 2609.17575), by temperon.
+    """Plain steps, then SAM in a last share of the steps (arXiv 2609.17575), by temperon.
 
-    It has no half-steps in public: what its `step(closure)` calls between two closures is called here.
+    It has no public half-steps. This class calls the private functions that its `step(closure)` calls.
     """
 
     package_name = "temperon"

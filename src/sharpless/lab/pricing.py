@@ -1,4 +1,4 @@
-"""How long steps take in a task, and how noisy parts are: measured once for a study, in the task's own loop."""
+"""Measure the duration of steps and the noise of parts of a batch, once for a study, in the task's loop."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,11 +27,11 @@ __all__ = ["Measured", "Measurement", "Measuring"]
 
 
 class Measured(BaseException):
-    """Ends a task whose steps and parts have been measured; no error, which a task might catch.
+    """Ends a task after the measurement. It is not an Exception, so that a task does not catch it.
 
     Args:
-        seconds: the duration of a step for each number of examples it climbs with.
-        noise: how noisy a part of the batch is, for each number of examples.
+        seconds: the duration of a step, by the number of examples of its ascent.
+        noise: the noise of a part of the batch, by its number of examples.
     """
 
     def __init__(self, seconds: dict[int, float], noise: dict[int, float]) -> None:
@@ -40,11 +40,11 @@ class Measured(BaseException):
 
 
 class Measuring(RST):
-    """The base optimizer, whose first loop over passes hands out parts of several sizes and measures them.
+    """The base optimizer. Its first loop over passes yields parts of several sizes and measures them.
 
     Args:
         base: the base optimizer.
-        model: the network, if the task names it.
+        model: the network, if the task gives it.
         rho: the radius.
     """
 
@@ -53,10 +53,10 @@ class Measuring(RST):
         self.radius = rho
 
     def passes(self, batch: Any = None) -> Iterator[Any]:
-        """Yield parts of the batch, again and again.
+        """Yield parts of the batch repeatedly.
 
         Raises:
-            Measured: they have been measured.
+            Measured: the measurement is finished.
         """
         parameters, model = self._parameters(), self._model_as_called()
         module = nn.ParameterList(parameters) if model is None else model
@@ -70,14 +70,14 @@ class Measuring(RST):
             TaskError: always.
         """
         raise TaskError(
-            "thrifty climbs with a part of the batch, and the task takes a step without passes: run forward and "
+            "thrifty uses a part of the batch, and the task took a step without passes: run forward and "
             "backward in `for … in opt.passes(batch)`"
         )
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is executed in the place of a run: the beginning of a task, which takes no step."""
+    """Executed in place of a run: the beginning of a task, without a step."""
 
     task: "Task"
     folder: Path
@@ -85,7 +85,7 @@ class Measurement:
     name = "measuring passes"
 
     def trial(self, watch: Callable[[float], None] | None = None) -> Trial:
-        """Return what the task sees."""
+        """Return the trial of the task."""
         return Trial(Method(BASE), folder=self._work, watch=watch, wrap=Measuring)
 
     @property
@@ -93,14 +93,14 @@ class Measurement:
         return self.folder / "work" / "measuring"
 
     def train(self, trial: Trial) -> dict[str, Any] | Failure:
-        """Return what was measured, or why that failed."""
+        """Return the measurements, or a failure."""
         try:
             with computing_with(self.threads):
                 self.task(trial)
         except Measured as measured:
             return {"step_seconds": measured.seconds, "part_noise": measured.noise}
-        except Exception as error:  # of the task, whatever it is
+        except Exception as error:  # any error of the task
             return Failure.of(self.name, error, self.task.name)
         finally:
-            shutil.rmtree(self._work, ignore_errors=True)  # what a task keeps there is of no run
+            shutil.rmtree(self._work, ignore_errors=True)  # these files belong to no run
         return Failure(self.name, "the task never asked trial.optimizer for passes")

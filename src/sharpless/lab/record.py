@@ -1,4 +1,4 @@
-"""The record of a run: what its file holds, ready for JSON."""
+"""The record of a run: the content of its file, ready for JSON."""
 
 import math
 import os
@@ -19,7 +19,7 @@ __all__ = ["record"]
 
 
 def record(run: "Run", trial: Trial) -> dict[str, Any]:
-    """Return the record of a run that has come to its end."""
+    """Return the record of a finished run."""
     method, settings = run.method, run.method.settings(trial.batch_size)
     cost = trial.cost
     package = method.kind.package
@@ -69,7 +69,7 @@ def _planned(budget: float, plan: Plan) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Return the model of the processor, where the system tells it."""
+    """Return the model of the processor, if the system knows it."""
     cpuinfo = Path("/proc/cpuinfo")
     names = (
         [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
@@ -80,7 +80,7 @@ def _processor() -> str:
 
 
 def _finite(value: float) -> float | None:
-    """Return a number as JSON can hold it: None where it is not finite.
+    """Return a number for JSON: None if it is not finite.
 
     >>> _finite(0.5), _finite(float("nan"))
     (0.5, None)

@@ -41,54 +41,54 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The method, what is tried, and the seed; fit for the name of a file."""
+        """The method, the tried hyperparameters, and the seed, as a valid file name."""
         tried = "".join(f",{name}={value:g}" for name, value in self.point.items()) if self.choosing else ""
         return re.sub(r"[^\w=.,+-]", "_", f"{self.method.name}{tried}") + f"-seed{self.seed}"
 
     @property
     def path(self) -> Path:
-        """The run file, which is there when the run is finished."""
+        """The run file. It exists once the run is finished."""
         return self.folder / ("choice" if self.choosing else "runs") / f"{self.name}.json"
 
     @property
     def work(self) -> Path:
-        """The folder for what the task keeps while the run is not finished."""
+        """The folder for the task's files until the run is finished."""
         return self.folder / "work" / self.name
 
     def trial(self, watch: Callable[[float], None] | None = None) -> Trial:
-        """Return what the task sees of this run."""
+        """Return the trial of this run."""
         return Trial(
             self.method, self.seed, dict(self.point), choosing=self.choosing, folder=self.work, watch=watch,
             flatness=self.flatness,
         )  # fmt: skip
 
     def train(self, trial: Trial) -> "dict[str, Any] | Failure":
-        """Return the record of this run, or why there is none.
+        """Return the record of this run after training, or its failure.
 
         Args:
-            trial: what `trial` returned.
+            trial: the trial that `trial` returned.
 
         Raises:
-            Stopped: the task was told to stop, and left a checkpoint.
+            Stopped: a signal stopped the task, which wrote a checkpoint.
         """
         try:
             with computing_with(self.threads):
-                _sow(self.seed)
+                _seed_all(self.seed)
                 result = self.task(trial)
                 if not trial.curve["step"] and isinstance(result, (int, float, torch.Tensor)):
                     trial.report(**{"validation" if self.choosing else "test": result})
                 check_ended(trial)
         except Stopped:
             raise
-        except Exception as error:  # of the task, whatever it is: the other runs go on
+        except Exception as error:  # any error of the task: the other runs continue
             return Failure.of(self.name, error, self.task.name)
         return record(self, trial)
 
     def read(self) -> dict[str, Any] | None:
-        """Return the record of this run, None where it has not ended.
+        """Return the record of this run; None if it is not finished.
 
         Raises:
-            ValueError: its file is none.
+            ValueError: its file is not a record.
         """
         if not self.path.exists():
             return None
@@ -101,22 +101,22 @@ class Run:
 
     @property
     def validation(self) -> float | None:
-        """The metric on validation data at the end; None where there is none, or where it is no finite number.
+        """The metric on validation data at the end; None if there is none, or if it is not finite.
 
         Raises:
-            ValueError: the file of the run is none.
+            ValueError: the file of the run is not a record.
         """
         value = ((self.read() or {}).get("curve", {}).get("validation") or [None])[-1]
         return float(value) if isinstance(value, int | float) else None
 
     def conclude(self, found: Mapping[str, Any]) -> None:
-        """Write the record, and delete what the task kept while it trained."""
+        """Write the record, and delete the task's files."""
         store.write(self.path, json.dumps(found, ensure_ascii=False, allow_nan=False))
         shutil.rmtree(self.work, ignore_errors=True)
 
 
-def _sow(seed: int) -> None:
-    """Let all that draws from global generators follow from the seed."""
+def _seed_all(seed: int) -> None:
+    """Seed all global random number generators."""
     random.seed(seed)
     numpy.random.seed(seed)
     torch.manual_seed(seed)

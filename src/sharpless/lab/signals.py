@@ -1,4 +1,4 @@
-"""Signals to stop: deferred, held back, or handled in another way within a block."""
+"""Signals to stop: deferred, blocked, or handled differently within a block."""
 
 import signal
 import threading
@@ -15,7 +15,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def deferred() -> Iterator[None]:
     """Deliver signals to stop after the block.
 
-    An exception within it could leave the locks of futures taken, and the executor would wait forever.
+    An exception within the block could leave the locks of futures taken, and the executor would wait forever.
     """
     came: list[int] = []
     with _handled(STOPS, came.append):
@@ -26,7 +26,7 @@ def deferred() -> Iterator[None]:
 
 @contextmanager
 def killing(workers: Sequence[Any]) -> Iterator[None]:
-    """Kill the workers at a signal to stop within the block, which goes on to its end."""
+    """Kill the workers at a signal to stop within the block. The block itself continues."""
 
     def kill(_: int) -> None:
         for worker in workers:
@@ -41,7 +41,7 @@ def interrupting() -> Iterator[list[int]]:
     """Raise KeyboardInterrupt at SIGTERM and SIGHUP within the block, as Ctrl-C does.
 
     Yields:
-        The signals that came.
+        The received signals.
     """
     heard: list[int] = []
 
@@ -56,7 +56,7 @@ def interrupting() -> Iterator[list[int]]:
 
 @contextmanager
 def held(*signals: signal.Signals) -> Iterator[None]:
-    """Hold back signals within the block, for this thread and for the processes that it starts."""
+    """Block signals within the block, for this thread and for the processes that it starts."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -66,7 +66,7 @@ def held(*signals: signal.Signals) -> Iterator[None]:
 
 @contextmanager
 def _handled(signals: Sequence[signal.Signals], handle: Callable[[int], None]) -> Iterator[None]:
-    """Handle signals by a function within the block; in a thread, which cannot, they stay as they are."""
+    """Handle signals by a function within the block. A thread other than the main one leaves them unchanged."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM, SIGINT and SIGHUP, as clusters, people and closing terminals send them."""
+"""Signals to stop: SIGTERM, SIGINT and SIGHUP, from clusters, people and closing terminals."""
 
 import signal
 import threading
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Stopped", "told_to_stop"]
+__all__ = ["Stopped", "stop_signals"]
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error
-    """A run was told to stop, and did so after a step.
+class Stopped(Exception):  # noqa: N818 - it is not an error
+    """A signal stopped a run after a step.
 
     Args:
-        step: the steps that are done.
+        step: the number of finished steps.
         signum: the signal.
     """
 
@@ -24,32 +24,32 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 
 
 @contextmanager
-def told_to_stop() -> Iterator[list[int]]:
-    """Collect these signals within the block, in place of what they do; a second SIGINT does it at once.
+def stop_signals() -> Iterator[list[int]]:
+    """Collect these signals within the block, in place of their effect. A second SIGINT takes effect at once.
 
-    A second SIGTERM does not: a process may well get one from its group and one from its parent.
+    A second SIGTERM does not: a process may get one from its group and one from its parent.
 
-    Elsewhere than in the main thread, which alone can handle signals, the list stays empty.
+    Only the main thread can handle signals. In other threads the list stays empty.
 
     Yields:
-        The signals that have arrived.
+        The received signals.
     """
-    told: list[int] = []
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield told
+        yield received
         return
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
         before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
 
     def hear(signum: int, _: FrameType | None) -> None:
-        told.append(signum)
+        received.append(signum)
         signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     for signum in before:
         signal.signal(signum, hear)
     try:
-        yield told
+        yield received
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

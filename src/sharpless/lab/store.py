@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writes, and checks of folders and files."""
 
 import fcntl
 import json
@@ -14,36 +14,36 @@ __all__ = ["check_file", "check_folder", "difference", "known", "locked", "read"
 
 
 def check_folder(folder: Path) -> None:
-    """Find out whether `folder`, with what a comparison writes into it, is a folder or can become one.
+    """Check that `folder` and its subfolders are folders or can be made.
 
     Raises:
-        ValueError: something else stands in its place.
+        ValueError: something else has this path.
     """
     for path in (folder, *folder.parents):
         if os.path.lexists(path):
             if not path.is_dir():
-                what = "a link to nowhere" if path.is_symlink() and not path.exists() else "no folder"
+                what = "a link to nowhere" if path.is_symlink() and not path.exists() else "not a folder"
                 raise ValueError(f"{folder} cannot be a folder, {path} is {what}: give another one with --out")
             break
     for name in ("runs", "choice", "work", "weights"):
         if os.path.lexists(folder / name) and not (folder / name).is_dir():
-            raise ValueError(f"{folder / name} is no folder: move it away, or give another one with --out")
+            raise ValueError(f"{folder / name} is not a folder: move it away, or give another one with --out")
     for name in ("study.json", "summary.json", "report.html", ".lock"):
         check_file(folder / name)
 
 
 def check_file(path: Path) -> None:
-    """Find out whether `path` is a file or can become one.
+    """Check that `path` is a file or can be made.
 
     Raises:
-        ValueError: something else stands in its place.
+        ValueError: something else has this path.
     """
     if os.path.lexists(path) and not path.is_file():
-        raise ValueError(f"{path} is no file: move it away, or give another folder with --out")
+        raise ValueError(f"{path} is not a file: move it away, or give another folder with --out")
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file, None where there is no file, or none with an object."""
+    """Return the object in a JSON file; None if there is no file or no object in it."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -52,7 +52,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def difference(mine: Mapping[str, Any], there: Mapping[str, Any]) -> str:
-    """Return in which facts, also within facts, two descriptions differ, as a clause; empty where they do not.
+    """Return the differences of two nested descriptions, as a clause; empty if there are none.
 
     >>> difference({"task": "a", "options": {"lr": 0.1}}, {"task": "a", "options": {"lr": 0.2}})
     'lr is 0.2 there and 0.1 here'
@@ -69,25 +69,25 @@ def difference(mine: Mapping[str, Any], there: Mapping[str, Any]) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    r"""Write `text` to `path` atomically: a reader, or a run cut off, never meets half a file.
+    r"""Write `text` to `path` atomically: there is never half a file, even after an interruption.
 
-    What is not UTF-8 in the name of a file becomes \udc80 to \udcff, which JSON reads back as what it was.
+    Bytes of file names that are not UTF-8 become \udc80 to \udcff. JSON restores them.
     """
     write_with(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def write_with(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Let `fill` write to an open file, which appears at `path` when it is whole and on the disk.
+    """Let `fill` write to an open file, which gets the name `path` once it is complete and on the disk.
 
     Raises:
-        OSError: it cannot be written; the error names `path`, and what was there is still there.
-        RuntimeError: `fill` raised it for a reason of its own.
+        OSError: it cannot be written. The error names `path`, and an existing file is unchanged.
+        RuntimeError: `fill` raised it for another reason.
     """
     try:
         _write_with(path, fill)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    except RuntimeError as error:  # torch makes one of the other
+    except RuntimeError as error:  # torch turns an OSError into one
         if not isinstance(cause := error.__context__, OSError):
             raise
         raise OSError(cause.errno, cause.strerror, str(path)) from error
@@ -108,10 +108,10 @@ def _write_with(path: Path, fill: Callable[[BinaryIO], object]) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of `folder` within the block, whichever way this one ends.
+    """Lock `folder` against other processes within the block. The end of this process always unlocks it.
 
     Raises:
-        ValueError: another process is at work there.
+        ValueError: another process uses the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
@@ -119,22 +119,22 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
-                f"another process is at work in {folder}: wait for it, or choose another folder with --out"
+                f"another process uses {folder}: wait for it, or choose another folder with --out"
             ) from None
         yield
 
 
 def known(folder: Path, description: Path, mine: Mapping[str, Any], threads: int) -> dict[str, Any]:
-    """Return the description of the study in a folder: its threads, and what was measured. {} if there are no runs.
+    """Return the description of the study in a folder, with threads and measurements. {} if there are no runs.
 
     Args:
         folder: the folder of the study.
         description: its file `study.json`.
         mine: the description of the study that wants to continue there.
-        threads: the number of threads that was asked for, 0 for any.
+        threads: the requested number of threads, 0 for any.
 
     Raises:
-        ValueError: it is no folder, or it holds another study.
+        ValueError: it is not a folder, or it holds another study.
     """
     check_folder(folder)
     if not any(path for place in ("runs", "choice", "work") for path in (folder / place).glob("*")):
@@ -147,7 +147,7 @@ def known(folder: Path, description: Path, mine: Mapping[str, Any], threads: int
         raise ValueError(f"{folder} holds another study ({other}): choose another folder with --out")
     if threads not in {0, its}:
         raise ValueError(
-            f"{folder} holds runs with {its} threads each, on which their rounding depends, and threads = "
-            f"{threads} here: leave --threads out, or choose another folder with --out"
+            f"{folder} holds runs with {its} threads each, and threads = {threads} here changes the rounding: "
+            "leave --threads out, or choose another folder with --out"
         )
     return there

@@ -24,17 +24,17 @@ class Study:
     """All runs of a comparison, whether they have been executed or not.
 
     Args:
-        task: what is trained.
-        methods: the methods, by their names.
-        seeds: the seeds of the runs that are compared.
-        folder: where the files go; it continues where it holds runs of the same study.
-        grid: values of `rho`, `lr` and `weight_decay` to choose from; one value is taken as it is.
-        choice_seeds: how many seeds to choose with.
-        threads: CPU threads of a run; 0 for those the folder was opened with, or else OMP_NUM_THREADS, or else 1.
-        flatness: whether to measure how flat the minima are that are compared.
+        task: the task.
+        methods: the names of the methods.
+        seeds: the seeds of the compared runs.
+        folder: output folder. If it holds runs of the same study, the study continues.
+        grid: values of `rho`, `lr` and `weight_decay` to choose from. A single value is used without a choice.
+        choice_seeds: number of seeds for each choice of hyperparameters.
+        threads: CPU threads of a run; 0 for those of the folder, or else OMP_NUM_THREADS, or else 1.
+        flatness: whether to measure the flatness of each minimum.
 
     Raises:
-        ValueError: an argument is out of range, or the folder holds something else.
+        ValueError: an argument is out of range, or the folder holds another study.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Study:
             raise ValueError(f"choice_seeds = {choice_seeds} is out of range: give 1 or more")
         self.task, self.flatness = task, flatness
         self.methods = [Method(name) for name in dict.fromkeys(methods)]
-        """The rows; those that are planned know what was measured, once it has been."""
+        """The rows. Planned methods get the measurements once there are some."""
         self.seeds, self.folder = list(dict.fromkeys(seeds)), folder.absolute()
         self.grid: dict[str, Any] = {
             name: values if isinstance(values, str) else list(values) for name, values in (grid or {}).items()
@@ -67,25 +67,25 @@ class Study:
         self.choice_seeds = range(CHOICE_SEEDS, CHOICE_SEEDS + choice_seeds)
         check = getattr(task.function, "check", None)
         self.facts: dict[str, Any] = (check and check(task.options, self.methods)) or {}
-        """What the task says of its data, which no run of the folder may differ in."""
-        known = store.known(self.folder, self._description, self._told(), threads)
+        """Facts on the data. They are the same for all runs of the folder."""
+        known = store.known(self.folder, self._description, self._identity(), threads)
         self.threads = settled(threads, known.get("threads", 0))
         self._know(known)
         self.failures: list[Failure] = []
-        """The runs that failed, of those executed here."""
+        """The failed runs of this process."""
 
     def execute(
         self, jobs: int | None = None, on: str = "local", watch: Callable[[float, int], None] | None = None
     ) -> Generator[tuple[Run, dict[str, Any] | Failure], None, None]:
-        """Yield the runs that are missing as they end, with their records, whose files are there by then.
+        """Yield each missing run with its record, as soon as it is finished and its file is written.
 
-        First those by which hyperparameters are chosen, in as many rounds as that takes, then those that are compared.
+        The runs that choose hyperparameters come first, in one or more rounds. The compared runs follow.
 
         Args:
-            jobs: runs at a time; by default as many as the cores have room for, or one for each GPU.
+            jobs: number of parallel runs; by default cores ÷ threads, or one for each GPU.
             on: `local` for processes on this machine, or `ray` for a cluster.
-            watch: is called now and then with how many of the runs are done, parts of runs included, and with how
-                many there are, as far as is known by then.
+            watch: called regularly with the number of finished runs, shares of running ones included, and the number
+                of all runs known so far.
         """
         self.measure(on)
         tried = {method: points(method, self.grid) for method in self.methods}
@@ -106,7 +106,7 @@ class Study:
         yield from self._execute(runs, before, jobs, on, watch)
 
     def measure(self, on: str = "local") -> None:
-        """Measure passes and parts of a batch, if a method plans by that and nobody has; else its runs are left out.
+        """Measure passes and parts of a batch, if a method needs it for its plan. A failure leaves its runs out.
 
         Args:
             on: see `execute`; `here` for this process.
@@ -126,7 +126,7 @@ class Study:
             self.open_folder()
 
     def _know(self, there: Mapping[str, Any]) -> None:
-        """Let the methods know what was measured, if it was."""
+        """Give the measurements to the methods, if there are any."""
         self.measured = {name: there[name] for name in ("step_seconds", "part_noise") if there.get(name)}
         if len(self.measured) == 2:
             seconds, noise = ({int(m): value for m, value in each.items()} for each in self.measured.values())
@@ -134,7 +134,7 @@ class Study:
 
     @property
     def finished(self) -> list[Path]:
-        """The run files that are there."""
+        """The existing run files."""
         return sorted(self.folder.glob("runs/*.json"))
 
     def _execute(
@@ -145,7 +145,7 @@ class Study:
         on: str,
         watch: Callable[[float, int], None] | None,
     ) -> Iterator[tuple[Run, dict[str, Any] | Failure]]:
-        """Yield what comes of those runs that are missing, of runs beside which there are `others`."""
+        """Yield the results of the missing ones of `runs`, executed here. `others` counts the study's other runs."""
         missing = [run for run in runs if not run.path.exists()]
         ended, earlier = len(runs) - len(missing), others if runs and not runs[0].choosing else 0
 
@@ -163,13 +163,13 @@ class Study:
             yield run, result
 
     def _kept(self, run: Run, found: dict[str, Any]) -> dict[str, Any] | Failure:
-        """Return a record that was written, or a failure where it reports something else than the runs before it."""
+        """Return a record after writing it, or a failure if it reports other metrics than the earlier runs."""
         names = _reported(found)
         before = self._before(run) or names
         if names != before:
             return Failure(
                 run.name,
-                f"it reported {' and '.join(names)}, and a run before it {' and '.join(before)}: report the same",
+                f"it reported {' and '.join(names)}, and an earlier run {' and '.join(before)}: report the same",
             )
         base = store.read(replace(run, method=Method(BASE), point={}).path)
         if base is not None and run.method.epochs(1000) != 1000 and found["steps"] <= base["steps"]:
@@ -181,12 +181,12 @@ class Study:
         return found
 
     def _before(self, run: Run) -> list[str]:
-        """Return what the runs beside this one report, as one of them does; nothing where there is none."""
+        """Return the metrics of the earlier runs, from one of them; an empty list if there is none."""
         other = next((found for path in run.path.parent.glob("*.json") if (found := store.read(path))), None)
         return _reported(other) if other else []
 
     def _trials(self, method: Method, tried: Sequence[Point]) -> list[Run]:
-        """Return the runs by which a method's hyperparameters are chosen; none where there is no choice."""
+        """Return the runs that choose a method's hyperparameters; none if there is nothing to choose."""
         if len(tried) < 2:
             return []
         return [
@@ -203,7 +203,7 @@ class Study:
         return [{**point, "values": values.get(tuple(point.values()), [])} for point in tried]
 
     def _extend(self, method: Method, tried: list[Point]) -> bool:
-        """Return whether the points that were tried lead to others, and add these to them."""
+        """Return whether an automatic grid has further points, and add these to the tried ones."""
         if self.grid.get("rho") != AUTO or not method.is_sharp:
             return False
         following = [
@@ -213,13 +213,13 @@ class Study:
         return bool(following)
 
     def _choose(self, method: Method, tried: Sequence[Point]) -> tuple[Point | None, dict[str, Any] | None]:
-        """Return the best point, and how it was chosen; nothing is chosen where there is one."""
+        """Return the best point, and the record of the choice. A single point needs no choice."""
         if len(tried) == 1:
             return tried[0], None
         results = self._results(method, tried)
         chosen = best(results, self.task.measure.goal)
         if chosen is None:
-            self.failures.append(Failure(method.name, "no point of the grid came to its end with every seed"))
+            self.failures.append(Failure(method.name, "no point of the grid finished with every seed"))
         records = [found for run in self._trials(method, tried) if (found := run.read())]
         cost = sum(found["passes"] / found["plain_passes"] for found in records)
         return chosen, {"seeds": list(self.choice_seeds), "cost": cost, "tried": results}
@@ -228,9 +228,9 @@ class Study:
     def _description(self) -> Path:
         return self.folder / "study.json"
 
-    def _told(self) -> dict[str, Any]:
-        """Return what a folder is the folder of."""
-        told = {
+    def _identity(self) -> dict[str, Any]:
+        """Return the description of the study, which is the same for all runs of a folder."""
+        identity = {
             "task": self.task.name,
             "options": self.task.identity,
             "data": self.facts,
@@ -239,15 +239,15 @@ class Study:
             "choice_seeds": len(self.choice_seeds),
             "flatness": self.flatness,
         }
-        read: dict[str, Any] = json.loads(json.dumps(told, default=str))
+        read: dict[str, Any] = json.loads(json.dumps(identity, default=str))
         return read
 
     def open_folder(self) -> None:
-        """Make the folder, and say in it whose runs it holds."""
-        told = {**self._told(), "threads": self.threads, **self.measured}
-        store.write(self._description, json.dumps(told, indent=1, ensure_ascii=False))
+        """Make the folder, and write the description of the study."""
+        description = {**self._identity(), "threads": self.threads, **self.measured}
+        store.write(self._description, json.dumps(description, indent=1, ensure_ascii=False))
 
 
 def _reported(found: Mapping[str, Any]) -> list[str]:
-    """Return the metrics that a record has."""
+    """Return the metrics of a record."""
     return sorted(dict(found.get("curve", {})).keys() & {"validation", "test", "loss"})

@@ -1,4 +1,4 @@
-"""How many CPU threads a run computes with: a part of the study, since it decides how sums are rounded."""
+"""The number of CPU threads of a run: part of the study, since it changes the rounding of sums."""
 
 import os
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ MOST_THREADS = 1024
 
 
 def settled(asked: int, there: int = 0) -> int:
-    """Return the number of threads of a run: the one asked for, or that of its folder, or OMP_NUM_THREADS, or 1.
+    """Return the number of threads of a run: the requested one, or that of its folder, or OMP_NUM_THREADS, or 1.
 
-    It must follow from nothing that another machine, or the same one when it is busy, would answer differently.
+    It must not depend on the machine or on its load.
 
     Raises:
         ValueError: `asked` is out of range.
     """
     if not 0 <= asked <= MOST_THREADS:
         raise ValueError(f"threads = {asked} is out of range: give 1 to {MOST_THREADS}, or 0 for the usual number")
-    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    usual = min(int(told), MOST_THREADS) if told.isdecimal() else 0
+    text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    usual = min(int(text), MOST_THREADS) if text.isdecimal() else 0
     return asked or there or usual or 1
 
 

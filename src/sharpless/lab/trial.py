@@ -122,7 +122,7 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """The method and its parameters, as tables show them."""
+        """The method and its parameters, as in tables."""
         return self.method.label(self.base_name, self.batch_size, self.planned_epochs)
 
     @property
@@ -205,7 +205,7 @@ class Trial:
                 self.is_evaluating = False
 
     def paused(self) -> AbstractContextManager[None]:
-        """Return a block that stops the clock, for work that is no training, such as writing a checkpoint."""
+        """Return a block that stops the clock, for work other than training, such as writing a checkpoint."""
         return self.clock.paused()
 
     def count(self) -> None:
@@ -230,7 +230,7 @@ class Trial:
             loss: the training loss, at unperturbed weights.
 
         Raises:
-            TaskError: a value is missing or is no number, or other metrics were reported before.
+            TaskError: a value is missing or not a number, or other metrics were reported before.
         """
         values = reported(self, {"validation": validation, "test": test, "loss": loss})
         with self.paused():

@@ -1,4 +1,4 @@
-"""The hyperparameters of the base optimizer that a comparison varies."""
+"""Set the hyperparameters of the base optimizer that a comparison varies."""
 
 from collections.abc import Mapping
 
@@ -11,12 +11,12 @@ __all__ = ["vary"]
 
 
 def vary(base: Optimizer, hyperparameters: Mapping[str, float]) -> None:
-    """Set learning rate and weight decay, as far as they are given.
+    """Set learning rate and weight decay, if they are given.
 
     The first of the bases gets the values, and all groups are scaled in proportion.
 
     Raises:
-        TaskError: a group has none, or a scheduler has begun with another.
+        TaskError: a group has no such hyperparameter, or a scheduler exists already.
     """
     for name in hyperparameters.keys() & {"lr", "weight_decay"}:
         value, own = hyperparameters[name], all_of(base)[0].defaults.get(name)

@@ -1,4 +1,4 @@
-"""The metric at equal gradients and at equal seconds, read off each run's own curve."""
+"""The metric at equal gradients and at equal seconds, from the curve of each run."""
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
@@ -11,18 +11,18 @@ __all__ = ["at_equal"]
 
 
 def at_equal(methods: Mapping[str, Sequence[Run]], spent: Callable[[Run], Sequence[float]]) -> dict[str, Any]:
-    """Return what each method had reached when the cheapest one was through.
+    """Return the metric of each method at the total cost of the cheapest one.
 
-    The budget of a seed is what the cheapest method, by its mean, spent on its whole run with that seed. What a run
-    had reached is its last point within that: no later one, no better one, and nothing in between.
+    The budget of a seed is the cost of the run of the cheapest method, by its mean, with this seed. The value of a run
+    is its last point within the budget, without interpolation.
 
     Args:
         methods: the runs of each method.
-        spent: what a run had spent at each point of its curve, in gradients or in seconds.
+        spent: returns the cost of a run at each point of its curve, in gradients or in seconds.
 
     Returns:
         The cheapest method, the mean `budget`, and for each method `mean` and `std` of the metric and the mean number
-        of `points`; None for a method with a run in which not one point fits, or ends without a result.
+        of `points`; None for a method if a run has no point within the budget or no value there.
     """
     cheapest = min(methods, key=lambda method: fmean(spent(run)[-1] for run in methods[method]))
     budgets = {run.seed: spent(run)[-1] for run in methods[cheapest]}

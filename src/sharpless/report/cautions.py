@@ -1,4 +1,4 @@
-"""What a reader has to be warned of: runs that diverged, grids that end at their optimum, and too few seeds."""
+"""Warnings of the report: diverged runs, hyperparameters at the end of their grid, and too few seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ __all__ = ["at_the_edge", "beyond_budget", "diverged", "names", "stuck", "too_fe
 
 
 def names(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the labels without parameters, and with them in brackets where others have the same name.
+    """Return the labels without parameters. If several have the same name, keep the parameters in brackets.
 
     >>> names({"sgd": "SGD", "sgd-long": "SGD, 45 epochs", "rst": "RST, p = 0.5"})
     {'sgd': 'SGD', 'sgd-long': 'SGD (45 epochs)', 'rst': 'RST'}
@@ -44,7 +44,7 @@ def diverged(methods: Mapping[str, Sequence[Run]]) -> list[str]:
             f"{_seeds(lost).capitalize()} ended without a result: the means leave {'them' if len(lost) > 1 else 'it'} "
             "out, and a method with such a seed is not called non-inferior."
             if lost
-            else "Its result there is that of a broken network."
+            else "Its result with this seed is that of a diverged network."
         )
         found.append(
             f"{runs[0].label} diverged: its loss or {runs[0].metric.name} was not finite {when}. {rest} "
@@ -54,10 +54,11 @@ def diverged(methods: Mapping[str, Sequence[Run]]) -> list[str]:
 
 
 def stuck(methods: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Return a sentence for each method whose training loss stayed where the base's began and fell from.
+    """Return a sentence for each method whose training loss stayed near the initial loss of the base.
 
-    A run is stuck where its loss has fallen by less than a tenth of what the base's mean loss fell, and where it is no
-    better than the base with the same seed: a method that does not memorize wrong labels keeps a high loss, too.
+    A run is stuck if its loss has fallen by less than a tenth of the fall of the base's mean loss, and its result is
+    not better than that of the base with the same seed. A method that does not memorize wrong labels keeps a high loss
+    too, but has a better result.
     """
     base = [loss for run in methods.get("sgd", ()) if (loss := _loss(run))]
     if not base:
@@ -73,10 +74,10 @@ def stuck(methods: Mapping[str, Sequence[Run]]) -> list[str]:
         ]
         if still:
             found.append(
-                f"{runs[0].label} stayed on the plateau it began on with {_seeds([seed for seed, _ in still])}: its "
+                f"{runs[0].label} stayed on its initial plateau with {_seeds([seed for seed, _ in still])}: its "
                 f"training loss ended at {fmean(loss for _, loss in still):.3g}, and that of "
                 f"{methods['sgd'][0].label} fell from {first:.3g} to {last:.3g}. A smaller rho, or plain steps at "
-                "first (rst:p=warmup:0.2/1), may help."
+                "the beginning (rst:p=warmup:0.2/1), may help."
             )
     return found
 
@@ -89,17 +90,17 @@ def _is_better(run: Run, other: float | None) -> bool:
 
 
 def _loss(run: Run) -> Sequence[float]:
-    """Return the curve of the training loss, empty where it is not known or not finite throughout."""
+    """Return the curve of the training loss; empty if it is unknown or not always finite."""
     loss = run.curve.loss or []
     return [] if None in loss else [value for value in loss if value is not None]
 
 
 def at_the_edge(methods: Mapping[str, Sequence[Run]], edges: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return a sentence for each hyperparameter that was chosen at the end of its grid, with all its methods.
+    """Return a sentence for each hyperparameter whose chosen value is an end of its grid, with all its methods.
 
     Args:
         methods: the runs of each method.
-        edges: for each method, which end of its grid, "lower" or "upper", a hyperparameter was chosen at.
+        edges: for each method and hyperparameter, the end of the grid, "lower" or "upper".
     """
     known = names({method: runs[0].label for method, runs in methods.items()})
     ends: dict[tuple[str, str, float], list[str]] = {}
@@ -107,22 +108,22 @@ def at_the_edge(methods: Mapping[str, Sequence[Run]], edges: Mapping[str, Mappin
         for name, end in edge.items():
             ends.setdefault((name, end, methods[method][0].hyperparameters[name]), []).append(known[method])
     return [
-        f"{name} = {value:g}, chosen for {_listed(found)}, is the {'largest' if end == 'upper' else 'smallest'} that "
-        f"was tried: a {'larger' if end == 'upper' else 'smaller'} one may be better. Give a wider grid, with values "
+        f"{name} = {value:g}, chosen for {_listed(found)}, is the {'largest' if end == 'upper' else 'smallest'} value "
+        f"of the grid: a {'larger' if end == 'upper' else 'smaller'} one may be better. Give a wider grid, with values "
         f"{'above' if end == 'upper' else 'below'} {value:g} in --{name.replace('_', '-')}."
         for (name, end, value), found in ends.items()
     ]
 
 
 def beyond_budget(methods: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Return a sentence for each method whose budget could not be had."""
+    """Return a sentence for each method without a plan within its budget."""
     found = []
     for run in (runs[0] for runs in methods.values()):
         if run.plan is not None and not run.plan.is_kept:
             clock = "times the seconds" if run.plan.unit == "seconds" else "times the gradients"
             found.append(
-                f"{run.label}: a budget of {run.plan.budget:g} {clock} of plain training cannot be had here with γ of "
-                f"at most 4. The cheapest plan was taken, which is expected to cost {run.plan.cost:.3g}."
+                f"{run.label}: a budget of {run.plan.budget:g} {clock} of plain training is not possible here with γ "
+                f"of at most 4. The cheapest plan was used, with an expected cost of {run.plan.cost:.3g}."
             )
     return found
 
@@ -134,16 +135,16 @@ def too_few_seeds(
     margin: float | None,
     unit: str,
 ) -> list[str]:
-    """Return what the seeds cannot decide against SAM, one sentence for all methods with the same number of seeds.
+    """Return a sentence for comparisons with SAM that have too few seeds, one for each number of seeds.
 
-    A comparison whose interval is wider than the margin, but which is decided all the same, needs no warning.
+    A decided comparison needs no warning, even if its interval is wider than the margin.
 
     Args:
         pairs: the differences of each method to SAM, one per seed.
-        versus_sam: what the tests say of them.
-        labels: the methods' names, for people.
+        versus_sam: the results of the tests.
+        labels: the names of the methods, for people.
         margin: in the unit of the metric.
-        unit: what a difference is counted in, in words, with a space before it where there is one.
+        unit: the unit of a difference in words, after a space, or an empty text.
 
     Returns:
         The sentences, in the order of the methods.
@@ -152,17 +153,17 @@ def too_few_seeds(
     if single := [labels[method] for method, values in pairs.items() if len(values) < 2]:
         who = "any method" if len(single) == len(pairs) else "; ".join(single)
         found.append(
-            f"Nothing can be said about {who} against SAM, with fewer than two seeds in common: "
-            "train two at least, better five."
+            f"There is no comparison of {who} with SAM, with fewer than two common seeds: "
+            "train at least two, better five."
         )
     known, undecided = names(labels), dict[int, list[str]]()
     for method, values in pairs.items():
         versus = versus_sam[method]
-        half = _half(versus)  # of fewer than two seeds, not a number
+        half = _half(versus)  # NaN for fewer than two seeds
         if half == 0:
             found.append(
-                f"{labels[method]} minus SAM is the same with all {len(values)} seeds: an interval without width, and "
-                "a verdict that no spread supports."
+                f"{labels[method]} minus SAM is the same with all {len(values)} seeds: the interval has no width, and "
+                "no spread supports the verdict."
             )
         elif margin is not None and half > margin and not versus["non_inferior"] and not versus["behind"]:
             undecided.setdefault(len(values), []).append(method)
@@ -173,7 +174,7 @@ def too_few_seeds(
 
 
 def _too_few(seeds: int, wide: Mapping[str, Mapping[str, Any]], margin: str, unit: str) -> str:
-    """Return the sentence about methods, by name, whose intervals are too wide, from the narrowest to the widest."""
+    """Return the sentence about methods with too wide intervals, from the narrowest to the widest."""
     ordered = sorted(wide, key=lambda name: _half(wide[name]))
     reach = _range([f"± {_half(wide[name]):.3g}" for name in ordered])
     needed = [enough(wide[name]["seeds_needed"]) for name in ordered]
@@ -181,7 +182,7 @@ def _too_few(seeds: int, wide: Mapping[str, Mapping[str, Any]], margin: str, uni
     reaches = "their intervals reach" if len(wide) > 1 else "its interval reaches"
     return (
         f"{seeds} seeds are too few to decide on {_listed(list(wide))}: {reaches} {reach}{unit}, "
-        f"the margin is {margin}; it would take {take}."
+        f"the margin is {margin}; seeds needed: {take}."
     )
 
 

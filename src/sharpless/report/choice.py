@@ -1,4 +1,4 @@
-"""How hyperparameters were chosen: the ends of the grids, and what was reached on validation."""
+"""The choice of hyperparameters: the ends of the grids, and the results on validation data."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -10,22 +10,22 @@ __all__ = ["base_validation", "curve_of_rho", "described"]
 
 
 def described(run: Run, base: Sequence[Run]) -> dict[str, Any] | None:
-    """Return what the choice of a method's hyperparameters came to, None where nothing was chosen.
+    """Return facts on the choice of a method's hyperparameters; None if there was no choice.
 
     Args:
         run: a run of the method.
-        base: those of the base optimizer.
+        base: the runs of the base optimizer.
 
     Returns:
-        `cost` in plain trainings; `edge`, which end of its grid ("lower" or "upper") a hyperparameter was chosen at;
-        and `beats_base`, whether any candidate reached more on validation than the base did; None where not known.
+        `cost` in plain trainings; `edge`, the end of the grid ("lower" or "upper") of hyperparameters chosen there;
+        and `beats_base`, whether any candidate was better than the base on validation data; None if unknown.
     """
     if run.choice is None:
         return None
     edge = {}
     for name, value in run.hyperparameters.items():
         grid = {tried.hyperparameters[name] for tried in run.choice.tried if name in tried.hyperparameters}
-        if len(grid) > 1 and value in {min(grid), max(grid)} and value != 0:  # 0 is where a hyperparameter ends
+        if len(grid) > 1 and value in {min(grid), max(grid)} and value != 0:  # 0 is the limit of the hyperparameter
             edge[name] = "upper" if value == max(grid) else "lower"
     mine, plain, sign = _best(run), base_validation(base), run.metric.sign
     is_base = any(run.method == other.method for other in base)
@@ -34,13 +34,13 @@ def described(run: Run, base: Sequence[Run]) -> dict[str, Any] | None:
 
 
 def _best(run: Run) -> float | None:
-    """Return the best mean that a method's candidates reached on validation, None where none is known."""
+    """Return the best mean of a method's candidates on validation data; None if unknown."""
     means = [mean for tried in (run.choice.tried if run.choice else ()) if (mean := _reached(tried)) is not None]
     return max(means, key=lambda value: run.metric.sign * value, default=None)
 
 
 def base_validation(base: Sequence[Run]) -> float | None:
-    """Return what the base optimizer reached on validation: chosen like the others, or else at the end of its runs."""
+    """Return the result of the base on validation data: its best candidate, or else the mean at the end of its runs."""
     if not base or base[0].choice:
         return _best(base[0]) if base else None
     last = [run.curve.validation[-1] for run in base if run.curve.validation]
@@ -49,13 +49,13 @@ def base_validation(base: Sequence[Run]) -> float | None:
 
 
 def _reached(tried: Tried) -> float | None:
-    """Return the mean of a candidate over its seeds, None where one of them failed."""
+    """Return the mean of a candidate over its seeds; None if one of them failed."""
     values = [value for value in tried.values if value is not None]
     return fmean(values) if len(values) == len(tried.values) else None
 
 
 def curve_of_rho(run: Run) -> Mapping[float, float]:
-    """Return for each ρ that was tried the best mean on validation, whatever else was tried with it."""
+    """Return the best mean on validation data for each tried ρ, over the other hyperparameters."""
     found: dict[float, float] = {}
     for tried in run.choice.tried if run.choice else ():
         rho, mean = tried.hyperparameters.get("rho"), _reached(tried)

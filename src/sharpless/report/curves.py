@@ -1,4 +1,4 @@
-"""How training went, as SVG elements: the curves, the coin, and the choice of the radius."""
+"""Figures of the training as SVG elements: the curves, the coin, and the choice of the radius."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ __all__ = ["choice", "coin", "loss", "values"]
 
 MOST_POINTS = 2000
 TRANSIENT = 0.25
-"""The share of training, at its start, that does not decide how far the axis reaches."""
+"""The first share of training, which does not set the limits of the axis."""
 
 
 @matplotlib.rc_context(STYLE)
@@ -39,25 +39,25 @@ def values(runs: Sequence[Run], summary: Mapping[str, Any]) -> str:
 
 @matplotlib.rc_context(STYLE)
 def loss(runs: Sequence[Run], summary: Mapping[str, Any]) -> str | None:
-    """Return the training loss against the step; None where no run reported one."""
-    told = [run for run in runs if run.curve.loss is not None]
-    if not told:
+    """Return the training loss against the step; None if no run reported one."""
+    known = [run for run in runs if run.curve.loss is not None]
+    if not known:
         return None
     ends = {
         group[0].label: sum(last) / len(last)
-        for group in by_method(told).values()
+        for group in by_method(known).values()
         if (last := [run.curve.loss[-1] for run in group if run.curve.loss and run.curve.loss[-1] is not None])
     }
     found = "; ".join(f"{label} {end:.3g}" for label, end in sorted(ends.items(), key=lambda item: item[1]))
     said = f"Training loss. At the end, from the lowest to the highest: {found}."
-    return _curves(told, summary, lambda run: run.curve.loss or [], "training loss", (-math.inf, math.inf), said)
+    return _curves(known, summary, lambda run: run.curve.loss or [], "training loss", (-math.inf, math.inf), said)
 
 
 @matplotlib.rc_context(STYLE)
 def coin(runs: Sequence[Run], summary: Mapping[str, Any]) -> str:
-    """Return p(t) and the steps at which the coin fell, one panel per method that tosses one, first seed.
+    """Return p(t) and the sharpness-aware steps of the first seed, one panel per method with a random p.
 
-    Where no method tosses a coin (p is always 0, always 1 or periodic), every method has its panel.
+    If no method is random (p is always 0, always 1 or periodic), every method has a panel.
     """
     first = {method: group[0] for method, group in by_method(runs).items()}
     shown = {method: run for method, run in first.items() if _tosses(run)} or first
@@ -73,7 +73,7 @@ def coin(runs: Sequence[Run], summary: Mapping[str, Any]) -> str:
 
 @matplotlib.rc_context(STYLE)
 def choice(runs: Sequence[Run], summary: Mapping[str, Any]) -> str | None:
-    """Return what each ρ reached on validation, per method; None where none was chosen."""
+    """Return the metric on validation data against ρ, per method; None if no ρ was chosen."""
     groups = by_method(runs)
     tried = {method: found for method, group in groups.items() if len(found := curve_of_rho(group[0])) > 1}
     if not tried:
@@ -106,7 +106,7 @@ def choice(runs: Sequence[Run], summary: Mapping[str, Any]) -> str | None:
 
 
 def _figure(labels: Sequence[str]) -> tuple[Figure, Axes]:
-    """Return a figure with room for a legend of `labels` below it."""
+    """Return a figure with space for a legend of `labels` below it."""
     columns = 2 if max(map(len, labels)) <= 26 else 1
     figure = Figure(figsize=(WIDTH, 2.5 + 0.17 * math.ceil(len(labels) / columns)), dpi=72, layout="constrained")
     axes = figure.add_subplot()
@@ -139,7 +139,7 @@ def _curves(
             found.mean(axis=0),
             color=color,
             linestyle=dashes,
-            marker="o" if len(steps) == 1 else None,  # one point makes no line
+            marker="o" if len(steps) == 1 else None,  # a single point has no line
             label=group[0].label,
             gid=titled(group[0].label),
         )
@@ -153,27 +153,27 @@ def _curves(
 
 
 def _together(runs: Sequence[Run], curve: Callable[[Run], Sequence[float | None]]) -> tuple[Any, Any]:
-    """Return the steps of the longest run and what each run had there; one that ended earlier keeps its last value."""
+    """Return the steps of the longest run and the values of each run there. A shorter run keeps its last value."""
     longest = max((run.curve.step for run in runs), key=lambda found: found[-1])
-    steps = longest[:: -max(1, len(longest) // MOST_POINTS)][::-1]  # the last one always
+    steps = longest[:: -max(1, len(longest) // MOST_POINTS)][::-1]  # with the last one
     rows = [numpy.interp(steps, run.curve.step, numpy.array(curve(run), dtype=float)) for run in runs]
     return numpy.array(steps), numpy.array(rows)
 
 
 def _view(found: Any, limits: tuple[float, float]) -> tuple[float | None, float | None]:
-    """Return the ends of an axis that shows all of the finite numbers `found`."""
+    """Return the limits of an axis that shows all finite numbers of `found`."""
     finite = found[numpy.isfinite(found)]
     if not finite.size:
         return None, None
-    room = 0.06 * (finite.max() - finite.min()) or 0.5 * abs(finite.max()) or 1.0
-    return max(finite.min() - room, limits[0]), min(finite.max() + room, limits[1])
+    space = 0.06 * (finite.max() - finite.min()) or 0.5 * abs(finite.max()) or 1.0
+    return max(finite.min() - space, limits[0]), min(finite.max() + space, limits[1])
 
 
 def _toss(axes: Axes, run: Run, color: str) -> None:
-    """Draw p(t) as a curve and, in a strip below it, the steps at which the coin fell."""
+    """Draw p(t) as a curve, and the sharpness-aware steps in a strip below it."""
     steps = _steps_shown(run)
     axes.plot(steps, _chances(run), color=color)
-    # A column of the strip may stand for several steps; its opacity is the share of them that were sharp.
+    # A column of the strip may hold several steps. Its opacity is the share of sharpness-aware ones.
     columns = min(run.steps, 300)
     fell, _ = numpy.histogram(run.sharp_steps, columns, (0, run.steps))
     tossed = numpy.diff(numpy.ceil(numpy.linspace(0, run.steps, columns + 1)))
@@ -196,6 +196,6 @@ def _chances(run: Run) -> list[float]:
 
 
 def _steps_shown(run: Run) -> list[int]:
-    """Return all steps, or of a long run some that are evenly spread: a curve has no more points than the figure."""
+    """Return all steps, or evenly spaced ones of a long run: the curve needs no more points than the figure."""
     count = min(run.steps, MOST_POINTS)
     return [run.steps * i // count for i in range(count)]

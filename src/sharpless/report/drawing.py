@@ -1,4 +1,4 @@
-"""How every figure of the report looks: colors, type, and the way from a figure to an SVG element."""
+"""The style of all figures of the report: colors and type, and the conversion to an SVG element."""
 
 import io
 import math
@@ -15,17 +15,17 @@ from sharpless.report.record import Metric
 
 __all__ = ["FAINT", "INK", "PAPER", "STYLE", "WIDTH", "bounds", "looks", "standalone", "titled", "to_svg"]
 
-# For further variants of one method. Readable on white and on black; marker and dashes say the same a second time.
+# For further variants of one method. Readable on white and on black; marker and dashes differ as well.
 COLORS = ("#2288aa", "#4d8b31", "#d1618f", "#b5651d", "#7b68c8", "#5f8a8b", "#c24d6e", "#8a7a1f")
 MARKERS = "p*dH<>8"
 DASHES = ((6.0, 1.0, 1.0, 1.0), (4.0, 4.0), (1.0, 3.0), (7.0, 2.0, 2.0, 2.0), (2.0, 1.0))
 FAINT = "#888888"
 INK = "#010203"  # replaced by the color of the surrounding text, in light and in dark
-PAPER = "#fdfcfb"  # by that of the page
-WIDTH = 3.8  # inches: narrow, so that the letters are large enough on a phone
+PAPER = "#fdfcfb"  # replaced by the color of the page
+WIDTH = 3.8  # inches: narrow, for readable letters on a phone
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a label is what the user wrote, dollars included
+    "text.parse_math": False,  # labels are shown as the user wrote them, with dollar signs
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,
@@ -54,7 +54,7 @@ STYLE: dict[Any, Any] = {
 def looks(summary: Mapping[str, Any]) -> dict[str, tuple[str, str, Any]]:
     """Return color, marker and dashes of each method, the same in every figure of a report.
 
-    Variants of one method come with the same color: the first keeps its look, each further one is given another.
+    Variants of one method have the same color at first. The first keeps it, and each further one gets another.
     """
     found: dict[str, tuple[str, str, Any]] = {}
     taken = {entry["look"]["color"] for entry in summary["methods"]}
@@ -74,18 +74,18 @@ def looks(summary: Mapping[str, Any]) -> dict[str, tuple[str, str, Any]]:
 
 
 def bounds(summary: Mapping[str, Any]) -> tuple[float, float]:
-    """Return where an axis of the metric ends at the latest: accuracies have no other values than 0 to 100 %."""
+    """Return the possible range of the metric: 0 to 100 % for accuracies."""
     return (0.0, 100.0) if Metric(**summary["metric"]).is_accuracy else (-math.inf, math.inf)
 
 
 def titled(text: str) -> str:
-    """Return the id of an artist that `to_svg` gives a title, which a browser shows under the pointer."""
+    """Return the id of an artist for which `to_svg` adds a title, which a browser shows under the pointer."""
     return f"title:{text}"
 
 
 def to_svg(figure: Figure, description: str) -> str:
-    """Return the figure as an SVG element that can stand in a page beside others."""
-    # The salt makes ids equal in every rendering; each figure has its own, as they share a page.
+    """Return the figure as an SVG element for a page with several figures."""
+    # The salt makes ids reproducible. Each figure has a different one, as they share a page.
     with matplotlib.rc_context({"svg.hashsalt": description}):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -97,6 +97,6 @@ def to_svg(figure: Figure, description: str) -> str:
 
 
 def standalone(element: str) -> str:
-    """Return the SVG element as a file of its own, whose ink is dark in light themes and light in dark ones."""
+    """Return the SVG element as a separate file, with dark ink in light themes and light ink in dark ones."""
     style = "<style>svg{color:#222;--paper:#fff}@media(prefers-color-scheme:dark){svg{color:#ddd;--paper:#111}}</style>"
     return element.replace(">", f">{style}", 1)

@@ -1,4 +1,4 @@
-"""What was found, as SVG elements: differences to SAM, and the metric against cost."""
+"""Figures of the results as SVG elements: differences to SAM, and the metric against cost."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -21,12 +21,12 @@ __all__ = ["COST", "SECONDS", "against_cost", "against_seconds", "forest"]
 COST = "cost, in gradients per step"
 SECONDS = "cost, in seconds"
 MARGINS = 8
-"""A difference of more margins is drawn as an arrow, or the margin could not be seen beside it."""
+"""A difference of more margins is drawn as an arrow. Otherwise the margin would be invisible."""
 
 
 @matplotlib.rc_context(STYLE)
 def forest(summary: Mapping[str, Any]) -> str | None:
-    """Return the differences to SAM with their 95 % intervals, and the margin; None where there is no difference."""
+    """Return the differences to SAM with their 95 % intervals, and the margin; None if there is no difference."""
     entries = [e for e in summary["methods"] if e["versus_sam"] and e["versus_sam"]["difference"] is not None]
     if not entries:
         return None
@@ -75,13 +75,13 @@ def forest(summary: Mapping[str, Any]) -> str | None:
 
 @matplotlib.rc_context(STYLE)
 def against_cost(summary: Mapping[str, Any]) -> str | None:
-    """Return the metric with its 95 % interval against gradients spent, plain training being 1."""
+    """Return the metric with its 95 % interval against the cost in gradients. Plain training costs 1."""
     return _against(summary, {entry["method"]: entry["cost"] for entry in summary["methods"]}, COST)
 
 
 @matplotlib.rc_context(STYLE)
 def against_seconds(summary: Mapping[str, Any]) -> str | None:
-    """Return the metric with its 95 % interval against training time: the base's is 1, or seconds without a base."""
+    """Return the metric with its 95 % interval against training time, relative to the base, or else in seconds."""
     relative = {entry["method"]: entry["cost_seconds"] for entry in summary["methods"]}
     if None not in relative.values():
         return _against(summary, relative, f"{SECONDS} (plain training = 1)")
@@ -90,7 +90,7 @@ def against_seconds(summary: Mapping[str, Any]) -> str | None:
 
 
 def _range(entries: Sequence[Mapping[str, Any]], margin: float | None) -> tuple[float, float]:
-    """Return the range of differences that is drawn: all that are not out of proportion to the margin."""
+    """Return the drawn range of differences, without those that are far larger than the margin."""
     reach = numpy.inf if margin is None else MARGINS * margin
     ends = [0.0] + ([] if margin is None else [-1.3 * margin, 1.3 * margin])
     for entry in entries:
@@ -98,15 +98,15 @@ def _range(entries: Sequence[Mapping[str, Any]], margin: float | None) -> tuple[
         if abs(versus["difference"]) <= reach:
             ends += [versus["difference"], *numpy.clip(versus["ci95"] or [], -reach, reach)]
     low, high = min(ends), max(ends)
-    room = 0.06 * (high - low) or 1.0
-    # An arrow needs room for its number.
+    space = 0.06 * (high - low) or 1.0
+    # An arrow needs space for its number.
     found = [entry["versus_sam"]["difference"] for entry in entries]
     left, right = (0.3 * (high - low) if any(side * value > reach for value in found) else 0.0 for side in (-1, 1))
-    return float(low - room - left), float(high + room + right)
+    return float(low - space - left), float(high + space + right)
 
 
 def _found(summary: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> str:
-    """Return what the figure of differences shows, in a sentence."""
+    """Return the description of the figure of differences, in a sentence."""
     answers: dict[str, list[str]] = {}
     for entry in entries:
         answers.setdefault(word(entry, summary), []).append(entry["label"])
@@ -128,7 +128,7 @@ def _against(summary: Mapping[str, Any], costs: Mapping[str, float], axis: str) 
     known = names({entry["method"]: entry["label"] for entry in entries})
     points, spans = [], []
     for entry, (x, mean), stands in zip(entries, results, on_frontier, strict=True):
-        low, high = numpy.clip(entry["value"]["ci95"] or (mean, mean), bottom, top)  # two seeds may say −20 to 160 %
+        low, high = numpy.clip(entry["value"]["ci95"] or (mean, mean), bottom, top)  # two seeds can give −20 to 160 %
         color, marker, _ = look[entry["method"]]
         said = f"{entry['label']}: {digits.spread(entry['value'])} at {x:.2f}"
         drawn: dict[str, Any] = {"color": color, "clip_on": False, "zorder": 3 if stands else 2, "gid": titled(said)}
@@ -147,7 +147,7 @@ def _against(summary: Mapping[str, Any], costs: Mapping[str, float], axis: str) 
     axes.plot(*zip(*frontier, strict=True), color=FAINT, linewidth=1.1, zorder=1, scalex=False)
     axes.set_xlabel(axis)
     axes.set_title(f"{summary['split']} {metric_words(summary)}", loc="left")
-    figure.draw_without_rendering()  # fixes the limits and the layout that the labels are placed in
+    figure.draw_without_rendering()  # the labels need the final limits and layout
     taken = [Bbox(axes.transData.transform(span)).padded(3.5) for span in spans]
     taken += [Bbox(axes.transData.transform(span)).padded(1.5) for span in pairwise(frontier)]
     name = f"SAM {'−' if sign > 0 else '+'} {amount(f'{margin:.3g}', summary)}" if levels else ""
@@ -160,7 +160,7 @@ def _against(summary: Mapping[str, Any], costs: Mapping[str, float], axis: str) 
 
 
 def _steps(points: Sequence[tuple[float, float]], end: float) -> list[tuple[float, float]]:
-    """Return the corners of the metric that is to be had at each price, up to the price `end`.
+    """Return the corners of the Pareto frontier of the metric against cost, up to the cost `end`.
 
     >>> _steps([(2.0, 97.0), (1.0, 84.0)], 2.5)
     [(1.0, 84.0), (2.0, 84.0), (2.0, 97.0), (2.5, 97.0)]

@@ -1,4 +1,4 @@
-"""The report as one self-contained page: no network, no scripts, nothing beside the file."""
+"""The report as one self-contained page, without network, scripts or other files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from sharpless.report.verdict import margin_words, metric_words, outcome, verdic
 __all__ = ["render"]
 
 OFF: tuple[Any, ...] = (None, "", 0, "none", [], {})
-"""Values of options that leave something out: they are folded away."""
+"""Values of unused options, which the page lists in one line."""
 
 
 def render(runs: Sequence[Run], summary: Mapping[str, Any], *, places: Sequence[str] = (), date: str = "") -> str:
@@ -25,12 +25,12 @@ def render(runs: Sequence[Run], summary: Mapping[str, Any], *, places: Sequence[
 
     Args:
         runs: the runs, as `read_runs` returns them.
-        summary: what `summarize` made of the same runs.
-        places: where the runs were read from, to be shown.
-        date: when the page was made, to be shown.
+        summary: the summary of the same runs, from `summarize`.
+        places: the folders and files of the runs, for the page.
+        date: the date of the page.
 
     Returns:
-        A whole document, to be written to a file in UTF-8.
+        A complete document, for a file in UTF-8.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -86,7 +86,7 @@ def render(runs: Sequence[Run], summary: Mapping[str, Any], *, places: Sequence[
 
 
 def _equals(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what the methods had reached for as many gradients, and in as many seconds."""
+    """Return the results of the methods at equal gradients, and at equal seconds."""
     labels = {entry["method"]: entry["label"] for entry in summary["methods"]}
     return [
         {**equal, "cheapest": labels[equal["cheapest"]], "limit": f"{number(equal['budget'], places)} {unit}"}
@@ -98,7 +98,7 @@ def _equals(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _ledger(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return what the runs of one method spent, and what its schedule lets expect."""
+    """Return the cost of the runs of one method, and the expected cost of its schedule."""
     run = runs[0]
     schedule = schedules.parse(run.schedule)
     expected_passes = run.steps * expected_cost(schedule, run.steps, run.batch_fraction)
@@ -118,7 +118,7 @@ def _ledger(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _seeds(seeds: Sequence[int]) -> str:
-    """Return seeds as a range where they are one.
+    """Return seeds as text, as a range if possible.
 
     >>> _seeds([0, 1, 2, 3]), _seeds([0, 7])
     ('0 to 3', '0, 7')
@@ -129,7 +129,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def _sentence(facts: Mapping[str, Any]) -> str:
-    """Return what a dict of facts says.
+    """Return a dict of facts as text.
 
     >>> _sentence({"devices": 2, "batch_size": [64, 64], "precision": None, "compile": ""})
     'devices 2, batch size 64 and 64'

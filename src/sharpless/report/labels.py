@@ -1,4 +1,4 @@
-"""Text beside points: every label where it covers nothing else."""
+"""Labels beside points, placed without overlap."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ __all__ = ["place_labels", "place_name"]
 
 NEAR = 7.0  # points between a marker and its label
 SIDES = [(1, "left"), (-1, "right")]
-# Offset from the marker, and which edge of the text stands there; the first free place is taken.
+# Offset from the marker, and the edge of the text at this offset. The first free place is used.
 BESIDE = [(side * NEAR, dy, ha, va) for dy, va in [(0, "center"), (-3, "bottom"), (3, "top")] for side, ha in SIDES]
 FAR = [
     (side * dx * NEAR, lift * dy * NEAR, ha, va)
@@ -27,7 +27,7 @@ PLACES = [
     (0, -NEAR, "center", "top"),
     *sorted(FAR, key=lambda place: math.hypot(*place[:2])),
 ]
-# Where along a horizontal line its name may stand, the ends first, and the place of the name there.
+# Possible positions of a name along a horizontal line, the ends first, and its offset there.
 ALONG = [
     (at, (side * 2, lift, ha, va))
     for at, side, ha in ((0, 1, "left"), (1, -1, "right"), *((at / 20, 0, "center") for at in range(4, 17)))
@@ -38,15 +38,15 @@ ALONG = [
 def place_labels(
     axes: Axes, points: Sequence[tuple[float, float, str, str]], taken: Sequence[Bbox]
 ) -> list[Annotation]:
-    """Write the text of each point (x, y, text, color) beside it, with a thin line to it from afar.
+    """Write the text of each point (x, y, text, color) beside it. Distant labels get a thin line to the point.
 
     Args:
-        axes: where to write; its limits have to be final.
-        points: in data coordinates, in the order in which they choose their places.
-        taken: boxes in display coordinates that no label may cover.
+        axes: the axes, with final limits.
+        points: in data coordinates, in the order of placement.
+        taken: boxes in display coordinates that labels should not cover.
 
     Returns:
-        The labels, each at the place where it and its line cover least.
+        The labels, placed with the least overlap of text and line.
     """
     occupied = list(taken)
     labels = []
@@ -68,13 +68,13 @@ def place_name(axes: Axes, text: str, level: float, taken: Sequence[Bbox]) -> An
     """Write the name of a horizontal line at one of its ends, or along it, below or above.
 
     Args:
-        axes: where to write; its limits have to be final.
+        axes: the axes, with final limits.
         text: the name.
-        level: where the line is, in data coordinates.
-        taken: boxes in display coordinates that the name may not cover.
+        level: the position of the line, in data coordinates.
+        taken: boxes in display coordinates that the name should not cover.
 
     Returns:
-        The name, where it covers least.
+        The name, placed with the least overlap.
     """
     name = axes.annotate(text, (0, level), (0, 0), axes.get_yaxis_transform(), "offset points", size=7.5, alpha=0.75)
 
@@ -112,7 +112,7 @@ def _line(axes: Axes, point: tuple[float, float], place: tuple[float, float, str
 
 
 def _least_covering(choices: Sequence[Sequence[Bbox]], occupied: Sequence[Bbox], inside: Bbox) -> int:
-    """Return which of `choices`, each some boxes that belong together, covers least; the first of equals."""
+    """Return the index of the choice, a group of boxes, with the least overlap; the first of equals."""
     covered = [_covered(boxes, occupied, inside) for boxes in choices]
     return covered.index(min(covered))
 
@@ -124,7 +124,7 @@ def _covered(boxes: Sequence[Bbox], occupied: Sequence[Bbox], inside: Bbox) -> f
 
 
 def _overlap(boxes: Sequence[Bbox], others: Sequence[Bbox]) -> float:
-    """Return the area that `boxes` and `others` share, summed over all pairs."""
+    """Return the common area of `boxes` and `others`, summed over all pairs."""
     one = numpy.array([box.extents for box in boxes])[:, None]
     other = numpy.array([box.extents for box in others]).reshape(1, -1, 4)
     sides = numpy.minimum(one[..., 2:], other[..., 2:]) - numpy.maximum(one[..., :2], other[..., :2])

@@ -1,4 +1,4 @@
-"""Slices of the loss around several networks, on one scale, as SVG files of their own."""
+"""Slices of the loss around several networks, on a common scale, as SVG files."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -19,10 +19,10 @@ DISTANCE = "distance, in lengths of each filter"
 
 @matplotlib.rc_context(STYLE)
 def slices(checkpoints: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the losses along a random direction, a line for each network; None where none was measured.
+    """Return the losses along a random direction, a line for each network; None if none was measured.
 
     Args:
-        checkpoints: what `sharpless.flatness.measure` found, each with its `name`.
+        checkpoints: the results of `sharpless.flatness.measure`, each with its `name`.
     """
     measured = [one for one in checkpoints if one["slice"]]
     if not measured:
@@ -46,10 +46,10 @@ def slices(checkpoints: Sequence[Mapping[str, Any]]) -> str | None:
 
 @matplotlib.rc_context(STYLE)
 def surfaces(checkpoints: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return the losses in a plane of two random directions, a map for each network, all with one set of levels.
+    """Return the losses in a plane of two random directions, a map for each network, all with the same levels.
 
     Args:
-        checkpoints: what `sharpless.flatness.measure` found, each with its `name`.
+        checkpoints: the results of `sharpless.flatness.measure`, each with its `name`.
     """
     measured = [one for one in checkpoints if one["surface"]]
     planes = [numpy.array(one["surface"]["losses"], dtype=float) for one in measured]
@@ -82,6 +82,6 @@ def surfaces(checkpoints: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _file(figure: Figure, description: str) -> str:
-    """Return a figure as a file that can be looked at by itself: dark on white."""
+    """Return a figure as a separate file: dark on white."""
     element = to_svg(figure, description).replace("<svg ", '<svg style="color: #1a1a1a; background: white" ', 1)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{element}'

@@ -1,4 +1,4 @@
-"""The margin: how much of the metric a method may lose to SAM and still keep up with it."""
+"""The margin: the largest loss against SAM that counts as non-inferior."""
 
 import math
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ DEFAULT_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Margin:
-    """An amount in the unit of the metric, or a share of what SAM gains over the base optimizer."""
+    """An amount in the unit of the metric, or a share of SAM's gain over the base optimizer."""
 
     value: float | None = None
     share: float | None = None
 
 
 def read_margin(margin: str | float | None) -> Margin | None:
-    """Return the margin that was given, None where it was left to the metric.
+    """Return the given margin; None if the default applies.
 
     Args:
         margin: an amount in the unit of the metric, or a share of SAM's gain over the base optimizer, as in "25%".
@@ -39,12 +39,12 @@ def read_margin(margin: str | float | None) -> Margin | None:
         number = math.nan
     if not 0.0 < number < (100.0 if is_share else math.inf):
         raise ValueError(
-            f"margin = {margin} is no margin: give a positive number in the unit of the metric, or a share of SAM's "
+            f"margin = {margin} is invalid: give a positive number in the unit of the metric, or a share of SAM's "
             "gain, such as 25%"
         )
     return Margin(share=number / 100) if is_share else Margin(value=number)
 
 
 def default_margin(unit: str) -> Margin:
-    """Return the margin of a metric that none was given for: one point of a percentage, or a quarter of SAM's gain."""
+    """Return the default margin of a metric: one percentage point, or a quarter of SAM's gain."""
     return Margin(value=DEFAULT_POINTS) if unit == "%" else Margin(share=DEFAULT_SHARE)

@@ -1,4 +1,4 @@
-"""How flat the minima of a method's runs are."""
+"""The flatness of the minima of a method's runs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +10,9 @@ __all__ = ["flatness"]
 
 
 def flatness(runs: Sequence[Run]) -> dict[str, Any] | None:
-    """Return the measures of flatness with their spread over the runs of a method, None where nobody measured any.
+    """Return the measures of flatness with their spread over the runs of a method; None if there are none.
 
-    A measure that is not finite in one run has no mean; what was refused is said.
+    A measure that is not finite in one run has no mean. The reasons for missing measures are kept.
     """
     known = [run.flatness for run in runs if run.flatness is not None]
     if not known:

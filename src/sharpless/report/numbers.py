@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: as many digits as their spread supports."""
+"""The format of numbers: as many digits as their spread supports."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ LARGE = 1e7
 
 
 class Digits:
-    """How the values of a metric are written: all of a summary with the same number of decimals.
+    """The format of the values of a metric: the same number of decimals for all of a summary.
 
-    The median of the spreads over seeds is given two digits, or one where it begins with 4 to 9.
+    The median of the spreads over seeds gets two significant digits, or one if it begins with 4 to 9.
 
     Args:
-        spreads: the standard deviations over seeds, as far as they are known.
-        values: the means; where no spread is known, the largest is given four digits.
+        spreads: the known standard deviations over seeds.
+        values: the means. Without a known spread, the largest one gets four significant digits.
 
     >>> Digits([0.0008, 0.0009], [0.3795]).spread({"mean": 0.37951, "std": 0.00081})
     '0.3795 ± 0.0008'
@@ -41,7 +41,7 @@ class Digits:
 
     @classmethod
     def of(cls, summary: Mapping[str, Any]) -> "Digits":
-        """Return those of a summary."""
+        """Return the format for a summary."""
         found = [entry["value"] for entry in summary["methods"]]
         return cls([value["std"] for value in found], [value["mean"] for value in found])
 
@@ -58,7 +58,7 @@ class Digits:
         return MISSING if value is None else self._format(value, "+")
 
     def interval(self, ends: Sequence[float] | None) -> str:
-        """Return an interval as words that no line break divides.
+        """Return an interval as text with non-breaking spaces.
 
         >>> Digits([0.2], [1.0]).interval([-0.5, 12.25]).split()
         ['−0.50', 'to', '12.25']
@@ -82,7 +82,7 @@ class Digits:
 
 
 def number(value: float | None, digits: int) -> str:
-    """Return a number with so many decimals.
+    """Return a number with the given number of decimals.
 
     >>> number(1234.5, 1), number(None, 1)
     ('1,234.5', '—')
@@ -91,7 +91,7 @@ def number(value: float | None, digits: int) -> str:
 
 
 def probability(p: float | None) -> str:
-    """Return a p-value as reports print it.
+    """Return a p-value as text.
 
     >>> probability(0.0004), probability(0.0249), probability(None)
     ('<0.001', '0.025', '—')
@@ -109,14 +109,14 @@ def enough(needed: int | None, most: int = 100) -> str:
 
 
 def measure(found: Mapping[str, Any] | None, spread: str = "std") -> str:
-    """Return a mean of any size with its spread, where there is one.
+    """Return a mean of any size with its spread, if there is one.
 
     >>> measure({"mean": 3212.1, "std": 273.1}), measure({"mean": 0.000389, "std": None}), measure({"mean": None})
     ('3,212 ± 273', '0.000389', '—')
 
     Args:
         found: the mean, as `mean`, and its spread.
-        spread: what the spread is called.
+        spread: the key of the spread.
     """
     if found is None or found["mean"] is None:
         return MISSING
@@ -125,7 +125,7 @@ def measure(found: Mapping[str, Any] | None, spread: str = "std") -> str:
 
 
 def significant(value: float, digits: int) -> str:
-    """Return a number of any size with so many significant digits, or more where it is large.
+    """Return a number of any size with the given number of significant digits, or more if it is large.
 
     >>> significant(1234.5, 3), significant(0.0494, 2), significant(2.5e-5, 3), significant(0.0, 3)
     ('1,234', '0.049', '2.5e-05', '0')

@@ -1,4 +1,4 @@
-"""The record of one training run, and what is checked of it: nobody knows who wrote a file."""
+"""The record of one training run, and the checks of its file, which anyone may have written."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from sharpless import schedules
 __all__ = ["Choice", "Curve", "Flatness", "Look", "Metric", "Run", "Tried", "diverged_in"]
 
 MOST = 2**63
-"""No number in a record of a run is larger, but for results and losses."""
+"""The largest number in a record, except for results and losses."""
 
 MOST_RESULT = 1e100
 MOST_STEPS = 10**9
@@ -26,23 +26,23 @@ def _in_proportion(value: Any) -> Any:
 
 
 def _written(value: Any) -> Any:
-    """Return a text with what is not UTF-8, as the name of a file may hold it, spelled out."""
+    """Return a text with escapes for bytes that are not UTF-8, which names of files may contain."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _plain(facts: Any, levels: int = 5) -> Any:
-    """Return facts that are texts and finite numbers, and lists and dicts of them, a few levels deep.
+    """Return facts after checks: texts and finite numbers, and lists and dicts of them, a few levels deep.
 
     Raises:
-        ValueError: they are something else.
+        ValueError: the facts are something else.
     """
     if isinstance(facts, dict | list):
         if levels == 0:
-            raise ValueError("facts that are nested too deeply")
+            raise ValueError("the facts are nested too deeply")
         for value in facts.values() if isinstance(facts, dict) else facts:
             _plain(value, levels - 1)
     elif isinstance(facts, int | float) and not abs(facts) <= MOST:
-        raise ValueError("a number that is not finite or out of all proportion")
+        raise ValueError("a number is not finite or too large")
     return facts
 
 
@@ -61,7 +61,7 @@ class _Record(BaseModel):
 
 
 class Metric(_Record):
-    """What a task measures."""
+    """The metric of a task."""
 
     name: Annotated[Text, Field(max_length=60)]
     unit: Annotated[str, BeforeValidator(_written), Field(max_length=20)] = ""
@@ -69,17 +69,17 @@ class Metric(_Record):
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether it has no other values than 0 to 100 %, which R² and relative errors in percent have."""
+        """Whether it is limited to 0 to 100 %. R² and relative errors in percent are not."""
         return self.unit == "%" and "accuracy" in self.name.lower()
 
     @property
     def sign(self) -> int:
-        """What turns a difference into a gain: 1 where higher is better, -1 where lower is."""
+        """The sign of a gain: 1 if higher is better, -1 if lower is."""
         return 1 if self.goal == "max" else -1
 
 
 class Look(_Record):
-    """How a method is drawn."""
+    """Color, marker and dashes of a method."""
 
     color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
     marker: Annotated[str, Field(pattern=r"^[ov^<>8sp*hHDdPX]$")]
@@ -88,12 +88,12 @@ class Look(_Record):
     @model_validator(mode="after")
     def _check(self) -> "Look":
         if len(self.dashes) % 2:
-            raise ValueError("dashes without a gap after each")
+            raise ValueError("each dash needs a gap after it")
         return self
 
 
 class Tried(_Record):
-    """One candidate of a grid: its hyperparameters, as further fields, and what it reached on validation."""
+    """One candidate of a grid: its hyperparameters, as further fields, and its results on validation data."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
     __pydantic_extra__: dict[str, Number]
@@ -102,12 +102,12 @@ class Tried(_Record):
 
     @property
     def hyperparameters(self) -> dict[str, float]:
-        """What was tried."""
+        """The tried hyperparameters."""
         return self.__pydantic_extra__
 
 
 class Choice(_Record):
-    """How the hyperparameters of a method were chosen."""
+    """The choice of a method's hyperparameters."""
 
     seeds: list[Count]
     cost: Amount  # in plain trainings
@@ -115,7 +115,7 @@ class Choice(_Record):
 
 
 class Curve(_Record):
-    """What a run reported, point by point; the last one counts."""
+    """The reported points of a run. The last one is the result."""
 
     step: Annotated[list[Count], Field(min_length=1)]
     passes: list[Amount]
@@ -127,18 +127,18 @@ class Curve(_Record):
     @model_validator(mode="after")
     def _check(self) -> "Curve":
         if self.validation is None and self.test is None:
-            raise ValueError("neither validation nor test")
+            raise ValueError("there is neither validation nor test")
         lists = (self.step, self.passes, self.seconds, self.validation, self.test, self.loss)
         if len({len(values) for values in lists if values is not None}) > 1:
-            raise ValueError("lists of unequal length")
+            raise ValueError("the lists have unequal lengths")
         for axis in (self.step, self.passes, self.seconds):
             if axis != sorted(axis):
-                raise ValueError("steps, passes or seconds that decrease")
+                raise ValueError("steps, passes or seconds decrease")
         return self
 
 
 class Plan(_Record):
-    """How p, q and γ follow from a budget."""
+    """The plan of p, q and γ for a budget."""
 
     budget: Annotated[float, Field(gt=1, le=2)]
     cost: Amount  # expected, in the unit of the budget
@@ -147,20 +147,20 @@ class Plan(_Record):
 
     @property
     def is_kept(self) -> bool:
-        """Whether the budget could be had."""
+        """Whether the plan is within the budget."""
         return self.cost <= self.budget + 1e-9
 
 
 class Flatness(_Record):
-    """How flat the minimum is that a run has found."""
+    """The flatness of the minimum of a run."""
 
     examples: Count
     measures: Annotated[dict[Text, Annotated[float | None, BeforeValidator(_in_proportion)]], Field(max_length=20)]
-    refused: Text | None  # why there are none
+    refused: Text | None  # the reason for having none
 
 
 class Run(_Record):
-    """One training run, as its file says."""
+    """One training run, from its file."""
 
     format: Literal[2]
     task: Text
@@ -174,13 +174,13 @@ class Run(_Record):
     hyperparameters: dict[str, Number]
     choice: Choice | None
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
-    schedule: str  # p(t), in the form `sharpless.schedules.parse` reads
+    schedule: str  # p(t), in the form of `sharpless.schedules.parse`
     sharp_steps: list[Count]  # counted from 0
     gamma: Number
-    batch_fraction: Annotated[float, Field(gt=0, le=1)]  # the share q of the batch that sharp steps climb with
+    batch_fraction: Annotated[float, Field(gt=0, le=1)]  # the share q of the batch for the ascent
     plan: Plan | None = None
     passes: Annotated[float, Field(gt=0, le=MOST)]  # forward-backward passes, in full-batch gradients
-    plain_passes: Annotated[float, Field(ge=1, le=MOST)]  # what plain training spends
+    plain_passes: Annotated[float, Field(ge=1, le=MOST)]  # the passes of plain training
     seconds: Amount  # of training, evaluation not counted
     data_seconds: Amount | None  # of these, waiting for data
     curve: Curve
@@ -193,37 +193,37 @@ class Run(_Record):
     @model_validator(mode="after")
     def _check(self) -> "Run":
         if len({step for step in self.sharp_steps if step < self.steps}) != len(self.sharp_steps):
-            raise ValueError("sharp_steps that are none of the steps")
+            raise ValueError("sharp_steps are outside the steps")
         reported = [*(self.curve.validation or []), *(self.curve.test or [])]
         if self.metric.is_accuracy and not all(value is None or 0 <= value <= 100 for value in reported):
-            raise ValueError("an accuracy that is not from 0 to 100 %")
+            raise ValueError("an accuracy is not from 0 to 100 %")
         schedules.parse(self.schedule)
         return self
 
     @property
     def split(self) -> str:
-        """What the result was measured on: "test", or else "validation"."""
+        """The split of the result: "test", or else "validation"."""
         return "validation" if self.curve.test is None else "test"
 
     @property
     def values(self) -> list[float | None]:
-        """The metric at each point of the curve; None where it was not finite."""
+        """The metric at each point of the curve; None if it was not finite."""
         found = self.curve.validation if self.curve.test is None else self.curve.test
         return [] if found is None else found
 
     @property
     def value(self) -> float | None:
-        """The result: the metric at the last point; None where it was not finite."""
+        """The result: the metric at the last point; None if it was not finite."""
         return self.values[-1]
 
     @property
     def diverged(self) -> int | None:
-        """The point of the curve, from 1, from which on loss or metric was not finite; None where they ended finite."""
+        """The first point, from 1, of a not finite loss or metric until the end; None if both ended finite."""
         return min((at for at in map(diverged_in, (self.values, self.curve.loss or [])) if at), default=None)
 
 
 def diverged_in(values: Sequence[float | None]) -> int | None:
-    """Return the place, counted from 1, from which on values were not finite, None where they ended finite.
+    """Return the first position, from 1, of values that are not finite until the end; None if they ended finite.
 
     >>> diverged_in([2.3, None, None]), diverged_in([2.3, None, 2.1])
     (2, None)

@@ -1,4 +1,4 @@
-"""The run files of a comparison: FOLDER/runs/*.json, one file a run."""
+"""The run files of a comparison: FOLDER/runs/*.json, one file per run."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from sharpless.report.record import Run, diverged_in
 __all__ = ["Run", "by_method", "diverged_in", "read_runs"]
 
 BESIDE = ("study.json", "summary.json")
-"""What may stand beside the run files and is none."""
+"""Other files that may be in the folder of the run files."""
 
 INSTEAD = "give runs/*.json, or the folder that holds runs"
 
@@ -31,15 +31,15 @@ def read_runs(*paths: Path) -> list[Run]:
     """Return all runs of folders and files, in the order of `by_method`.
 
     Args:
-        *paths: folders that `sharpless compare` or `sharpless train` wrote, of which runs/*.json are read and anything
-            else is left alone, their folders runs, and files of single runs.
+        *paths: folders of `sharpless compare` or `sharpless train`, of which runs/*.json are read, their folders runs,
+            and files of single runs.
 
     Returns:
-        At least one run; all of one task, metric, split and data, no method and seed twice.
+        At least one run. All have the same task, metric, split and data, and no method and seed occurs twice.
 
     Raises:
-        ValueError: a file is truncated, is no run, repeats a run or belongs to another comparison, or there
-            is no file at all.
+        ValueError: a file is truncated, is not a run, repeats a run or belongs to another comparison, or there
+            is no file.
     """
     runs: dict[tuple[str, int], tuple[Path, Run]] = {}
     of_method: dict[str, tuple[Path, Run]] = {}
@@ -58,7 +58,7 @@ def read_runs(*paths: Path) -> list[Run]:
             if mine != others:
                 raise ValueError(
                     f"{path} {difference} than {than} ({_disagreement(mine, others)}): "
-                    "keep every comparison in a folder, and a report, of its own"
+                    "keep comparisons in separate folders and reports"
                 )
         twin_path, _ = runs.setdefault((run.method, run.seed), (path, run))
         if twin_path != path:
@@ -76,8 +76,8 @@ def _files(given: Path) -> list[Path]:
     found = sorted(path for path in folder.glob("*.json") if not path.name.startswith(".") and path.name not in BESIDE)
     if not found:
         raise ValueError(
-            f"{given} holds no finished run: give a folder that `sharpless compare` or `sharpless train` wrote, "
-            "once a run in it has ended"
+            f"{given} holds no finished run: give a folder of `sharpless compare` or `sharpless train` "
+            "with a finished run"
         )
     return found
 
@@ -92,16 +92,16 @@ def _disagreement(mine: Mapping[str, Any], others: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path, *, named: bool) -> Run:
-    # A file that was named by hand may be anything: nobody is advised to delete it.
+    # A file that the user named may be anything: do not advise to delete it.
     if not path.is_file():
-        raise ValueError(f"{path} is no file: {INSTEAD if named else 'move it out of the folder'}")
+        raise ValueError(f"{path} is not a file: {INSTEAD if named else 'move it out of the folder'}")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): {INSTEAD}") from error
     except (ValueError, RecursionError) as error:
         if named:
-            raise ValueError(f"{path} is no run file, or not a complete one: {INSTEAD}") from error
+            raise ValueError(f"{path} is not a complete run file: {INSTEAD}") from error
         raise ValueError(f"{path} is not complete JSON ({error}): delete the file and train this run again") from error
     try:
         return Run.model_validate(record)
@@ -111,7 +111,7 @@ def _read(path: Path, *, named: bool) -> Run:
 
 
 def _fault(error: ValidationError) -> str:
-    """Return what is wrong first, as a clause: `curve.test.3: input should be a valid number`."""
+    """Return the first fault, as a clause: `curve.test.3: input should be a valid number`."""
     fault = error.errors(include_input=False, include_url=False)[0]
     place = ".".join(str(part) for part in fault["loc"] if part not in {"constrained-float", "nullable"})
     said = shorten(fault["msg"].removeprefix("Value error, "), 200, placeholder=" …")

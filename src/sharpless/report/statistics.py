@@ -1,4 +1,4 @@
-"""Means, intervals and tests of a few seeds, and the correction for asking several questions at once."""
+"""Means, intervals and tests for a few seeds, and the correction for multiple comparisons."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ MOST_SEEDS = 100
 
 
 def estimate(values: Sequence[float]) -> dict[str, Any]:
-    """Return mean, standard deviation and 95 % t-interval of the mean; None where there are too few values.
+    """Return mean, standard deviation and 95 % t-interval of the mean; None if there are too few values.
 
     >>> estimate([90.0])
     {'mean': 90.0, 'std': None, 'ci95': None}
@@ -30,7 +30,7 @@ def estimate(values: Sequence[float]) -> dict[str, Any]:
 
 
 def differences(left: Mapping[int, float], right: Mapping[int, float]) -> list[float]:
-    """Return left - right over the seeds that both have.
+    """Return left - right over the common seeds.
 
     >>> differences({0: 97.0, 1: 98.0, 7: 50.0}, {1: 96.0, 0: 96.5})
     [0.5, 2.0]
@@ -47,7 +47,7 @@ def paired(left: Mapping[int, float], right: Mapping[int, float]) -> dict[str, A
 def above(values: Sequence[float], bound: float) -> float | None:
     """Return the p-value of the one-sided t-test of H0: the mean is `bound` or less; None for fewer than two values.
 
-    Where all values are equal, the p-value is the limit of a vanishing spread: 0 above the bound, otherwise 1.
+    If all values are equal, the p-value is the limit of a vanishing spread: 0 above the bound, otherwise 1.
 
     >>> above([1.0, 3.0], 0.0)  # t = 2 with one degree of freedom: 1/2 - arctan(2) / π
     0.14758361765043326
@@ -61,15 +61,15 @@ def above(values: Sequence[float], bound: float) -> float | None:
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Return p-values adjusted for their number: reject those that are at most the level.
+    """Return p-values adjusted by Holm's method: reject those that are at most the level.
 
-    The chance of any false rejection among all questions is then at most the level, however the answers hang together;
-    they do hang together here, every difference being one to the same runs of SAM. Bonferroni's correction promises
-    the same and never rejects more. Simultaneous intervals would agree with their verdicts to the eye, but would be
-    two thirds wider with five seeds and five methods, and not comparable with the intervals of other reports.
+    The probability of any false rejection is then at most the level, also for dependent tests. They are dependent here:
+    every difference is to the same runs of SAM. Bonferroni's correction guarantees the same and never rejects more.
+    Simultaneous intervals would agree with their verdicts, but would be two thirds wider with five seeds and five
+    methods, and not comparable with the intervals of other reports.
 
     Args:
-        p_values: one p-value per question; None where nothing was tested, which does not count.
+        p_values: one p-value per question. None means no test, and does not count.
 
     Returns:
         The adjusted p-values, for the same questions.
@@ -91,21 +91,19 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
 def against(
     pairs: Mapping[str, Sequence[float]], margin: float | None, *, sign: int = 1, broken: frozenset[str] = frozenset()
 ) -> dict[str, dict[str, Any]]:
-    """Return what the differences of several methods to the same one say, each question corrected for their number.
+    """Test the differences of several methods to the same one, each question corrected for their number.
 
     Args:
         pairs: the differences of each method in the unit of the metric, one per seed.
-        margin: the loss, in the same unit, that would still count as keeping up; None where there is none, and
-            then nothing keeps up.
-        sign: 1 where a higher metric is better, -1 where a lower one is.
-        broken: the methods that ended without a result with some seed. They lose everything there: they neither
-            keep up nor win, whatever the other seeds say.
+        margin: the largest loss, in the same unit, that counts as non-inferior. With None, no method is non-inferior.
+        sign: 1 if a higher metric is better, -1 if a lower one is.
+        broken: the methods without a result for some seed. They are neither non-inferior nor better.
 
     Returns:
-        For each method `difference` and `ci95`, those of this comparison by itself; `p`, the p-value of a loss of
-        `margin` or more, and `p_holm`, that corrected; and, decided by corrected p-values, whether the method is
-        `non_inferior` (loses less than the margin), `behind` (loses more) and `beats` the other one; and
-        `seeds_needed` to make the interval as narrow as the margin. None for fewer than two seeds.
+        For each method `difference` and `ci95` of this comparison alone; `p`, the p-value of a loss of `margin` or
+        more, and `p_holm`, the corrected one; by corrected p-values, whether the method is `non_inferior` (loses less
+        than the margin), is `behind` (loses more) and `beats` the other one; and `seeds_needed` for an interval as
+        narrow as the margin. None for fewer than two seeds.
     """
     gains = {method: [sign * difference for difference in found] for method, found in pairs.items()}
     losses = {method: [-gain for gain in found] for method, found in gains.items()}
@@ -132,14 +130,14 @@ def against(
 
 
 def seeds_needed(spread: float, half_width: float) -> int | None:
-    """Return how many seeds make the 95 % interval no wider than ±`half_width`; None for more than 100.
+    """Return the number of seeds for a 95 % interval no wider than ±`half_width`; None for more than 100.
 
     Args:
-        spread: standard deviation of the differences, taken to stay what it is.
-        half_width: what is asked for, in the same unit.
+        spread: standard deviation of the differences, assumed to be constant.
+        half_width: the required half width, in the same unit.
 
     Returns:
-        The least number of seeds, from 2 to 100, or None.
+        The smallest number of seeds, from 2 to 100, or None.
 
     >>> seeds_needed(1.0, 1.0), seeds_needed(10.0, 1.0)  # t is 2.57 with 6 seeds, 2.45 with 7
     (7, None)
@@ -148,7 +146,7 @@ def seeds_needed(spread: float, half_width: float) -> int | None:
 
 
 def _rejected(p: float | None, described: Mapping[str, Any]) -> bool | None:
-    """Return whether a question was answered by yes; None with too few seeds to ask it."""
+    """Return whether a test rejects; None with too few seeds for the test."""
     return None if described["ci95"] is None else p is not None and p <= ALPHA
 
 

@@ -1,4 +1,4 @@
-"""What each method gains and what it costs: the statistics of a comparison."""
+"""The statistics of a comparison: the results and costs of all methods."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, mean, median
@@ -15,34 +15,34 @@ from sharpless.report.statistics import against, differences, estimate, paired
 __all__ = ["BASE", "REFERENCE", "estimate", "paired", "pareto_optimal", "summarize"]
 
 BASE = "sgd"
-"""The base optimizer, whatever it is: what SAM has to beat."""
+"""The base optimizer, of any kind. SAM is compared with it."""
 
 REFERENCE = "sam"
-"""What the other methods are held against."""
+"""The reference of the other methods."""
 
 
 def summarize(runs: Sequence[Run], margin: str | float | None = None) -> dict[str, Any]:
     """Return the statistics of a comparison, ready for JSON.
 
     Differences are method - SAM, paired by seed, in the unit of the metric; intervals are 95 % t-intervals of a single
-    comparison. A method is non-inferior to SAM when a one-sided paired t-test rejects, at 2.5 % and corrected for all
-    methods compared, that it is worse by `margin` or more; it is behind when the test of the opposite rejects, and
-    beats SAM when that of no gain does, corrected in the same manner. Whether SAM beats the base optimizer is the
-    question that comes first; it is one, and not corrected. What one seed cannot say is None.
+    comparison. A method is non-inferior to SAM if a one-sided paired t-test rejects, at 2.5 % and corrected for all
+    compared methods, a loss of `margin` or more. It is behind if the opposite test rejects a smaller loss. It beats SAM
+    if the test rejects that there is no gain. Both are corrected in the same way. The test of SAM against the base
+    optimizer is separate and not corrected. Values that need more than one seed are None for one seed.
 
     Args:
         runs: the runs of one comparison, as `read_runs` returns them.
-        margin: the loss that would still count as keeping up with SAM, in the unit of the metric, or, as in "25%", as
-            a share of what SAM gains over the base. By default one point of a percentage, and 25 % of SAM's gain
-            for any other metric. Where SAM does not beat the base there is no gain, and no share of it.
+        margin: the largest loss against SAM that counts as non-inferior, in the unit of the metric, or as a share of
+            SAM's gain over the base, as in "25%". By default one percentage point, and 25 % of SAM's gain for any other
+            metric. If SAM does not beat the base, there is no gain, and no share of it.
 
     Returns:
-        The task, its options and metric, the margin, warnings, whether SAM beats the base, one entry per method, what
-        they had reached at equal gradients and seconds, and what ran where. A method is Pareto-optimal unless another
-        one is, by the means, as good for as few gradients and seconds, and better in one of them.
+        The task, its options and metric, the margin, warnings, whether SAM beats the base, one entry per method, the
+        results at equal gradients and seconds, and machines and versions. A method is Pareto-optimal unless another one
+        is, by the means, at least as good in the metric, gradients and seconds, and better in one of them.
 
     Raises:
-        ValueError: `margin` is none, or there are no runs.
+        ValueError: `margin` is invalid, or there are no runs.
     """
     asked = read_margin(margin)
     if not runs:
@@ -91,7 +91,7 @@ def summarize(runs: Sequence[Run], margin: str | float | None = None) -> dict[st
 
 
 def pareto_optimal(points: Sequence[Sequence[float]]) -> list[bool]:
-    """Return for each point (cost, …, gain) whether no other one is as good in all and better in one of them.
+    """Return for each point (cost, …, gain) whether it is Pareto-optimal.
 
     >>> pareto_optimal([(1.0, 84.0), (1.5, 97.0), (1.5, 91.0), (2.0, 97.0)])
     [True, True, False, False]
@@ -121,7 +121,7 @@ def distinct(descriptions: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def _margin(margin: Margin, advantage: Mapping[str, Any], sign: int) -> Margin:
-    """Return the margin with its amount in the unit of the metric, as far as there is one."""
+    """Return the margin with its amount in the unit of the metric, if there is one."""
     if margin.share is None:
         return margin
     gain = sign * advantage["difference"] if advantage["verdict"] else None
@@ -151,7 +151,7 @@ def _describe(runs: Sequence[Run], base: Sequence[Run], versus_sam: Mapping[str,
         "diverged": [run.seed for run in runs if run.value is None],
         "value": estimate([run.value for run in runs if run.value is not None]),
         "cost": fmean(run.passes for run in runs) / fmean(run.plain_passes for run in runs),
-        # Medians are what is shown: on a busy machine one run may take a hundred times as long as the others.
+        # The page shows medians: on a busy machine one run may take a hundred times as long as the others.
         "cost_seconds": median(ratios) if ratios else None,
         "seconds": {"mean": seconds["mean"], "std": seconds["std"], "median": median(run.seconds for run in runs)},
         "rho": first.hyperparameters.get("rho"),
@@ -168,7 +168,7 @@ def _describe(runs: Sequence[Run], base: Sequence[Run], versus_sam: Mapping[str,
 
 
 def _waiting(runs: Sequence[Run]) -> float | None:
-    """Return the share of the training time that was spent waiting for data, of the runs that know it."""
+    """Return the share of the training time that was spent waiting for data, over the runs that measured it."""
     known = [(run.data_seconds, run.seconds) for run in runs if run.data_seconds is not None and run.seconds > 0]
     if not known:
         return None

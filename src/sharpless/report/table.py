@@ -1,4 +1,4 @@
-"""The results as a table for terminals, in the words of the page."""
+"""The results as a table for terminals, with the words of the page."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,29 +10,29 @@ __all__ = ["headings", "legend", "rows"]
 
 
 def headings(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what stands above the columns of `rows`."""
+    """Return the headings of the columns of `rows`."""
     rho = ("ρ",) if _chosen(summary) else ()
     return ("method", metric_words(summary), "cost", "× seconds", *rho, "minus SAM [95 %]", "non-inferior")
 
 
 def rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return the cells under `headings`, one row per method; empty where there is nothing to compare.
+    """Return the cells under `headings`, one row per method. A cell without a value is empty.
 
     Args:
-        summary: what `summarize` returns, or its JSON.
+        summary: the result of `summarize`, or its JSON.
 
     Returns:
-        The label (with • where it is Pareto-optimal), the metric ± its standard deviation over seeds, the cost in
-        gradients and that in seconds, ρ where it was chosen for some method, the difference to SAM with its 95 %
-        interval, and what the corrected tests say of it.
+        The label (with • if it is Pareto-optimal), the metric ± its standard deviation over seeds, the costs in
+        gradients and in seconds, ρ if it was chosen for some method, the difference to SAM with its 95 % interval, and
+        the result of the corrected tests.
     """
     return [_row(entry, summary, Digits.of(summary)) for entry in summary["methods"]]
 
 
 def legend(summary: Mapping[str, Any]) -> list[str]:
-    """Return what has to be said below the table, a sentence or two a line."""
+    """Return the explanations below the table, one or two sentences per line."""
     count, metric = summary["comparisons"], summary["metric"]
-    lines = ["• Pareto-optimal: none is as good for as few gradients and seconds"]
+    lines = ["• Pareto-optimal: no other method is as good for as few gradients and seconds"]
     lines.append("cost: in gradients per step; × seconds: training time; plain training is 1")
     if metric["goal"] == "min":
         lines.append(f"{metric['name']}: lower is better")
@@ -44,10 +44,10 @@ def legend(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"ρ: chosen on validation, which cost each method {span} plain trainings")
     if count > 1:
         every = "both" if count == 2 else f"all {count}"
-        lines.append(f"intervals stand for one comparison by itself, the last column for {every} (Holm)")
+        lines.append(f"intervals are for one comparison alone, the last column is for {every} (Holm)")
     outcomes = {outcome(entry, summary) for entry in summary["methods"]}
     if "alone" in outcomes:
-        lines.append(f"alone only: enough if it were the only comparison, not as one of {count} (Holm)")
+        lines.append(f"alone only: non-inferior as the only comparison, but not as one of {count} (Holm)")
     if "no gain" in outcomes:
         lines.append("no gain: SAM does not beat the base, so there is no share of a gain to keep")
     if "no margin" in outcomes:

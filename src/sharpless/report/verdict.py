@@ -32,7 +32,7 @@ def metric_words(summary: Mapping[str, Any]) -> str:
 
 
 def amount(text: str, summary: Mapping[str, Any]) -> str:
-    """Return an amount, given as a text, with what it is counted in.
+    """Return an amount, given as a text, with its unit.
 
     >>> amount("1", {"metric": {"unit": "%"}}), amount("+0.1", {"metric": {"unit": "%"}})
     ('1 point', '+0.1 points')
@@ -53,17 +53,16 @@ def margin_words(summary: Mapping[str, Any]) -> str:
 
 
 def outcome(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str | None:
-    """Return what a method's comparison with SAM came to, None where there is none.
+    """Return the result of a method's comparison with SAM; None if there is none.
 
     Args:
-        entry: what the summary says of the method.
+        entry: the entry of the method in the summary.
         summary: the summary.
 
     Returns:
-        "better", "kept" or "behind", corrected for all comparisons; "alone" where the interval lies within the margin,
-        but the corrected test does not reject; "open", or "few" where there are too few seeds; "diverged" where a
-        seed ended without a result; "no gain" where SAM has none that a share could be kept of, and "no margin" where
-        its gain is not known.
+        "better", "kept" or "behind", corrected for all comparisons; "alone" if the interval lies within the margin,
+        but the corrected test does not reject; "open"; "few" for too few seeds; "diverged" if a seed ended without a
+        result; "no gain" if the margin is a share of SAM's gain and SAM has none; "no margin" if this gain is unknown.
     """
     versus, margin = entry["versus_sam"], summary["margin"]["value"]
     if versus is None:
@@ -84,7 +83,7 @@ def outcome(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str | None:
 
 
 def word(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """Return the outcome as an answer to "non-inferior?", empty where nothing was asked."""
+    """Return the outcome as an answer to "non-inferior?"; empty if there is no comparison."""
     return ANSWERS[outcome(entry, summary)]
 
 
@@ -98,7 +97,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _choice(methods: Mapping[str, Any]) -> list[str]:
-    """Return a sentence where hyperparameters were chosen, and none beat the base on validation."""
+    """Return a sentence if radii were chosen, and none beat the base on validation data."""
     chosen = [entry["choice"] for entry in methods.values() if entry["choice"] and entry["rho"] is not None]
     if "sgd" not in methods or not chosen or any(choice["beats_base"] is not False for choice in chosen):
         return []
@@ -109,18 +108,18 @@ def _sam_against_base(summary: Mapping[str, Any], methods: Mapping[str, Any]) ->
     absent = [name for name in ("sgd", "sam") if name not in methods]
     if absent:
         words = {"sgd": "the base optimizer (sgd)", "sam": "SAM (sam)"}
-        rest = ", nor whether another method keeps up with SAM" if "sam" in absent else ""
+        rest = ", or whether another method is non-inferior to SAM" if "sam" in absent else ""
         return (
-            f"There are no runs of {' and '.join(words[name] for name in absent)} here, so it cannot be said whether "
-            f"sharpness-awareness helps on this task{rest}."
+            f"There are no runs of {' and '.join(words[name] for name in absent)} here, so it is unknown whether "
+            f"SAM beats the base on this task{rest}."
         )
     advantage, base, digits = summary["sam_beats_base"], methods["sgd"]["label"], Digits.of(summary)
     difference, ends = advantage["difference"], advantage["ci95"]
     name = summary["metric"]["name"]
     if ends is None:
         seen = amount(digits.signed(difference), summary)
-        return f"There are too few seeds to say anything: SAM and {base} need at least two in common, better five." + (
-            "" if difference is None else f" SAM minus {base} is {seen} on the one they share."
+        return f"There are too few seeds: SAM and {base} need at least two common seeds, better five." + (
+            "" if difference is None else f" SAM minus {base} is {seen} with the only common one."
         )
     better = "" if summary["metric"]["goal"] == "max" else "; lower is better"
     evidence = f"{name} {amount(digits.signed(difference), summary)}, 95 % interval {digits.interval(ends)}{better}"
@@ -131,7 +130,7 @@ def _sam_against_base(summary: Mapping[str, Any], methods: Mapping[str, Any]) ->
     rest = (
         "no method is called non-inferior"
         if summary["margin"]["value"] is None
-        else "being non-inferior to SAM recommends nothing here"
+        else "non-inferior to SAM does not mean good here"
     )
     return f"{finding} ({evidence}): there is no gain for a cheaper method to keep, and {rest}."
 
@@ -139,21 +138,21 @@ def _sam_against_base(summary: Mapping[str, Any], methods: Mapping[str, Any]) ->
 def _against_sam(summary: Mapping[str, Any], sam: Mapping[str, Any]) -> list[str]:
     """Return one sentence per outcome, the cheapest methods first."""
     within, count = margin_words(summary), summary["comparisons"]
-    leads = {
+    openings = {
         "better": f"Better than SAM, whose cost is {sam['cost']:.2f}",
         "kept": f"Non-inferior to SAM, whose cost is {sam['cost']:.2f}, within {within}",
         "behind": f"Behind SAM by more than {within}",
-        "alone": f"Within {within} of SAM by the interval alone, but not shown as one of {count} comparisons",
-        "open": f"Neither shown to keep up with SAM within {within} nor to fall behind",
-        "diverged": "Not to be trusted, because training diverged with some seed",
+        "alone": f"Non-inferior to SAM within {within} as the only comparison, but not as one of {count}",
+        "open": f"Neither shown to be non-inferior to SAM within {within} nor to be behind",
+        "diverged": "Not reliable, because training diverged with some seed",
     }
     sentences = []
-    for name, lead in leads.items():
+    for name, opening in openings.items():
         found = [
             f"{entry['label']} at cost {entry['cost']:.2f}"
             for entry in sorted(summary["methods"], key=lambda entry: entry["cost"])
             if entry["method"] != "sgd" and outcome(entry, summary) == name
         ]
         if found:
-            sentences.append(f"{lead}: {'; '.join(found)}.")
+            sentences.append(f"{opening}: {'; '.join(found)}.")
     return sentences

@@ -1,6 +1,6 @@
 """Image classification: any data, any network, any machine.
 
-Imported without torch, which the command line need not wait for to show the options.
+This module does not import torch, so that the command line shows the options without delay.
 """
 
 import inspect
@@ -30,8 +30,8 @@ def train(trial: Any, **options: Any) -> None:
         options: the fields of `Recipe` and `Setup`.
 
     Raises:
-        Stopped: the process was told to stop, and wrote a checkpoint.
-        ValueError: the options do not go together.
+        Stopped: a signal stopped the process, which wrote a checkpoint.
+        ValueError: the options exclude each other.
     """
     from sharpless.lab.tasks.images import training  # noqa: PLC0415
 
@@ -39,7 +39,7 @@ def train(trial: Any, **options: Any) -> None:
 
 
 def parts(options: Mapping[str, Any]) -> tuple[Recipe, Setup]:
-    """Return recipe and setup of the options, with the defaults of the recipe that they name.
+    """Return recipe and setup for the options, with the defaults of the named recipe.
 
     >>> parts({"recipe": "vit-s", "epochs": 3, "devices": 2})[0].optimizer
     'adamw'
@@ -55,20 +55,20 @@ def parts(options: Mapping[str, Any]) -> tuple[Recipe, Setup]:
 
 
 def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all options, with the defaults of the recipe that they name."""
+    """Return all options, with the defaults of the named recipe."""
     recipe, setup = parts(options)
     return {**asdict(recipe), **asdict(setup)}
 
 
 def check(options: Mapping[str, Any], methods: "Sequence[Method]") -> dict[str, str]:
-    """Find what does not go together, before any work.
+    """Check options, methods and data before any work.
 
     Returns:
-        What says which data there are.
+        The fingerprint of the data.
 
     Raises:
-        ValueError: options and methods do not, or the data cannot be read.
-        ModuleNotFoundError: a package is not installed that they need.
+        ValueError: options and methods exclude each other, or the data cannot be read.
+        ModuleNotFoundError: a required package is not installed.
     """
     from sharpless.lab.tasks.images import checks  # noqa: PLC0415
 
@@ -76,12 +76,12 @@ def check(options: Mapping[str, Any], methods: "Sequence[Method]") -> dict[str, 
 
 
 def _signature() -> inspect.Signature:
-    told = (
+    recipes = (
         f"set of defaults: {', '.join(PAPERS)} (default: digits, whose values are shown here; imagenet-resnet50 for "
         "imagenet, and resnet18 for other data)"
     )
     only = inspect.Parameter.KEYWORD_ONLY
-    options = [inspect.Parameter("recipe", only, default="", annotation=Annotated[str, told])]
+    options = [inspect.Parameter("recipe", only, default="", annotation=Annotated[str, recipes])]
     for field in (field for kind in KINDS for field in fields(kind)):
         annotation: Any = Annotated[field.type, field.metadata["help"]]
         options.append(inspect.Parameter(field.name, only, default=field.default, annotation=annotation))

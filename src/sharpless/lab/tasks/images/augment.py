@@ -1,7 +1,7 @@
-"""Augmentation of training images: every draw belongs to seed, epoch and example, and to nothing else.
+"""Augmentation of training images: every draw depends on seed, epoch and example only.
 
-So it matters not to an image in which batch, rank or process it is made, nor whether the run was resumed before it,
-and the generators of torch, NumPy and Python are left alone.
+It does not depend on batch, rank or process, nor on an interruption of the run. The global generators of torch, NumPy
+and Python are not used.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,29 +16,29 @@ __all__ = ["cutout", "draws", "each", "policy", "shifted", "transform"]
 
 
 def draws(examples: int, seed: int, epoch: int) -> Tensor:
-    """Return what an epoch draws, (examples, 5), int64: flip, two for the crop, and two for the cutout.
+    """Return the draws of an epoch, (examples, 5), int64: one for the flip, two for the crop, two for the cutout.
 
-    A draw becomes a number below n by the remainder; that of 2**53 numbers divided by n favors none noticeably.
+    A draw modulo n gives a number below n. With 2**53 values the bias is negligible.
     """
     generator = torch.Generator().manual_seed(_seed(seed, epoch))
     return torch.randint(1 << 53, (examples, 5), generator=generator)
 
 
 def shifted(images: Tensor, rows: Tensor, drawn: Tensor, names: Sequence[str]) -> Tensor:
-    """Return images[rows], cropped and flipped where `names` say so: reflected at the border, by up to an eighth.
+    """Return images[rows], cropped and flipped if `names` contain it. A crop shifts by up to an eighth and reflects.
 
     Args:
         images: all examples, (N, C, H, W).
-        rows: which of them, (B,).
-        drawn: what they draw, (B, 5).
-        names: of crop and flip, those to do.
+        rows: the indices, (B,).
+        drawn: their draws, (B, 5).
+        names: some of crop and flip.
     """
     _, channels, height, width = images.shape
     y = _shifts(height, drawn[:, 1], "crop" in names)
     x = _shifts(width, drawn[:, 2], "crop" in names)
     if "flip" in names:
         x = torch.where(drawn[:, :1] % 2 == 1, x.flip(1), x)
-    # Whole lines of pixels first, which are contiguous, and pixels then: far less indices than pixels at once.
+    # Contiguous lines of pixels first, then pixels: far fewer indices than with pixels at once.
     planes = rows[:, None] * channels + torch.arange(channels, device=rows.device)
     lines = planes[:, :, None] * height + y[:, None]
     taken = images.view(-1, width).index_select(0, lines.flatten()).view(-1, channels, height, width)
@@ -59,11 +59,11 @@ def cutout(images: Tensor, drawn: Tensor) -> Tensor:
 
 
 def each(change: Callable[[Any], Tensor], images: Iterable[Any], rows: Sequence[int], seed: int, epoch: int) -> Tensor:
-    """Return the changed images as a batch, where `change` draws from torch's generator, seeded for each example."""
+    """Return the changed images as a batch. `change` draws from torch's generator, which is seeded for each example."""
     changed = []
     with torch.random.fork_rng(devices=[]):
         for image, row in zip(images, rows, strict=True):
-            # Not torch.manual_seed, which seeds the generators of all devices.
+            # torch.manual_seed would seed the generators of all devices.
             torch.default_generator.manual_seed(_seed(seed, epoch, row))
             changed.append(change(image))
     return torch.stack(changed)
@@ -77,9 +77,9 @@ def policy() -> Callable[[Tensor], Tensor]:
 
 
 def transform(size: int, names: Sequence[str]) -> Callable[[Any], Tensor]:
-    """Return what makes of a large PIL image a uint8 image (3, size, size), as is usual for ImageNet.
+    """Return the usual transform of ImageNet, from a large PIL image to a uint8 image (3, size, size).
 
-    Without crop among the names it is the middle of the image, as for testing. A cutout is not made here.
+    Without crop among the names it takes the center, as for testing. Cutout is not part of it.
     """
     v2 = _transforms("large images")
     middle = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)]
@@ -91,7 +91,7 @@ def transform(size: int, names: Sequence[str]) -> Callable[[Any], Tensor]:
 
 
 def _shifts(extent: int, drawn: Tensor, moves: bool) -> Tensor:
-    """Return which pixel of each line is taken, (B, extent)."""
+    """Return the index of the pixel for each position, (B, extent)."""
     positions = torch.arange(extent, device=drawn.device).expand(len(drawn), extent)
     if not moves:
         return positions

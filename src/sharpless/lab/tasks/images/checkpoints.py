@@ -1,4 +1,4 @@
-"""The checkpoints of one run: the last two, each whole or not there."""
+"""The last two checkpoints of one run, written atomically."""
 
 import hashlib
 import pickle
@@ -20,17 +20,18 @@ JUNK = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError),
     *(OSError, RecursionError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error),
 )
-"""What reading a file that is no checkpoint, or a state that is no run's, may raise."""
+"""The errors of reading a file that is not a checkpoint, or a state that is not of a run."""
 
 
 class Checkpoints:
-    """The last checkpoints of a run, in a folder of their own.
+    """The last checkpoints of a run, in a separate folder.
 
-    The name of a file holds the step and a digest of the content, so that a damaged one is recognized.
+    The name of a file contains the step and a digest of the content, to detect damage.
 
     Args:
-        folder: where they go.
-        run: what the run is, ready for `torch.load(weights_only=True)`; checkpoints of another one are refused.
+        folder: the folder.
+        run: the description of the run, ready for `torch.load(weights_only=True)`. Checkpoints of other runs are
+            refused.
     """
 
     def __init__(self, folder: Path, run: dict[str, Any]) -> None:
@@ -39,7 +40,7 @@ class Checkpoints:
         self.loaded: Path | None = None
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint and delete the oldest one; where it cannot be written, warn, and keep what there is."""
+        """Write a checkpoint and delete the oldest one. If it cannot be written, warn, and keep the older ones."""
         unnamed = self.folder / "unnamed.pt"
         self._clear()
         try:
@@ -48,7 +49,7 @@ class Checkpoints:
         except OSError as error:
             warnings.warn(
                 f"no checkpoint was written at step {step} ([Errno {error.errno}] {error.strerror}): the run goes on, "
-                f"and the ones before are kept in {self.folder}",
+                f"and the earlier ones are kept in {self.folder}",
                 stacklevel=2,
             )
             return
@@ -56,14 +57,14 @@ class Checkpoints:
             old.unlink()
 
     def load(self) -> dict[str, Any] | None:
-        """Return the newest state that is whole, None where there is none; a damaged one is passed over and warned of.
+        """Return the newest undamaged state, None if there is none. Warn about damaged ones.
 
         Raises:
-            ValueError: the checkpoint is one of another run.
+            ValueError: the checkpoint belongs to another run.
         """
         for path in self._newest_first():
             if path.stem.rpartition("-")[2] != _digest(path):
-                warnings.warn(f"{path} is damaged: an earlier one takes its place, if there is one", stacklevel=2)
+                warnings.warn(f"{path} is damaged: an earlier one is used, if there is one", stacklevel=2)
                 continue
             self.loaded = path
             try:
@@ -80,14 +81,14 @@ class Checkpoints:
         return None
 
     def refusal(self, error: Exception) -> Exception:
-        """Return what to raise where the checkpoint that was loaded leads to an error of JUNK."""
+        """Return the error to raise if the loaded checkpoint caused an error of JUNK."""
         if is_out_of_memory(error):
             return MemoryError(*error.args)
         place = self.loaded or self.folder
-        return ValueError(f"{place} is no checkpoint of this version: delete it, or use another folder")
+        return ValueError(f"{place} is not a checkpoint of this version: delete it, or use another folder")
 
     def _clear(self) -> None:
-        """Delete what was left by a process that was killed in the middle of writing."""
+        """Delete the incomplete files of a killed process."""
         for path in (*self.folder.glob("unnamed.pt"), *self.folder.glob(".unnamed.pt.*")):
             path.unlink()
 
@@ -96,7 +97,7 @@ class Checkpoints:
 
 
 def write_weights(path: Path, weights: Mapping[str, Any]) -> None:
-    """Write weights for `torch.load` and `load_state_dict`, whole or not at all.
+    """Write weights for `torch.load` and `load_state_dict`, atomically.
 
     Raises:
         OSError: they cannot be written.

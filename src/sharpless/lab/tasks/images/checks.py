@@ -1,4 +1,4 @@
-"""What does not go together, found before any work."""
+"""Checks of options, methods and data before any work."""
 
 from collections.abc import Sequence
 
@@ -31,14 +31,14 @@ def examples(recipe: Recipe, setup: Setup, seed: int, held_out: float) -> Data:
 
 
 def check(recipe: Recipe, setup: Setup, methods: Sequence[Method]) -> Data:
-    """Find what does not go together, as far as it can be known before the runs.
+    """Check options, methods and data before the runs.
 
     Returns:
         The data of a run.
 
     Raises:
-        ValueError: recipe, setup and methods do not, or the data cannot be read.
-        ModuleNotFoundError: a package is not installed that a method, the network or the data need.
+        ValueError: recipe, setup and methods exclude each other, or the data cannot be read.
+        ModuleNotFoundError: a package that a method, the network or the data need is not installed.
     """
     networks.check(recipe.network)
     for method in methods:
@@ -50,10 +50,10 @@ def check(recipe: Recipe, setup: Setup, methods: Sequence[Method]) -> Data:
 
 
 def check_batches(recipe: Recipe, setup: Setup, data: Data) -> None:
-    """Check that there are enough examples for a batch, and that it can be shared out.
+    """Check that there are enough examples for a batch, and that the processes can share it evenly.
 
     Raises:
-        ValueError: there are not, or it cannot.
+        ValueError: there are too few, or they cannot.
     """
     if recipe.batch_size > len(data.train):
         raise ValueError(
@@ -63,16 +63,16 @@ def check_batches(recipe: Recipe, setup: Setup, data: Data) -> None:
     parts = setup.world_size * recipe.accumulate
     if recipe.batch_size % parts:
         raise ValueError(
-            f"batch_size = {recipe.batch_size} cannot be shared out evenly: give a multiple of {parts}, devices × "
+            f"batch_size = {recipe.batch_size} cannot be shared evenly: give a multiple of {parts}, devices × "
             "nodes × accumulate"
         )
 
 
 def check_method(recipe: Recipe, setup: Setup, method: Method) -> None:
-    """Check that a method can do what recipe and setup ask for.
+    """Check that a method works with recipe and setup.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it does not.
     """
     sharded = setup.strategy == "fsdp2"
     friendly = method.own.get("ascent") == "friendly"
@@ -97,10 +97,10 @@ def check_method(recipe: Recipe, setup: Setup, method: Method) -> None:
 
 
 def _check_network(recipe: Recipe, methods: Sequence[Method], data: Data) -> None:
-    """Find out whether the network takes the images, and the methods the network.
+    """Check that the network fits the images, and the methods the network.
 
     Raises:
-        ValueError: they do not.
+        ValueError: they do not fit.
     """
     model = networks.build(recipe.network, classes=data.classes, channels=data.channels, width=recipe.width)
     for method in methods:
@@ -115,15 +115,15 @@ def _check_network(recipe: Recipe, methods: Sequence[Method], data: Data) -> Non
     try:
         with torch.no_grad():
             logits = model.eval()(x)
-    except Exception as error:  # of torch, or of the user's own forward
+    except Exception as error:  # of torch, or of the user's forward
         if is_out_of_memory(error):
             raise
         where = culprit(error, recipe.network)
         raise ValueError(
             f"network = {recipe.network} does not take images of {data.channels} channels and {x.shape[2]} × "
             f"{x.shape[3]} pixels ({reason(error)}{'' if where is None else f', in {where}'}): "
-            + ("give its arguments, or images of another size" if where is None else "mend it there")
+            + ("give its arguments, or images of another size" if where is None else "fix it there")
         ) from error
     given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
     if given != (1, data.classes):
-        raise ValueError(f"network = {recipe.network} gives {given} for one image: give one number a class")
+        raise ValueError(f"network = {recipe.network} gives {given} for one image: give one number per class")

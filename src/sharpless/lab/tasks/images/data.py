@@ -1,4 +1,4 @@
-"""The data of a task: training examples, whose labels may be noisy, and test examples, whose labels are clean."""
+"""The data of a task: training examples with noisy or clean labels, and test examples with clean labels."""
 
 import math
 from dataclasses import dataclass, replace
@@ -25,14 +25,14 @@ SMALL = 64  # pixels: larger images are not kept in memory
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains on and is tested on."""
+    """The training and test examples of a run."""
 
     train: Examples
-    test: Examples  # the test set, or what of the training examples stands in for it
+    test: Examples  # the test set, or the held-out training examples
     classes: int
     channels: int
-    fingerprint: str  # 16 hexadecimal digits that say which data were read, before subset, noise and validation
-    split: str  # what `test` is: test or validation
+    fingerprint: str  # 16 hexadecimal digits of the data, before subset, noise and validation
+    split: str  # of `test`: test or validation
 
 
 def load(
@@ -47,8 +47,8 @@ def load(
 ) -> Data:
     """Return the data of a task, with a share of the training labels replaced at random.
 
-    A replaced label is drawn from all classes, so that one in as many stays right. Images of up to 64 pixels are
-    decoded once per process and kept; larger ones are decoded whenever they are needed, and have three channels.
+    A replaced label is drawn from all K classes, so that one in K stays right. Images of up to 64 pixels are decoded
+    once per process and kept in memory. Larger ones are decoded each time, and have three channels.
 
     >>> clean, noisy = load("digits"), load("digits", noise=0.5)
     >>> round(float((clean.train.labels != noisy.train.labels).float().mean()), 2)
@@ -56,15 +56,15 @@ def load(
 
     Args:
         name: the source, see `sharpless.lab.tasks.images.sources.read`.
-        noise: the share of the training labels that is replaced.
-        seed: decides which examples are taken, which labels are replaced and by what, and which are held out.
-        held_out: the share of the training examples, noisy labels included, that stands in for the test set, which is
-            then left alone: for choosing hyperparameters.
-        examples: how many training examples to take, as many of each class, or one more; 0 takes all.
-        image_size: height and width in pixels that all images are resized to; 0 leaves images as they are where
-            all have one size of at most 64, and is 224 otherwise.
+        noise: share of the training labels that are replaced.
+        seed: the seed of the subset, of the replaced labels and of the held-out examples.
+        held_out: share of the training examples that replaces the test set, with noisy labels, to choose
+            hyperparameters. The test set is not used then.
+        examples: number of training examples, a class-balanced subset; 0 for all.
+        image_size: height and width of the images in pixels. 0 keeps the size if all images have the same size of at
+            most 64 pixels, and means 224 otherwise.
         data_dir: a local folder in place of the hub.
-        workers: processes that decode large images.
+        workers: number of processes that decode large images.
 
     Returns:
         The data, on the CPU.
@@ -77,7 +77,7 @@ def load(
         (0 <= held_out < 1, "held_out", held_out, "give a share in [0, 1)"),
         (0 <= seed < 2**32, "seed", seed, "give a whole number from 0 to 4294967295"),
         (examples >= 0, "examples", examples, "give a number of training examples, or 0 for all"),
-        (image_size >= 0, "image_size", image_size, "give pixels, or 0 for the images as they are"),
+        (image_size >= 0, "image_size", image_size, "give pixels, or 0 for the size of the images"),
         (workers >= 0, "workers", workers, "give a number of processes, or 0 for none"),
     ):
         if not fits:
@@ -104,10 +104,10 @@ def load(
 
 
 def _balanced(labels: NDArray[np.int64], classes: int, examples: int, seed: int) -> NDArray[np.int64]:
-    """Return which examples are taken: the first ones of all classes, then the second ones, and so on.
+    """Return the indices of a subset: the first example of each class, then the second ones, and so on.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: there are fewer examples.
     """
     if examples > len(labels):
         raise ValueError(f"examples = {examples} is out of range: there are {len(labels)} training examples")
@@ -124,10 +124,10 @@ def _balanced(labels: NDArray[np.int64], classes: int, examples: int, seed: int)
 
 @cache
 def _everything(name: str, data_dir: str | None, image_size: int) -> Data:
-    """Return all examples of a source, with its own labels and test set.
+    """Return all examples of a source, with its labels and test set.
 
     Raises:
-        ValueError: the digits are to be large.
+        ValueError: `image_size` is too large for the digits.
     """
     source = read(name, data_dir)
     train, test, classes = source.train, source.test, len(source.classes)
@@ -140,7 +140,7 @@ def _everything(name: str, data_dir: str | None, image_size: int) -> Data:
         small = Resident(x, y, mean, std, x), Resident(test_x, test_y, mean, std, test_x)
         return Data(*small, classes, x.shape[1], fingerprint, "test")
     if name == "digits":
-        raise ValueError(f"image_size = {image_size} is too large for digits, of 8×8 pixels: give at most {SMALL}")
+        raise ValueError(f"image_size = {image_size} is too large for digits of 8×8 pixels: give at most {SMALL}")
     size, names = image_size or 224, "\n".join(source.classes)
     fingerprint = _fingerprint(names, train.sizes(), test.sizes(), train.labels, test.labels)
     return Data(Streamed(train, y, size, 0), Streamed(test, test_y, size, 0), classes, 3, fingerprint, "test")
@@ -154,10 +154,10 @@ def _fingerprint(*parts: NDArray[Any] | str) -> str:
 
 
 def _decoded(pair: tuple[Pictures, Pictures], image_size: int) -> list[Tensor] | None:
-    """Return the images of both sets, (N, C, H, W), uint8, or nothing where they are large, or of several sizes.
+    """Return the images of both sets, (N, C, H, W), uint8, or nothing if they are large or differ in size.
 
     Raises:
-        ValueError: some are broken; all are told of at once.
+        ValueError: some are broken. The message names all of them.
     """
     try:
         return _pixels(pair, image_size)
@@ -185,7 +185,7 @@ def _pixels(pair: tuple[Pictures, Pictures], image_size: int) -> list[Tensor] | 
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel, (C,), float32; 1 in place of a deviation of 0."""
+    """Return mean and standard deviation of each channel, (C,), float32. A deviation of 0 becomes 1."""
     levels = torch.arange(256, dtype=torch.float64)
     counts = torch.stack([images[:, c].flatten().bincount(minlength=256) for c in range(images.shape[1])]).double()
     counts /= counts.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Examples, in the memory of the device or read as they are needed, and the batches that are made of them."""
+"""Examples, in the memory of the device or read when needed, and their batches."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,10 @@ from sharpless.lab.tasks.images.recipe import check_augmentations
 __all__ = ["LOOKED_AT", "Examples", "Resident", "Streamed"]
 
 LOOKED_AT = 20_000
-"""So many images of a set are looked at where one was found to be broken; more would take minutes."""
+"""The largest number of images to check after a broken one was found. More would take minutes."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation of ImageNet's red, green and blue, as shares of white."""
+"""Mean and standard deviation of ImageNet's red, green and blue, where white is 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Resident:
     labels: Tensor  # (N,), int64
     mean: Tensor  # (C, 1, 1), of the training images
     std: Tensor  # (C, 1, 1)
-    host: Tensor  # the images in the processor's memory, where AutoAugment works
+    host: Tensor  # the images in CPU memory, for AutoAugment
 
     def __len__(self) -> int:
         """Return N, the number of examples."""
@@ -54,8 +54,8 @@ class Resident:
         """Yield a batch for each tensor of rows.
 
         Args:
-            rows: for each batch, which examples it has, (B,), int64.
-            seed: with epoch and row it decides what augmentation draws.
+            rows: for each batch, the indices of its examples, (B,), int64.
+            seed: seed of the augmentation, with epoch and row.
             epoch: the number of the epoch.
             augment: the augmentations, see `sharpless.lab.tasks.images.recipe.check_augmentations`.
 
@@ -83,12 +83,12 @@ class Resident:
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """Large images, decoded and transformed by processes of their own as they are needed."""
+    """Large images, decoded and transformed by worker processes when needed."""
 
     pictures: Pictures
     labels: Tensor  # (N,), int64
     size: int  # height and width in pixels
-    workers: int  # processes; with 0 the images are read by this one
+    workers: int  # number of processes; 0 reads the images in this one
 
     def __len__(self) -> int:
         """Return N, the number of examples."""
@@ -108,8 +108,8 @@ class Streamed:
         """Yield a batch for each tensor of rows.
 
         Args:
-            rows: for each batch, which examples it has, (B,), int64.
-            seed: with epoch and row it decides what augmentation draws.
+            rows: for each batch, the indices of its examples, (B,), int64.
+            seed: seed of the augmentation, with epoch and row.
             epoch: the number of the epoch.
             augment: the augmentations, see `sharpless.lab.tasks.images.recipe.check_augmentations`.
 
@@ -120,7 +120,7 @@ class Streamed:
             ValueError: an image cannot be decoded.
         """
         check_augmentations(augment)
-        augmentation.transform(self.size, augment)  # a package that is missing is better missed here than by a worker
+        augmentation.transform(self.size, augment)  # a missing package raises here, before the workers start
         device = self.labels.device
         mean, std = (255 * torch.tensor(values, device=device)[:, None, None] for values in IMAGENET)
         drawn = augmentation.draws(len(self), seed, epoch) if "cutout" in augment else None
@@ -131,7 +131,7 @@ class Streamed:
             num_workers=min(self.workers, len(rows)),
             worker_init_fn=_leave_signals,
             pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # its seed for the workers would come from the global one
+            generator=torch.Generator(),  # by default the global generator would draw the seed of the workers
         )
         for batch, pixels in zip(rows, reader, strict=True):
             if isinstance(pixels, ValueError):
@@ -146,7 +146,7 @@ Examples: TypeAlias = Resident | Streamed
 
 
 def _leave_signals(_: int) -> None:
-    """Let the process that trains handle what its whole group is sent."""
+    """Leave the signals of the process group to the training process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -158,7 +158,7 @@ def _normalized(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Reader:
-    """What a worker does for a batch."""
+    """The work of a worker for a batch."""
 
     pictures: Pictures
     size: int
@@ -171,5 +171,5 @@ class _Reader:
         images = (self.pictures.picture(row).convert("RGB") for row in rows)
         try:
             return augmentation.each(change, images, rows, self.seed, self.epoch)
-        except ValueError as error:  # returned, since a worker would bury its sentence under a traceback
+        except ValueError as error:  # returned, since a worker would add a traceback to the message
             return error

@@ -1,4 +1,4 @@
-"""Curves for those who look at them elsewhere: TensorBoard and Weights & Biases."""
+"""Logs of the curves in TensorBoard and Weights & Biases."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,18 +13,18 @@ NAMES = {"loss": "train_loss", "test": "test_accuracy", "validation": "validatio
 
 
 class Logs:
-    """The curves of a run, one point an epoch, in TensorBoard, Weights & Biases, both or neither.
+    """The curves of a run, one point per epoch, in TensorBoard, Weights & Biases, both or neither.
 
     Args:
         names: some of `tensorboard` and `wandb`.
         run: the run; TensorBoard's files go to logs/ in its folder.
 
     Raises:
-        ModuleNotFoundError: what is asked for is not installed.
+        ModuleNotFoundError: a requested package is not installed.
     """
 
     def __init__(self, names: Sequence[str], run: "Run") -> None:
-        self.points: int | None = None  # none logged yet, by this process
+        self.points: int | None = None  # this process has logged no point yet
         self.board: Any = None
         self.wandb: Any = None
         if "tensorboard" in names:
@@ -39,7 +39,7 @@ class Logs:
             except ModuleNotFoundError as error:
                 raise ModuleNotFoundError("log wandb needs wandb: pip install wandb") from error
             config = {**run.task.options, **run.point, "method": run.method.name, "seed": run.seed}
-            # The same id for the same run: one that continues adds to its curves.
+            # The same id for the same run: a continued run adds to its curves.
             identity = f"{run.folder.name}-{run.name}"
             self.wandb = wandb.init(
                 project="sharpless", name=run.name, id=identity, resume="allow", config=config, dir=str(run.folder)
@@ -49,7 +49,7 @@ class Logs:
         """Log the points of the curve that were added since the last call."""
         curve = trial.curve
         if self.points is None:
-            self.points = len(curve["step"])  # what an earlier process has logged
+            self.points = len(curve["step"])  # an earlier process has logged these
         for row in range(self.points, len(curve["step"])):
             point = {NAMES.get(name, name): values[row] for name, values in curve.items() if name != "step"}
             step = int(curve["step"][row])
@@ -61,7 +61,7 @@ class Logs:
         self.points = len(curve["step"])
 
     def end(self, trial: "Trial") -> None:
-        """Log what remains, and close."""
+        """Log the remaining points, and close."""
         self.follow(trial)
         if self.board is not None:
             self.board.close()

@@ -1,6 +1,6 @@
 """Recipes of the paper's code and of its authors' sibling project (github.com/zhaoyang-0204/gnp), one function each.
 
-What the sources do not say is ours, and said to be.
+The docstrings name the values that are ours, because the sources give none.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def digits() -> Recipe:
-    """Return the default: a task of minutes, of our own, in which sharpness-awareness pays.
+    """Return the default: our task of minutes in which SAM beats SGD.
 
     >>> digits().epochs
     30
@@ -32,7 +32,7 @@ def digits() -> Recipe:
 
 
 def wrn_28_10() -> Recipe:
-    """Return WRN-28-10 on CIFAR-10, as the sibling project trains it; L2 and clipping are those of the code of RST.
+    """Return WRN-28-10 on CIFAR-10 with the values of the sibling project. L2 and clipping are those of RST's code.
 
     >>> wrn_28_10().network
     'wrn-28-10'
@@ -54,36 +54,36 @@ def wrn_28_10() -> Recipe:
 
 
 def rst_wrn_28_10() -> Recipe:
-    """Return the defaults of the paper's code: `wrn_28_10` with ρ = 0.05, which is ours, SAM's usual one."""
+    """Return the defaults of the paper's code: `wrn_28_10` with our choice of ρ = 0.05, the usual one for SAM."""
     return replace(wrn_28_10(), rho=0.05)
 
 
 def resnet18() -> Recipe:
-    """Return ResNet-18 with the settings of `wrn_28_10`: what small images of one's own may begin with; ours."""
+    """Return ResNet-18 with the settings of `wrn_28_10`: our start for other small images."""
     return replace(wrn_28_10(), network="resnet18")
 
 
 def resnet50() -> Recipe:
-    """Return ResNet-50 on CIFAR-10, as the sibling project trains it."""
+    """Return ResNet-50 on CIFAR-10 with the values of the sibling project."""
     return replace(wrn_28_10(), network="resnet50")
 
 
 def pyramidnet272() -> Recipe:
-    """Return PyramidNet-272 with ShakeDrop on CIFAR-10, as the sibling project trains it; its ρ is ours."""
+    """Return PyramidNet-272 with ShakeDrop on CIFAR-10 with the values of the sibling project, but our ρ."""
     return replace(wrn_28_10(), network="pyramidnet-272,shakedrop=0.5", epochs=1800, batch_size=128, lr=0.05, l2=5e-4)
 
 
 def imagenet_resnet50() -> Recipe:
-    """Return ResNet-50 on ImageNet, as the sibling project trains it; augmentation is the usual one, and ours."""
+    """Return ResNet-50 on ImageNet with the values of the sibling project. The usual augmentation is our choice."""
     return replace(
         wrn_28_10(), data="imagenet", network="timm:resnet50", epochs=100, batch_size=512, lr=0.2, l2=1e-4, rho=0.05
     )
 
 
 def vit_s() -> Recipe:
-    """Return ViT-S with patches of 4 pixels on CIFAR-10, as the sibling project trains it, with AdamW for its Adam.
+    """Return ViT-S with patches of 4 pixels on CIFAR-10 with the values of the sibling project, but AdamW for Adam.
 
-    The share of the warm-up is ours. Sharpness-awareness hurt within it: try `g-rst:p=warmup:0.05/0.5`.
+    The share of the warm-up is ours. Sharpness-aware steps hurt within it: try `g-rst:p=warmup:0.05/0.5`.
     """
     return replace(
         wrn_28_10(),
@@ -103,11 +103,11 @@ PAPERS: dict[str, Callable[[], Recipe]] = {
     made_by.__name__.replace("_", "-"): made_by
     for made_by in (digits, resnet18, rst_wrn_28_10, wrn_28_10, resnet50, pyramidnet272, imagenet_resnet50, vit_s)
 }
-"""The recipes, by the name that the command line gives them."""
+"""The recipes, by their names on the command line."""
 
 
 def usual(data: str) -> str:
-    """Return the name of the recipe that some data are trained by unless another one is asked for.
+    """Return the name of the default recipe for some data.
 
     >>> usual("digits"), usual("folder:flowers"), usual("imagenet")
     ('digits', 'resnet18', 'imagenet-resnet50')

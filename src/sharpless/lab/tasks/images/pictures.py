@@ -1,4 +1,4 @@
-"""Images with their labels, still encoded, and what is wrong with them."""
+"""Encoded images with their labels, and the errors of broken ones."""
 
 import os
 from dataclasses import dataclass, replace
@@ -18,12 +18,12 @@ SHOWN = 10  # of broken images
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images with their labels, still encoded."""
+    """Encoded images with their labels."""
 
     encoded: Any  # a datasets.Dataset with the only column `image`, not decoded, or an array (N, H, W)
-    indices: NDArray[np.int64]  # (n,), those that belong to this set
+    indices: NDArray[np.int64]  # (n,), the rows of this set
     labels: NDArray[np.int64]  # (n,)
-    where: str  # for a sentence: "split train of hub:mnist"
+    where: str  # for messages: "split train of hub:mnist"
 
     def __len__(self) -> int:
         """Return n, the number of images."""
@@ -49,14 +49,14 @@ class Pictures:
             image = Image.open(BytesIO(content))
             deep = image.mode[0] in "IF"
             decoded = ImageOps.exif_transpose(image).convert("L" if image.mode in {"1", "L", "LA"} else "RGB")
-        except Exception as error:  # Pillow raises whatever a broken file leads to
+        except Exception as error:  # a broken file can raise any error in Pillow
             raise ValueError(f"{name} cannot be decoded: repair it, or take it out") from error
         if deep:
             raise ValueError(f"{name} has Pillow's mode {image.mode}: give images of 8 bits, greyscale or color")
         return decoded
 
     def sizes(self) -> NDArray[np.int64]:
-        """Return how many bytes each encoded image has, (n,), without reading them."""
+        """Return the number of bytes of each encoded image, (n,), without reading them."""
         column = self.encoded.with_format("arrow")[:]["image"]
         compute = import_module("pyarrow.compute")
         lengths = compute.binary_length(compute.struct_field(column, "bytes")).to_pylist()
@@ -67,11 +67,11 @@ class Pictures:
 
 
 def all_faults(*sets: Pictures, looked_at: int | None = None) -> ValueError | None:
-    """Return one error for all images that are broken, None where none is.
+    """Return one error for all broken images, None if there are none.
 
     Args:
         *sets: the images.
-        looked_at: how many of each set to decode, all by default.
+        looked_at: largest number of images to decode in each set, all by default.
     """
     faults = []
     for pictures in sets:

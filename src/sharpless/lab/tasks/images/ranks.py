@@ -1,4 +1,4 @@
-"""The processes that share a batch: one leads, which knows of the comparison, and the others train what it says."""
+"""The processes that share a batch: the leader runs the comparison, and the followers train the same runs."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from sharpless.lab.tasks.images.setup import Setup, launched
 
 __all__ = ["Team", "dismiss", "follow", "gathered"]
 
-PATIENCE = 60.0  # seconds in which a follower ends after the leader
+PATIENCE = 60.0  # seconds for the end of a follower after the leader
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Team:
     device: torch.device
 
     def wrapped(self, model: nn.Module, *, sharded: bool) -> nn.Module:
-        """Return `model`, which is on the device, so that its gradients are those of all processes."""
+        """Return `model`, which is on the device, wrapped so that its gradients are means over all processes."""
         if sharded:
             from torch.distributed.device_mesh import init_device_mesh  # noqa: PLC0415
             from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
@@ -56,15 +56,15 @@ class Team:
             dist.all_reduce(value)
         return value
 
-    def told(self, *numbers: int) -> list[int]:
-        """Return the largest that any process says, of each number; they do not wait for a GPU."""
-        said = torch.tensor(numbers)
+    def maximum(self, *numbers: int) -> list[int]:
+        """Return the maximum of each number over the processes. They do not wait for a GPU."""
+        largest = torch.tensor(numbers)
         if self.size > 1:
-            dist.all_reduce(said, dist.ReduceOp.MAX)
-        return [int(number) for number in said]
+            dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return [int(number) for number in largest]
 
     def all_of(self, value: Any) -> list[Any]:
-        """Return what each process says."""
+        """Return the values of all processes."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -72,7 +72,7 @@ class Team:
         return found
 
     def from_leader(self, value: Any) -> Any:
-        """Return what the first process says."""
+        """Return the value of the leader."""
         return _from_leader(value) if self.size > 1 else value
 
 
@@ -80,11 +80,11 @@ class Team:
 def gathered(setup: Setup, job: Any) -> Iterator[Team]:
     """Lead a team within the block, whose other processes do the same job.
 
-    Without torchrun they are started here, and end with the block.
+    Without torchrun this function starts the processes, and they end with the block.
 
     Args:
-        setup: how many there are, and on which devices.
-        job: what `follow` hands to those who do it; anything that can be pickled.
+        setup: the number of processes, and their devices.
+        job: the argument of `work` in the followers; anything that can be pickled.
 
     Yields:
         The team.
@@ -99,37 +99,37 @@ def gathered(setup: Setup, job: Any) -> Iterator[Team]:
 
 
 def dismiss() -> None:
-    """Let those end whom torchrun has started beside this process: it leads them to nothing more."""
+    """End the other processes of torchrun: there is no further work."""
     if int(os.environ["WORLD_SIZE"]) > 1:
-        with suppress(RuntimeError):  # one that has failed does not listen
+        with suppress(RuntimeError):  # a failed process does not answer
             _join()
             _from_leader(None)
             dist.destroy_process_group()
 
 
 def follow() -> NoReturn:
-    """Do what the leader says until it says no more, and end this process."""
+    """Do the jobs of the leader until there are no more, and end this process."""
     from sharpless.lab.tasks.images.training import work  # noqa: PLC0415
 
     for signum in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_IGN)  # the leader, who gets them too, says what follows from them
+        signal.signal(signum, signal.SIG_IGN)  # the leader gets them too, and decides
     status = 0
     try:
         _join()
-        while (told := _from_leader(None)) is not None:
-            device, job = told
+        while (order := _from_leader(None)) is not None:
+            device, job = order
             with suppress(Stopped, Measured):
                 work(_team(device), job)
         dist.destroy_process_group()
-    except Exception as error:  # which the leader most likely meets as well, and tells of at length
+    except Exception as error:  # the leader probably raises it too, with details
         print(f"sharpless: process {os.environ['RANK']}: {reason(error)}", file=sys.stderr)
         status = 1
     sys.stderr.flush()
-    os._exit(status)  # at its own end Python would abort where a thread of gloo's has still something to do
+    os._exit(status)  # a normal exit would abort if a thread of gloo still works
 
 
-def _obey() -> NoReturn:
-    """Follow a leader who has started this process, and end when it does."""
+def _follow_parent() -> NoReturn:
+    """Follow the leader that started this process, and end when it ends."""
 
     def listen() -> None:
         sys.stdin.read()
@@ -141,17 +141,17 @@ def _obey() -> NoReturn:
 
 @contextmanager
 def _started(size: int) -> Iterator[None]:
-    """Let followers be there within the block.
+    """Start followers for the block.
 
     Raises:
-        Stopped: the block raised it, as those of the followers did.
+        Stopped: the block raised it, and so did the followers.
     """
-    # A port that the system chooses; the server stays, and whoever joins in this process uses it too.
+    # The system chooses the port. The server stays, and later groups of this process use it too.
     store = dist.TCPStore(  # type: ignore[attr-defined]
         "127.0.0.1", 0, is_master=True, wait_for_workers=False, multi_tenant=True
     )
     shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
-    command = [sys.executable, "-c", f"from {__name__} import _obey; _obey()"]
+    command = [sys.executable, "-c", f"from {__name__} import _follow_parent; _follow_parent()"]
     followers = [
         subprocess.Popen(
             command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stdin=subprocess.PIPE
@@ -198,7 +198,7 @@ def _team(kind: str) -> Team:
 
 
 def _from_leader(value: Any) -> Any:
-    """Return what the first process says."""
-    said = [value]
-    dist.broadcast_object_list(said, device=torch.device("cpu"))
-    return said[0]
+    """Return the value of the leader."""
+    shared = [value]
+    dist.broadcast_object_list(shared, device=torch.device("cpu"))
+    return shared[0]

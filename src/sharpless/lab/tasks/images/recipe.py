@@ -1,4 +1,4 @@
-"""The hyperparameters that all methods have in common: data, network and optimization."""
+"""The common hyperparameters of all methods: data, network and optimization."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,17 +7,17 @@ from typing import Any
 __all__ = ["AUGMENTATIONS", "Recipe", "check_augmentations", "option"]
 
 LARGEST = 3e38
-"""What float32 holds."""
+"""About the largest float32."""
 
 AUGMENTATIONS = ("flip", "crop", "cutout", "autoaugment")
 
 
 def check_augmentations(names: Sequence[str]) -> None:
-    """Check the names of augmentations; what they do is in `sharpless.lab.tasks.images.augment`, and not needed for it.
+    """Check the names of augmentations, which are implemented in `sharpless.lab.tasks.images.augment`.
 
     Args:
-        names: some of flip, crop, cutout (arXiv 1708.04552) and autoaugment (arXiv 1805.09501). They are done in the
-            order crop, flip, autoaugment, cutout, whatever the order of the names.
+        names: some of flip, crop, cutout (arXiv 1708.04552) and autoaugment (arXiv 1805.09501), in any order. They are
+            applied in the order crop, flip, autoaugment, cutout.
 
     Raises:
         ValueError: there is no such augmentation.
@@ -28,13 +28,13 @@ def check_augmentations(names: Sequence[str]) -> None:
 
 
 def option(default: Any, text: str) -> Any:
-    """Return a field that the command line offers: its default and its help."""
+    """Return a field that is an option of the command line: default and help text."""
     return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment: what all its runs have in common. The defaults show the paper's story in minutes.
+    """The common hyperparameters of all runs of an experiment. The defaults show the paper's effect in minutes.
 
     >>> Recipe(augment="flip+crop").augmentations
     ('flip', 'crop')
@@ -101,15 +101,15 @@ class Recipe:
         self._check_together()
 
     def _check_together(self) -> None:
-        """Find options that do not go together.
+        """Check for options that exclude each other.
 
         Raises:
-            ValueError: there are such.
+            ValueError: there are such options.
         """
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size = {self.batch_size} is no multiple of accumulate = {self.accumulate}")
+            raise ValueError(f"batch_size = {self.batch_size} is not a multiple of accumulate = {self.accumulate}")
         if self.data == "digits" and "autoaugment" in self.augmentations:
-            raise ValueError("autoaugment knows images of 256 levels, and digits have 17: leave it out")
+            raise ValueError("autoaugment needs images of 256 levels, and digits have 17: leave it out")
         if self.nesterov and not (self.momentum and self.optimizer == "sgd"):
             raise ValueError("nesterov is a kind of momentum of SGD: give optimizer sgd and a positive momentum")
 

@@ -1,4 +1,4 @@
-"""The state of a run: saved now and then and when the process is told to stop, and taken up again."""
+"""Save the state of a run regularly and at a signal to stop, and resume from it."""
 
 import math
 import warnings
@@ -16,17 +16,17 @@ from sharpless.lab.tasks.images.step import Stepper
 
 __all__ = ["Saver"]
 
-STEPS_BETWEEN_TALKS = 20
+STEPS_BETWEEN_CHECKS = 20
 WHOLE = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class Saver:
-    """The checkpoints of a run; peers leave none.
+    """The checkpoints of a run. Peers have none.
 
     Args:
-        stepper: what is saved.
+        stepper: the network and its training state.
         every: seconds between checkpoints.
-        run: what the run is; checkpoints of another one are refused.
+        run: the description of the run. Checkpoints of other runs are refused.
     """
 
     def __init__(self, stepper: Stepper, every: float, run: Mapping[str, Any]) -> None:
@@ -38,21 +38,21 @@ class Saver:
         self.checkpoints = Checkpoints(trial.folder if self.writes else Path(), {**run, **of})
         self.saved_at = perf_counter()
 
-    def consider(self, step: int, told: Sequence[int]) -> None:
-        """Write a checkpoint if it is time or if someone told us to stop, and then stop.
+    def consider(self, step: int, received: Sequence[int]) -> None:
+        """Write a checkpoint if it is due or after a signal to stop. Stop after a signal.
 
         Args:
-            step: the steps that are done.
-            told: the signals that have arrived.
+            step: the number of finished steps.
+            received: the received signals.
 
         Raises:
-            Stopped: someone told us to.
+            Stopped: there was a signal.
         """
-        signum, due = told[0] if told else 0, int(self.keeps and perf_counter() - self.saved_at >= self.every)
+        signum, due = received[0] if received else 0, int(self.keeps and perf_counter() - self.saved_at >= self.every)
         if self.team.size > 1:
-            if step % STEPS_BETWEEN_TALKS:
+            if step % STEPS_BETWEEN_CHECKS:
                 return
-            signum, due = self.team.told(signum, due)
+            signum, due = self.team.maximum(signum, due)
         if self.keeps and (due or signum):
             with self.trial.paused():
                 self._save(step)
@@ -60,16 +60,16 @@ class Saver:
             raise Stopped(step, signum)
 
     def resume(self, per_epoch: int) -> int:
-        """Go on from the newest checkpoint, if there is one.
+        """Resume from the newest checkpoint, if there is one.
 
         Args:
-            per_epoch: the steps of an epoch.
+            per_epoch: the number of steps of an epoch.
 
         Returns:
-            The steps that are done.
+            The number of finished steps.
 
         Raises:
-            ValueError: it holds something else than the state of this run.
+            ValueError: the checkpoint does not hold the state of this run.
         """
         found = self.team.from_leader(self.checkpoints.load() if self.writes else None)
         if found is None:
@@ -80,7 +80,7 @@ class Saver:
             raise self.checkpoints.refusal(error) from error
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights that the network has, whole and on the CPU, for `load_state_dict` of the bare one."""
+        """Return the full weights on the CPU, for `load_state_dict` of the network without wrappers."""
         found = states.get_model_state_dict(self.stepper.module, options=WHOLE)
         return {name: value.clone() for name, value in found.items() if isinstance(value, Tensor)}
 
@@ -95,7 +95,7 @@ class Saver:
         }
         if self.writes:
             self.checkpoints.save(step, state)
-        self.team.told(0)  # no rank may end, and be missed, while another one writes
+        self.team.maximum(0)  # all ranks wait until the checkpoint is written
         self.saved_at = perf_counter()
 
     def _load(self, state: dict[str, Any], per_epoch: int) -> int:
@@ -104,12 +104,12 @@ class Saver:
         if len(lengths) != 1 or not 0 <= step - per_epoch * max(lengths) <= per_epoch or step > stepper.steps:
             raise ValueError(f"step {step} is not in the epoch after {lengths}")
         if not all(0 <= state["trial"][name] < math.inf for name in ("seconds", "data_seconds")):
-            raise ValueError("durations that no run has")
+            raise ValueError("invalid durations")
         if not all(0 <= sharp < step for sharp in state["trial"]["sharp_steps"]):
-            raise ValueError("sharpness-aware steps that have not been")
+            raise ValueError("sharpness-aware steps after the last step")
         if state["model"].keys() != stepper.module.state_dict().keys() or not state["optimizer"]:
-            raise ValueError("the state of another network")  # which torch, if it is empty, takes in silence
-        with warnings.catch_warnings():  # of the bare step that torch takes where it finds no state
+            raise ValueError("the state of another network")  # torch accepts an empty one silently
+        with warnings.catch_warnings():  # torch takes a step without passes to create the optimizer's state
             warnings.filterwarnings("ignore", message=r"step\(\) was called without passes")
             states.set_state_dict(
                 stepper.module,

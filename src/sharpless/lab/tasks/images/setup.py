@@ -1,4 +1,4 @@
-"""The machine of a run: devices, processes, and what makes them faster."""
+"""The machine of a run: devices, processes, and options for speed."""
 
 import os
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ RENDEZVOUS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Setup:
-    """Where a run is executed. Results differ between setups by rounding, and by what DDP makes of the batch.
+    """The machine of a run. Results differ between setups by rounding, and by the split of the batch in DDP.
 
     >>> Setup(devices=2, strategy="ddp").world_size
     2
@@ -43,21 +43,19 @@ class Setup:
             if not check:
                 raise ValueError(f"{name} = {getattr(self, name)} is out of range: {remedy}")
         if self.nodes > 1 and not launched():
-            raise ValueError(f"nodes = {self.nodes} would wait for the other nodes for ever: start it by torchrun")
+            raise ValueError(f"nodes = {self.nodes} would wait for the other nodes forever: start it with torchrun")
         if self.strategy == "fsdp2" and self.world_size == 1:
-            raise ValueError(
-                "strategy = fsdp2 shards a network over several devices: give their number, or leave it out"
-            )
+            raise ValueError("strategy = fsdp2 shards a network over several devices: give devices, or leave it out")
         if self.devices == 1 and self.accelerator in {"auto", "cpu"} and not self.compile:
-            return  # which holds on every machine, and is known without torch
+            return  # valid on every machine: no need to import torch
         import torch  # noqa: PLC0415
 
         if self.compile and self.compile not in torch.compiler.list_backends(exclude_tags=()):
             known = ", ".join(torch.compiler.list_backends())
-            raise ValueError(f"compile = {self.compile} is no backend of torch.compile: give {known}")
+            raise ValueError(f"compile = {self.compile} is not a backend of torch.compile: give {known}")
         there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(self.device, 0)
         if self.device != "cpu" and self.devices > there:
-            raise ValueError(f"devices = {self.devices} is out of range: of {self.device} there are {there} here")
+            raise ValueError(f"devices = {self.devices} is out of range: {self.device} has {there} here, give fewer")
 
     @property
     def device(self) -> str:
@@ -75,10 +73,10 @@ class Setup:
 
 
 def launched() -> bool:
-    """Return whether torchrun, or what does the same, has started this process beside others."""
+    """Return whether torchrun or a similar launcher started this process."""
     return all(name in os.environ for name in RENDEZVOUS)
 
 
 def is_follower() -> bool:
-    """Return whether this process does what another one tells it, which reads the command line, writes and prints."""
+    """Return whether this process follows a leader, which reads the command line, writes and prints."""
     return launched() and os.environ["RANK"] != "0"

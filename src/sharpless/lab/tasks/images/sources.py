@@ -1,4 +1,4 @@
-"""Where images come from: scikit-learn's digits, folders, Parquet files, and the Hugging Face hub."""
+"""The sources of images: scikit-learn's digits, folders, Parquet files, and the Hugging Face hub."""
 
 import multiprocessing
 import os
@@ -37,18 +37,18 @@ def read(name: str, data_dir: str | Path | None = None) -> Source:
 
     Args:
         name: digits, cifar10, cifar100, imagenet, folder:PATH or hub:NAME.
-            PATH has one folder per class in train and test (or validation, valid, val), or without such folders one
-            per class itself. NAME is a data set of the Hugging Face hub, or a local path that
-            `datasets.load_dataset` reads. The test set is the split test, or validation if test has no labels or
-            is not there, or else a fifth of each class of the training examples, always the same.
-        data_dir: for cifar10, cifar100 and imagenet, a local folder in place of the hub: one like PATH with a folder
-            train, or one with files train-*.parquet and test-*.parquet, or validation-*.parquet.
+            PATH has one folder per class in train and test (or validation, valid, val). Without such folders PATH
+            itself has one folder per class. NAME is a data set of the Hugging Face hub, or a local path for
+            `datasets.load_dataset`. The test set is the split test, or validation if there is no test with labels,
+            or else a fixed fifth of each class of the training examples.
+        data_dir: for cifar10, cifar100 and imagenet, a local folder in place of the hub. It is like PATH with a folder
+            train, or it has files train-*.parquet and test-*.parquet, or validation-*.parquet.
 
     Returns:
-        The source. Its images are not decoded yet, so that one of them may still turn out to be broken.
+        The source. Its images are not decoded yet: some may be broken.
 
     Raises:
-        ValueError: there is no such source, or what is there cannot be read or has no images with labels.
+        ValueError: there is no such source, or it cannot be read or has no images with labels.
     """
     kind, _, place = name.partition(":")
     if data_dir is not None and name not in HUB:
@@ -69,7 +69,7 @@ def read(name: str, data_dir: str | Path | None = None) -> Source:
 
 
 def places(labels: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-    """Return the place of each example, from 0, in a random order of those of its class.
+    """Return the position of each example, from 0, in a random order within its class.
 
     >>> places(np.array([0, 1, 0, 1, 1]), np.random.default_rng(0)).tolist()
     [1, 2, 0, 1, 0]
@@ -95,7 +95,7 @@ def _datasets(name: str) -> Any:
         datasets = import_module("datasets")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{name} needs {error.name}: pip install 'sharpless[data]'") from error
-    if multiprocessing.parent_process():  # many write to one terminal
+    if multiprocessing.parent_process():  # many processes share one terminal
         datasets.disable_progress_bars()
         datasets.logging.set_verbosity_error()
         import_module("huggingface_hub.utils").disable_progress_bars()
@@ -107,7 +107,7 @@ def _loaded(name: str, *arguments: Any, **options: Any) -> Mapping[str, Any]:
     try:
         splits: Mapping[str, Any] = datasets.load_dataset(*arguments, **options)
     except Exception as error:  # of datasets, of pyarrow, of the network
-        # This one says only that there was another, and most say more than is to be told in two lines.
+        # This error only points to another one, and most are longer than two lines.
         reason = error.__cause__ if type(error) is datasets.exceptions.DatasetGenerationError else error
         lines = [line.strip() for line in str(reason or error).splitlines() if line.strip()]
         remedy = "; give a folder that holds it (data_dir = FOLDER), or try again" if name in HUB else ""
@@ -128,7 +128,7 @@ def _parquet(name: str, folder: Path) -> Mapping[str, Any]:
         try:
             metadata = import_module("pyarrow.parquet").read_metadata(path)
         except ValueError as error:
-            raise ValueError(f"{path} is no Parquet file, or not whole: fetch it again") from error
+            raise ValueError(f"{path} is not a complete Parquet file: download it again") from error
         if not metadata.num_rows:
             raise ValueError(f"{path} is empty: give images, or remove it")
         names = metadata.schema.to_arrow_schema().names
@@ -140,7 +140,7 @@ def _parquet(name: str, folder: Path) -> Mapping[str, Any]:
 def _folders(name: str, folder: Path) -> Mapping[str, Any]:
     datasets = _datasets(name)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{name} cannot be read: {folder} is no folder")
+        raise FileNotFoundError(f"{name} cannot be read: {folder} is not a folder")
     train = folder / "train" if (folder / "train").is_dir() else folder
     roots = {"train": train}
     if train != folder:
@@ -159,7 +159,7 @@ def _folders(name: str, folder: Path) -> Mapping[str, Any]:
         paths, labels = [], []
         for label, known in enumerate(names):
             inside = sorted(os.listdir(root / known)) if (root / known).is_dir() else []
-            inside = [entry for entry in inside if not entry.startswith(".")]  # what systems leave beside images
+            inside = [entry for entry in inside if not entry.startswith(".")]  # hidden files of the system
             images = [entry for entry in inside if os.path.splitext(entry)[1].lower() in endings]
             for entry in images:
                 _check_name(root / known / entry)
@@ -177,7 +177,7 @@ def _classes(root: Path) -> list[str]:
 
 
 def _check_name(path: Path) -> None:
-    """Find out whether a path is one that Arrow can hold.
+    """Check that Arrow can store a path.
 
     Raises:
         ValueError: its name is not UTF-8.
@@ -190,10 +190,12 @@ def _check_name(path: Path) -> None:
 
 def _source(name: str, splits: Mapping[str, Any], label: str | None = None) -> Source:
     if "train" not in splits:
-        raise ValueError(f"{name} has the splits {', '.join(splits)}: there must be one called train")
+        raise ValueError(f"{name} has the splits {', '.join(splits)}: one must be called train")
     train, classes = _pictures(name, splits, "train", label)
     tests = (_pictures(name, splits, split, label)[0] for split in TEST_SPLITS if split in splits)
-    test = next((pictures for pictures in tests if (pictures.labels != -1).any()), None)  # ImageNet's are secret: −1
+    test = next(
+        (pictures for pictures in tests if (pictures.labels != -1).any()), None
+    )  # −1: no label, as in ImageNet's test
     labelled = [train] if test is None else [train, test]
     classes = classes or tuple(map(str, range(1 + max(pictures.labels.max() for pictures in labelled))))
     for pictures in labelled:
@@ -209,7 +211,7 @@ def _source(name: str, splits: Mapping[str, Any], label: str | None = None) -> S
 
 
 def _pictures(name: str, splits: Mapping[str, Any], split: str, label: str | None) -> tuple[Pictures, tuple[str, ...]]:
-    """Return the pictures of a split and the names of their classes, none where labels are plain numbers.
+    """Return the pictures of a split and the names of their classes. There are no names if labels are numbers.
 
     Raises:
         ValueError: there are no pictures with labels.

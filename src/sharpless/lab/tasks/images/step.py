@@ -1,4 +1,4 @@
-"""What a training step does, and a test."""
+"""A training step, and the test."""
 
 import math
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ TESTED_AT_ONCE = 512
 
 
 class Stepper:
-    """A network with all that trains it.
+    """A network with its optimizer and learning-rate schedule.
 
     Args:
         trial: the run.
         recipe: its hyperparameters.
-        setup: where it is executed.
+        setup: the machine.
         team: the processes that share a batch.
-        model: the network, new, on the CPU.
-        steps: how many there will be.
+        model: the new network, on the CPU.
+        steps: the number of steps of the run.
     """
 
     def __init__(self, trial: Trial, recipe: Recipe, setup: Setup, team: Team, model: nn.Module, steps: int) -> None:
@@ -43,9 +43,9 @@ class Stepper:
             self.module = model.to(memory_format=self.format)
         self.sharded = setup.strategy == "fsdp2"
         self.network = team.wrapped(self.module, sharded=self.sharded)
-        """The network with what wraps it: DistributedDataParallel, where there is one."""
+        """The network, inside DistributedDataParallel if there are several processes."""
         if setup.compile:
-            # What was compiled for runs before, and sizes met before, would decide what is compiled for this one.
+            # Graphs and sizes of earlier runs would change the compilation of this one.
             torch.compiler.reset()
             self.network.compile(backend=setup.compile, dynamic=False)
         base = base_optimizer(recipe, self.network)
@@ -63,7 +63,7 @@ class Stepper:
         dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(recipe.precision)
         self.autocast = nullcontext() if dtype is None else torch.autocast(team.device.type, dtype=dtype)
         self.loss = torch.zeros((), device=team.device)
-        """The training losses of an epoch, at unperturbed weights, added up."""
+        """The sum of the training losses of an epoch, at unperturbed weights."""
 
     def take(self, parts: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Take one step, on the micro-batches of a batch."""
@@ -87,9 +87,9 @@ class Stepper:
         self.scheduler.step()
 
     def _held(self, *, last: bool) -> "nullcontext[None]":
-        """Return a block within which gradients stay where they are, if they may wait for those of the last part."""
+        """Return a block without all-reduce of gradients, if the last micro-batch can reduce them."""
         if last or self.recipe.climb_together or not isinstance(self.network, DistributedDataParallel):
-            return nullcontext()  # FSDP2 keeps what is not reduced where nobody can climb along it
+            return nullcontext()  # the ascent cannot read the unreduced gradients of FSDP2
         return self.network.no_sync()  # type: ignore[return-value]
 
     def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
@@ -108,13 +108,13 @@ class Stepper:
         return loss
 
     def accuracy(self, examples: Examples) -> float:
-        """Return the share of right answers in percent; call it within `trial.evaluating`."""
+        """Return the accuracy in percent. Call it within `trial.evaluating`."""
         team, n = self.team, len(examples)
-        rows = torch.arange(n + -n % team.size) % n  # every rank runs as often: sharded networks want that
+        rows = torch.arange(n + -n % team.size) % n  # sharded networks need the same number of batches on all ranks
         mine, counted = rows[team.rank :: team.size], len(range(team.rank, n, team.size))
         right = torch.zeros((), dtype=torch.int64, device=team.device)
         seen = 0
-        if team.size > 1:  # each rank has running statistics of its own, and those of the first are saved
+        if team.size > 1:  # running statistics differ between ranks, and checkpoints have those of the first
             for buffer in self.module.buffers():
                 torch.distributed.broadcast(buffer, 0)
         for x, y in examples.batches(list(torch.split(mine, TESTED_AT_ONCE))):
@@ -139,7 +139,7 @@ def base_optimizer(recipe: Recipe, model: nn.Module) -> Optimizer:
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
-    """Return the learning rate in units of the recipe's: a straight rise from 0, then a cosine to 0.
+    """Return the factor of the recipe's learning rate: linear warm-up from 0, then cosine decay to 0.
 
     >>> [rate(step, 4, 0.0) for step in (0, 2, 4)], rate(0, 4, 0.5)
     ([1.0, 0.5, 0.0], 0.5)

@@ -1,7 +1,7 @@
 """One run: train a recipe with one method and one seed.
 
-All that is random in a run is a function of the seed and of the step, the epoch or the example: a run that goes on
-from a checkpoint is the one that was never stopped, and processes that share a batch agree on it.
+All random numbers of a run are functions of the seed and of the step, the epoch or the example. So a resumed run equals
+an uninterrupted one, and processes that share a batch agree.
 """
 
 import random
@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from sharpless.lab.faults import blamed
 from sharpless.lab.flat import EXAMPLES
-from sharpless.lab.stopping import told_to_stop
+from sharpless.lab.stopping import stop_signals
 from sharpless.lab.tasks.images.checks import check_batches, examples
 from sharpless.lab.tasks.images.data import Data
 from sharpless.lab.tasks.images.examples import Examples
@@ -37,24 +37,24 @@ from sharpless.lab.trial import Trial
 __all__ = ["batches", "run_epoch", "train", "work"]
 
 MEASURED_AT_ONCE = 125
-"""Examples in a batch of what flatness is measured on."""
+"""Examples in a batch for flatness."""
 
 CHOSEN_ON = 0.2
-"""The share of the training examples by which hyperparameters are chosen, where the recipe names none."""
+"""The share of the training examples for choosing hyperparameters, if the recipe has none."""
 
 
 def train(trial: Trial, recipe: Recipe, setup: Setup | None = None, data: Data | None = None) -> None:
-    """Train, test after every epoch, and leave the weights in `trial.weights`.
+    """Train, test after every epoch, and set `trial.weights`.
 
     Args:
-        trial: the run; a rank that follows has one of its own.
+        trial: the run. Every follower has another object.
         recipe: the hyperparameters.
-        setup: where the run is executed.
-        data: what it trains on, in place of the recipe's data.
+        setup: the machine.
+        data: data in place of those of the recipe.
 
     Raises:
-        Stopped: the process was told to stop; a checkpoint was written after the step.
-        ValueError: the arguments do not go together.
+        Stopped: a signal stopped the process. A checkpoint was written after the step.
+        ValueError: the arguments exclude each other.
     """
     setup = setup or Setup()
     job = {
@@ -67,7 +67,7 @@ def train(trial: Trial, recipe: Recipe, setup: Setup | None = None, data: Data |
 
 
 def work(team: Team, job: Mapping[str, Any]) -> None:
-    """Train as one of a team that `train` leads."""
+    """Train as a follower of `train`."""
     trial = Trial(job["method"], job["seed"], job["hyperparameters"], choosing=job["choosing"], wrap=job["wrap"])
     with computing_with(job["threads"]):
         _train(trial, job["recipe"], job["setup"], team, job["data"])
@@ -77,20 +77,20 @@ def _train(trial: Trial, recipe: Recipe, setup: Setup, team: Team, data: Data | 
     data = data or examples(recipe, setup, trial.seed, recipe.validation or CHOSEN_ON * trial.choosing)
     check_batches(recipe, setup, data)
     trial.facts["fingerprint"] = data.fingerprint
-    told_of = {name: value for name, value in asdict(setup).items() if name not in {"data_dir", "accelerator"}}
-    trial.setup |= {**told_of, "processes": team.size}
+    options = {name: value for name, value in asdict(setup).items() if name not in {"data_dir", "accelerator"}}
+    trial.setup |= {**options, "processes": team.size}
     train_set, test_set = data.train.to(team.device), data.test.to(team.device)
     per_epoch, epochs = len(data.train) // recipe.batch_size, trial.epochs(recipe.epochs)
 
-    _sow(trial.seed, team.device)
+    _seed_all(trial.seed, team.device)
     model = build(recipe.network, classes=data.classes, channels=data.channels, width=recipe.width)
     stepper = Stepper(trial, recipe, setup, team, model, epochs * per_epoch)
     saver = Saver(stepper, setup.checkpoint_every, {"recipe": asdict(recipe), "data": data.fingerprint})
-    with blamed(recipe.network), told_to_stop() as told, _nothing_said_of_skipped_steps():
+    with blamed(recipe.network), stop_signals() as received, _without_skip_warning():
         step = saver.resume(per_epoch)
         for epoch in range(len(trial.curve["step"]), epochs):
-            step = run_epoch(stepper, train_set, epoch, step, lambda step: saver.consider(step, told))
-            _sow(_mixed(trial.seed, step, 1 + team.rank), team.device)
+            step = run_epoch(stepper, train_set, epoch, step, lambda step: saver.consider(step, received))
+            _seed_all(_mixed(trial.seed, step, 1 + team.rank), team.device)
             loss = float(team.total(stepper.loss)) / (team.size * per_epoch)
             with trial.evaluating(stepper.module):
                 trial.report(**{data.split: stepper.accuracy(test_set)}, loss=loss)
@@ -102,17 +102,17 @@ def _train(trial: Trial, recipe: Recipe, setup: Setup, team: Team, data: Data | 
 
 
 def run_epoch(stepper: Stepper, train_set: Examples, epoch: int, step: int, after: Callable[[int], None]) -> int:
-    """Train for what is missing of an epoch.
+    """Train for the remaining steps of an epoch.
 
     Args:
-        stepper: what takes the steps.
+        stepper: the network with its optimizer.
         train_set: the examples.
-        epoch: which epoch.
-        step: the steps that are done.
-        after: is called after every step with the steps that are done by then.
+        epoch: the number of the epoch.
+        step: the number of finished steps.
+        after: called after every step with the number of finished steps.
 
     Returns:
-        The steps that are done.
+        The number of finished steps.
     """
     trial, recipe, team = stepper.trial, stepper.recipe, stepper.team
     per_epoch = len(train_set) // recipe.batch_size
@@ -121,7 +121,7 @@ def run_epoch(stepper: Stepper, train_set: Examples, epoch: int, step: int, afte
         before = perf_counter()
         parts = [next(coming) for _ in range(recipe.accumulate)]
         trial.data_seconds += perf_counter() - before
-        _sow(_mixed(trial.seed, step, 1 + team.rank), team.device)
+        _seed_all(_mixed(trial.seed, step, 1 + team.rank), team.device)
         stepper.take(parts)
         step += 1
         after(step)
@@ -141,25 +141,25 @@ def batches(
 
 
 def _mixed(*numbers: int) -> int:
-    """Return a seed for torch that differs wherever the numbers do, for all practical purposes."""
+    """Return a seed for torch that practically always differs for different numbers."""
     seed = 0
     for number in numbers:
         seed = (seed * 0x9E3779B97F4A7C15 + number + 1) % 2**63
     return seed
 
 
-def _sow(seed: int, device: torch.device) -> None:
-    """Let all that draws from global generators follow from `seed`, a network of the user's own included."""
+def _seed_all(seed: int, device: torch.device) -> None:
+    """Seed all global random number generators, which the user's network may use too."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":  # torch.manual_seed notes where it was called, on a machine without a GPU
+    if device.type == "cuda":  # without a GPU, torch.manual_seed would store a traceback at every step
         torch.cuda.manual_seed(seed)
 
 
 @contextmanager
-def _nothing_said_of_skipped_steps() -> Iterator[None]:
-    """Silence what torch says of a schedule where float16 has overflown at the first step."""
+def _without_skip_warning() -> Iterator[None]:
+    """Silence torch's warning about the learning-rate scheduler if float16 overflows at the first step."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         yield

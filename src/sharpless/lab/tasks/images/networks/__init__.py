@@ -1,8 +1,8 @@
-"""The networks by name: small ones of our own, those of the papers for CIFAR, timm's, and yours.
+"""The networks by name: small ones, those of the papers for CIFAR, timm's, and yours.
 
 | spec                                               | network                                                       |
 | -------------------------------------------------- | ------------------------------------------------------------- |
-| convnet, convnet-groupnorm, convnet-strided, vit   | small ones, as wide as `width` says                           |
+| convnet, convnet-groupnorm, convnet-strided, vit   | small ones, with the width `width`                            |
 | resnet18, resnet50, …                              | `ResNet` (arXiv 1512.03385)                                   |
 | wrn-16-4, wrn-28-10, …                             | `WideResNet` (arXiv 1605.07146)                               |
 | vgg16-bn, …                                        | `VGG` (arXiv 1409.1556)                                       |
@@ -10,7 +10,7 @@
 | timm:vit_small_patch16_224,img_size=32, …          | timm.create_model(name, num_classes, in_chans, …)             |
 | package.module:factory,argument=value, …           | factory(classes, argument=value, …), a torch.nn.Module        |
 
-Arguments follow after commas. A value is read as a Python literal, and as a text where it is none.
+Commas separate arguments. A value is a Python literal, or else a text.
 """
 
 import re
@@ -42,7 +42,7 @@ _FAMILIES: dict[str, Any] = {
 
 
 def check(spec: str) -> None:
-    """Check, without building it, that `spec` names a network; a module of the user's is imported for this.
+    """Check that `spec` names a network, without building it. The user's module is imported.
 
     >>> check("wrn-17-4")
     Traceback (most recent call last):
@@ -50,8 +50,8 @@ def check(spec: str) -> None:
     ValueError: network = wrn-17-4: depth = 17 is no wide ResNet's: give 6n + 4, as in wrn-16-4 or wrn-28-10
 
     Raises:
-        ValueError: no such network is known, it does not take these arguments, or its module cannot be imported.
-        ModuleNotFoundError: timm is needed and not installed.
+        ValueError: the network is unknown, it does not take these arguments, or its module cannot be imported.
+        ModuleNotFoundError: the network needs timm, which is not installed.
     """
     _factory(spec)
 
@@ -63,7 +63,7 @@ def build(spec: str, *, classes: int, channels: int, width: int) -> nn.Module:
     Linear(in_features=64, out_features=10, bias=True)
 
     Args:
-        spec: the network, see the module.
+        spec: the network, see the table of this module.
         classes: the number of classes.
         channels: the channels of an image.
         width: the width of a small network; the others have their own.
@@ -72,9 +72,9 @@ def build(spec: str, *, classes: int, channels: int, width: int) -> nn.Module:
         The network.
 
     Raises:
-        ValueError: no such network is known, it does not take these arguments, its module cannot be imported, or what
-            its factory returns is no network.
-        ModuleNotFoundError: timm is needed and not installed.
+        ValueError: the network is unknown, it does not take these arguments, its module cannot be imported, or its
+            factory returns something else than a network.
+        ModuleNotFoundError: the network needs timm, which is not installed.
     """
     factory = _factory(spec)
     with blamed(spec, surely=True):
@@ -88,7 +88,7 @@ def _factory(spec: str) -> Callable[..., Any]:
     """Return a function of classes, channels and width.
 
     Raises:
-        ValueError: no such network is known, or it takes no arguments.
+        ValueError: the network is unknown, or it takes no arguments.
     """
     name, arguments = _read(spec)
     if name.startswith("timm:"):
@@ -105,15 +105,15 @@ def _factory(spec: str) -> Callable[..., Any]:
             return _from_family(spec, family, shape, arguments)
     raise ValueError(
         f"network = {spec} is unknown: give {', '.join(SMALL)}, resnet18, wrn-28-10, vgg16-bn, pyramidnet-110, "
-        "timm:NAME, or module:factory of your own"
+        "timm:NAME, or your module:factory"
     )
 
 
 def _read(spec: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and the arguments; a comma that no `argument=` follows belongs to a value.
+    """Return the name and the arguments. A comma without `argument=` after it belongs to a value.
 
     Raises:
-        ValueError: the arguments are not written as such.
+        ValueError: the arguments cannot be parsed.
     """
     name, comma, rest = spec.partition(",")
     arguments: dict[str, Any] = {}
@@ -123,7 +123,7 @@ def _read(spec: str) -> tuple[str, dict[str, Any]]:
             raise ValueError(f"network = {spec} cannot be read at {part!r}: write {name},argument=value, each once")
         try:
             arguments[key] = literal_eval(text)
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # the last three by brackets, say
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # brackets raise the last three
             arguments[key] = text
     return name.strip(), arguments
 
@@ -149,12 +149,12 @@ def _from_timm(spec: str, name: str, arguments: dict[str, Any]) -> Callable[...,
     if not timm.is_model(name):
         raise ValueError(f"network = {spec} is unknown to timm {timm.__version__}: see timm.list_models()")
     for filled in {"num_classes", "in_chans"} & set(arguments):
-        raise ValueError(f"network = {spec} gives {filled}, which the data decide: leave it out")
+        raise ValueError(f"network = {spec} gives {filled}, which the data set: leave it out")
 
     def create(classes: int, channels: int, width: int) -> Any:
         try:
             return timm.create_model(name, num_classes=classes, in_chans=channels, **arguments)
-        except TypeError as error:  # which arguments a model takes is known to its constructor alone
+        except TypeError as error:  # only the constructor knows the arguments of a model
             raise ValueError(f"network = {spec} does not take these arguments: {error}") from error
 
     return create
@@ -164,12 +164,12 @@ def _from_module(spec: str, name: str, arguments: dict[str, Any]) -> Callable[..
     module, _, attribute = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)  # where `python -m` looks first, and a console script does not
+        sys.path.insert(0, here)  # as with `python -m`; a console script leaves it out
     try:
         imported = import_module(module)
     except (Exception, SystemExit) as error:
         where = culprit(error, spec)
-        remedy = "run in its folder or install it" if where is None else f"mend it ({where})"
+        remedy = "run in its folder or install it" if where is None else f"fix it ({where})"
         raise ValueError(
             f"network = {spec}: module {module!r} cannot be imported ({reason(error)}), {remedy}"
         ) from error

@@ -1,4 +1,4 @@
-"""What the networks for CIFAR have in common: a convolution before BatchNorm, and the way from features to logits."""
+"""Common parts of the networks for CIFAR: a convolution before BatchNorm, and the classifier."""
 
 from torch import nn
 
@@ -6,9 +6,9 @@ __all__ = ["classifier", "convolution"]
 
 
 def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """Return a padded convolution without a bias, which BatchNorm would take away, initialized as He et al. do.
+    """Return a padded convolution with He initialization, without a bias, which BatchNorm would remove.
 
-    Its weights are normal with variance 2 / (size² · outputs), keeping the length of the gradient (arXiv 1502.01852).
+    Its weights are normal with variance 2 / (size² · outputs), which keeps the norm of the gradient (arXiv 1502.01852).
 
     >>> convolution(3, 16, 3, stride=2)
     Conv2d(3, 16, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), bias=False)
@@ -19,7 +19,7 @@ def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Con
 
 
 def classifier(inputs: int, classes: int) -> nn.Sequential:
-    """Return the mean over all positions and one linear layer, (N, inputs, H, W) → (N, classes)."""
+    """Return global average pooling and one linear layer, (N, inputs, H, W) → (N, classes)."""
     linear = nn.Linear(inputs, classes)
     nn.init.zeros_(linear.bias)
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)

@@ -19,25 +19,25 @@ _BASIC_UP_TO = 110
 class PyramidNet(nn.Module):
     """A residual network whose every block adds channels, (N, channels, H, W) → (N, classes).
 
-    Block k of K in all has 16 + kα/K channels, rounded, and a bottleneck puts out four times as many. There are three
-    stages, of 32, 16 and 8 pixels where images have 32. A block is BatchNorm, convolution, BatchNorm, ReLU and so on to
-    a last BatchNorm; a shortcut is the input, averaged over 2×2 where a stage begins and with zeros for the new
-    channels. Up to a depth of 110 blocks are basic, beyond they are bottlenecks, as in the paper.
+    Block k of K has 16 + kα/K channels, rounded. The output of a bottleneck has four times as many. There are three
+    stages, of 32, 16 and 8 pixels for images of 32. A block is BatchNorm, convolution, BatchNorm, ReLU and so on to a
+    last BatchNorm. A shortcut is the input, averaged over 2×2 at the beginning of a stage, with zeros for the new
+    channels. Blocks are basic up to a depth of 110, and bottlenecks beyond, as in the paper.
 
     >>> sum(p.numel() for p in PyramidNet(110, 48, classes=10, channels=3).parameters())
     1772706
 
     Args:
         depth: 6n + 2 up to 110, 9n + 2 beyond, with n blocks in a stage.
-        alpha: the widening factor α, how many channels the blocks add in all; None for the widest of the paper, which
-            has depths of 110, 164, 200, 236 and 272.
-        shakedrop: the probability with which the last block is shaken, 0.5 in the paper; it falls linearly to the
-            first block, and 0 is no ShakeDrop.
+        alpha: the widening factor α, the number of channels that all blocks add. None is the largest of the paper, for
+            depths of 110, 164, 200, 236 and 272.
+        shakedrop: the probability of ShakeDrop in the last block, 0.5 in the paper. It falls linearly to the first
+            block. 0 means no ShakeDrop.
         classes: the number of classes.
         channels: the channels of an image.
 
     Raises:
-        ValueError: there is no network of this depth, α is not positive or not known, or the probability is none.
+        ValueError: there is no network of this depth, α is not positive or not known, or the probability is invalid.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class PyramidNet(nn.Module):
         """Check the arguments.
 
         Raises:
-            ValueError: there is no network of this depth, α is not positive or not known, or the probability is none.
+            ValueError: there is no network of this depth, α is not positive or unknown, or the probability is invalid.
         """
         if depth < 8 or depth % (6 if depth <= _BASIC_UP_TO else 9) != 2:
             raise ValueError(
                 f"depth = {depth} is no PyramidNet's: give 6n + 2 up to 110 or 9n + 2 beyond, as in pyramidnet-110"
             )
         if alpha is None and depth not in _ALPHA:
-            raise ValueError(f"alpha is missing: the paper has no PyramidNet of depth {depth}, say how much it widens")
+            raise ValueError(f"alpha is missing: the paper has no PyramidNet of depth {depth}, give the added channels")
         if alpha is not None and not (isinstance(alpha, Real) and 0 < alpha < math.inf):
             raise ValueError(f"alpha = {alpha} is out of range: give a positive number of channels, such as 84")
         if not (isinstance(shakedrop, Real) and 0 <= shakedrop <= 1):
@@ -110,19 +110,19 @@ class _Block(nn.Module):
 
 
 class ShakeDrop(nn.Module):
-    """Multiply each example by random coefficients, others forward than backward: (N, ...) → (N, ...).
+    """Multiply each example by random coefficients, different in forward and backward: (N, ...) → (N, ...).
 
     In training the coefficient is b + α − bα forward and b + β − bβ backward, drawn for each example: b is 1 with the
     probability of survival and else 0, α ~ U(−1, 1), β ~ U(0, 1). In evaluation it is the mean of the first, the
-    probability of survival. All is drawn in the forward pass, from torch's generator for the device, so that what
-    repeats the noise of a forward pass repeats that of its backward pass.
+    probability of survival. The forward pass draws all of them from torch's generator for the device. The same state
+    of the generator repeats both passes.
 
     >>> ShakeDrop(0.75).eval()(torch.ones(2, 1))
     tensor([[0.7500],
             [0.7500]])
 
     Args:
-        survival: the probability with which an example passes unshaken.
+        survival: the probability that an example passes unchanged.
     """
 
     def __init__(self, survival: float) -> None:
@@ -130,7 +130,7 @@ class ShakeDrop(nn.Module):
         self.survival = survival
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return `x`, shaken."""
+        """Return `x` times the coefficients."""
         if not self.training:
             return self.survival * x
         uniform = torch.rand(3, len(x), *[1] * (x.dim() - 1), dtype=x.dtype, device=x.device)
@@ -139,7 +139,7 @@ class ShakeDrop(nn.Module):
         return shaken
 
     def extra_repr(self) -> str:
-        """Return what `repr` shows."""
+        """Return the arguments for `repr`."""
         return f"survival={self.survival:g}"
 
 

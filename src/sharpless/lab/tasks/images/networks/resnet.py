@@ -11,11 +11,11 @@ _BOTTLENECK_FROM = 50
 
 
 class ResNet(nn.Module):
-    """The networks of the paper's Table 1, with the stem that is usual on CIFAR: (N, channels, H, W) → (N, classes).
+    """The networks of the paper's Table 1, with the usual stem for CIFAR: (N, channels, H, W) → (N, classes).
 
-    Two things differ from the paper's networks for ImageNet: the first convolution is 3×3 with stride 1 and no pooling
-    follows, so that 32 pixels become 32, 16, 8 and 4 in the four stages; and a bottleneck has its stride in the 3×3
-    convolution. Shortcuts are projections where the shape changes (option B).
+    Two things differ from the paper's networks for ImageNet. The first convolution is 3×3 with stride 1 and without
+    pooling, so that 32 pixels become 32, 16, 8 and 4 in the four stages. A bottleneck has its stride in the 3×3
+    convolution. Shortcuts that change the shape are projections (option B).
 
     >>> sum(p.numel() for p in ResNet(18, classes=10, channels=3).parameters())
     11173962

@@ -1,4 +1,4 @@
-"""Small networks of our own, for images of few pixels: minutes on a laptop."""
+"""Small networks for small images: they train in minutes on a laptop."""
 
 from collections.abc import Callable
 from functools import partial

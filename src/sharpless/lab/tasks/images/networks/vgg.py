@@ -13,9 +13,9 @@ _CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 
 class VGG(nn.Sequential):
     """The convolutions of the paper's networks, and one linear layer: (N, channels, H, W) → (N, classes).
 
-    As is usual on CIFAR, BatchNorm follows each convolution, which therefore has no bias, and the mean over positions
-    and one linear layer stand in for the three of the paper; depth still counts those. Each stage ends in a
-    max-pooling of 2×2: 32 pixels become 16, 8, 4, 2 and 1, and an odd size is rounded up.
+    As usual on CIFAR, BatchNorm follows each convolution, which has no bias. Global average pooling and one linear
+    layer replace the paper's three linear layers, which depth still counts. Each stage ends in a max-pooling of 2×2:
+    32 pixels become 16, 8, 4, 2 and 1, and an odd size is rounded up.
 
     >>> sum(p.numel() for p in VGG(16, classes=10, channels=3).parameters())
     14724042

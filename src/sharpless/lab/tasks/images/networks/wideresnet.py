@@ -10,16 +10,16 @@ __all__ = ["WideResNet"]
 class WideResNet(nn.Module):
     """WRN-depth-widening: three stages of pre-activation blocks, (N, channels, H, W) → (N, classes).
 
-    A stage has (depth − 4)/6 blocks of two 3×3 convolutions; the stages have 16, 32 and 64 times `widening` channels,
+    A stage has (depth − 4)/6 blocks of two 3×3 convolutions. The stages have 16, 32 and 64 times `widening` channels,
     and 32 pixels become 32, 16 and 8. As in the authors' code, a shortcut that changes the shape is a 1×1 convolution
-    of the normalized and rectified input. The paper's optional dropout within blocks is left out.
+    of the input after BatchNorm and ReLU. The paper's optional dropout within blocks is left out.
 
     >>> sum(p.numel() for p in WideResNet(16, 4, classes=10, channels=3).parameters())
     2748890
 
     Args:
-        depth: 6n + 4, with n blocks in a stage; the 1×1 convolutions of shortcuts are among the layers counted.
-        widening: the factor k on the number of channels.
+        depth: 6n + 4, with n blocks in a stage. It counts the 1×1 convolutions of shortcuts.
+        widening: the factor k of the number of channels.
         classes: the number of classes.
         channels: the channels of an image.
 
