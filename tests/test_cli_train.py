@@ -51,7 +51,7 @@ def test_train(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "runs", "study.json", "weights", "work"]
     again = sharpless(*command)
     assert again.returncode == 0
-    assert "nothing is left to train" in again.stdout
+    assert "there is nothing to train" in again.stdout
 
 
 def free_port():

@@ -500,7 +500,7 @@ ERRORS = {
     "beyond, as in pyramidnet-110",
     "pyramidnet-2": "network = pyramidnet-2: depth = 2 is no PyramidNet's: give 6n + 2 up to 110",
     "pyramidnet-56": "network = pyramidnet-56: alpha is missing: the paper has no PyramidNet of depth 56, give "
-    "much it widens",
+    "the added channels",
     "pyramidnet-110,alpha=0": "network = pyramidnet-110,alpha=0: alpha = 0 is out of range: give a positive number of "
     "channels, such as 84",
     "pyramidnet-110,alpha=wide": "network = pyramidnet-110,alpha=wide: alpha = wide is out of range: give a positive",
