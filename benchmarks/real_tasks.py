@@ -57,7 +57,9 @@ SERIES = ("ACSF1", "ArrowHead", "BasicMotions", "GunPoint", "ItalyPowerDemand", 
 SMALL = (3e-4, 1e-3, 3e-3)
 CASES = {
     **{
-        f"etth1-{horizon}": Case("forecasting", (0.5, 1.0, 2.0), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), {"horizon": horizon})
+        f"etth1-{horizon}": Case(
+            "forecasting", (0.5, 1.0, 2.0), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), {"horizon": horizon}
+        )
         for horizon in (96, 192, 336, 720)
     },
     **{f"series-{name}": Case("few_series", (0.01, 0.05, 0.25), SMALL, {"name": name}, 0.95) for name in SERIES},
@@ -120,7 +122,8 @@ def study(
         entry["versus_base"] = versus.get(entry["method"])
         entry["stopped_early"] = estimate(early[entry["method"]]) if entry["method"] in early else None
     options = {key: Path(value).name if key == "data" else value for key, value in task.options.items()}
-    kept = {**summary, "options": options, "grid": {"rho": case.rho, "lr": case.lr}, "choice_seeds": choice_seeds}
+    grid = {"rho": case.rho, "lr": case.lr}
+    kept = {**summary, "options": options, "grid": grid, "choice_seeds": choice_seeds, "lr_chosen_by": "each method"}
     store.write(RESULTS / f"real-{name}.json", json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -23,6 +23,7 @@ def summarized(goal, *methods):
     return {
         "metric": {"goal": goal, "name": "score"}, "versions": [{"sharpless": "1", "torch": "2"}], "options": {"a": 1},
         "machines": [{"processor": "x", "cores": 2}], "grid": {"rho": [0.1]}, "choice_seeds": 2, "methods": methods,
+        "lr_chosen_by": "each method",
     }  # fmt: skip
 
 
@@ -47,10 +48,13 @@ def test_verdicts(monkeypatch, goal):
     assert found["ema:average=0.9"] == ("worse", -0.5)
     assert found["sgd"][0] == found["rst"][0] == ""
     assert found["late"][0] == found["g-rst"][0] == "diverged"
-    page = real_page.page({"a": summary})
+    shared = {"shared": summary | {"lr_chosen_by": "the base"}}  # counts nowhere, and is shown last
+    page = real_page.page(shared | {"a": summary})
+    assert page.index("## a") < page.index("## shared")
     assert "| g-rst | diverged |" in page
     assert "| ema:average | 1 | 0 | 1 | -50% (-50%) | 1.00 | 1.00 | a |" in page
-    figure = real_page.forest({"a": summary})
+    figure = real_page.forest(shared | {"a": summary})
+    assert "shared" not in figure
     assert "a, SAM: error -4.0 %, from -3.0 to -5.0 %" in figure
     assert "a, EMA: error +2.0 %" in figure
     assert "1 data sets: trained longer on 0, EMA on 0, late SAM on 0, thrifty, 1.05 on 0, SAM on 1" in figure
