@@ -17,8 +17,8 @@ ABOUT = (
     "gain over the base, where SAM is better. Cost is in gradients per step of plain training, seconds are medians. "
     "*Stopped early* is the result at the point of the curve that is best on validation data, where a task reports "
     "both in the runs that are compared. Every method, the base too, chose its learning rate and its ρ on validation "
-    "data, the two together. The last data sets are of an earlier study, in which the base alone chose its learning "
-    "rate and all methods kept it. They are not in the figure and the first table."
+    "data, the two together. Names with *base-lr* are of an earlier study, in which the base alone chose its "
+    "learning rate and all methods kept it. They are not in the figure and the first table."
 )
 Summaries = Mapping[str, Mapping[str, Any]]
 

@@ -164,7 +164,8 @@ def main() -> None:
             study(name, *asked, runs=options.runs, jobs=options.jobs)
             print(f"\r{RESULTS / f'real-{name}.json'}", flush=True)
     if options.table:
-        there = {name: path for name in CASES if (path := RESULTS / f"real-{name}.json").exists()}
+        names = [name + kind for kind in ("", "-base-lr") for name in CASES]  # of the present study, and an earlier one
+        there = {name: path for name in names if (path := RESULTS / f"real-{name}.json").exists()}
         summaries = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in there.items()}
         store.write(RESULTS / "real-tasks.md", real_page.page(summaries))
         store.write(RESULTS / "real-tasks.svg", real_page.forest(summaries) + "\n")

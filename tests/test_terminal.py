@@ -249,7 +249,10 @@ def test_ctrl_c_while_modules_are_imported(command, tmp_path):
         (["train", "--lr-warmup", "2"], "--lr-warmup = 2.0 is out of range"),
         (["train", "--batch-size", "1"], "--batch-size = 1 is out of range"),
         (["train", "--batch-size", "9999"], "--batch-size = 9999 is out of range: give 2 to 1297"),
-        (["train", "--batch-size", "10", "--accumulate", "4"], "--batch-size = 10 is not a multiple of --accumulate = 4"),
+        (
+            ["train", "--batch-size", "10", "--accumulate", "4"],
+            "--batch-size = 10 is not a multiple of --accumulate = 4",
+        ),
         (["train", "--nodes", "2"], "--nodes = 2 would wait for the other nodes forever: start it with torchrun"),
         (["train", "--lr", "1e308"], "--lr = 1e+308 is out of range"),
         (["train", "--image-size", "-1"], "--image-size = -1 is out of range"),
