@@ -33,7 +33,7 @@ class Host:
 
 
 HOSTS = {
-    "lightning": Host("lightning", "2.4.0", ("schedulefree",)),
+    "lightning": Host("lightning", "2.4.0", ("schedulefree", "heavyball")),
     "fabric": Host("lightning", "2.4.0"),
     "accelerate": Host("accelerate", "1.0.1"),
     "transformers": Host("transformers", "5.8.0", ("accelerate", "trl", "peft", "datasets")),

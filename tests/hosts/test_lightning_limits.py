@@ -125,6 +125,22 @@ def test_schedule_free():
     assert distance(ours, theirs) < 1e-6
 
 
+@pytest.mark.filterwarnings("default")  # of what heavyball imports
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_heavyball(name, monkeypatch):
+    """Sees a base with a step of its own, which keeps and clears gradients itself, given another gradient."""
+    heavyball = pytest.importorskip("heavyball")
+    monkeypatch.setattr(heavyball.utils, "compile_mode", None)
+    ours, theirs = network(), network()
+    train(theirs, getattr(heavyball, name)(theirs.parameters(), lr=0.1), batches(), "SAM")
+    make = partial(SAM, rho=METHODS["SAM"]["rho"])
+    trainer().fit(
+        Automatic(ours, lambda net: make(getattr(heavyball, name)(net.parameters(), lr=0.1))), Loader(batches())
+    )
+    assert distance(ours, network()) > 1e-2
+    assert distance(ours, theirs) < 1e-6
+
+
 def test_what_is_refused(monkeypatch):
     """Sees training begin where the callback can do nothing."""
 
