@@ -1,7 +1,6 @@
 """Handwritten digits, a third of them mislabelled, in Lightning's manual optimization.
 
-pip install 'sharpless[lab,lightning]'
-python examples/hosts/lightning_manual_digits.py
+pip install 'sharpless[lab,lightning]' && python examples/hosts/lightning_manual_digits.py
 """
 
 import lightning.pytorch as pl

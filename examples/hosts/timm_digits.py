@@ -1,7 +1,6 @@
 """Handwritten digits, a third of them mislabelled, with timm's network, optimizer, scheduler, scaler and average.
 
-pip install sharpless timm scikit-learn
-python examples/hosts/timm_digits.py
+pip install sharpless timm scikit-learn && python examples/hosts/timm_digits.py
 """
 
 import timm
