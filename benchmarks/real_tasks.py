@@ -67,7 +67,7 @@ CASES = {
         f"table-{name}": Case("table", (0.03, 0.1, 0.3, 1.0), (1e-4, *SMALL), {"name": name})
         for name in ("breast_cancer", "diabetes")
     },
-    "images": Case("few_images", (0.02, 0.05, 0.1, 0.2), (0.01, 0.02, 0.05)),
+    "images": Case("few_images", (0.02, 0.05, 0.1), (0.01, 0.02, 0.05), {"images": 500}, 0.95),
     "text": Case("text", (0.005, 0.01, 0.02, 0.05), SMALL),
 }
 
