@@ -1,6 +1,7 @@
 """Mixed precision: autocast, GradScaler, dtypes side by side, gradients that are not finite."""
 
 import copy
+import math
 from contextlib import nullcontext
 
 import pytest
@@ -143,13 +144,15 @@ def test_precisions_side_by_side(gamma):
         torch.testing.assert_close(p.grad, g, rtol=3e-2, atol=1e-2)
 
 
-def test_half_precision_norm():
-    """Sees a norm summed up in half precision, which overflows in float16 and loses digits in bfloat16."""
+@pytest.mark.parametrize(("dtype", "value"), [(torch.float16, 300.0), (torch.bfloat16, 1.0), (torch.float32, 3.0)])
+@pytest.mark.parametrize("shapes", [[(1000, 100)] * 3, [(30, 20), (7,), ()], [(100, 100), (5,)]])
+def test_norm(dtype, value, shapes):
+    """Sees a norm summed up in half precision, which overflows or loses digits, or tensors left out of one."""
     from sharpless.tensors import global_norm
 
-    for dtype, value in ((torch.float16, 300.0), (torch.bfloat16, 1.0)):
-        grads = [torch.full((1000, 100), value, dtype=dtype) for _ in range(3)]
-        assert float(global_norm(grads)) == pytest.approx(value * 300_000**0.5, rel=1e-3)
+    grads = [torch.full(shape, value, dtype=dtype) for shape in shapes]
+    numbers = sum(math.prod(shape) for shape in shapes)
+    assert float(global_norm(grads)) == pytest.approx(value * numbers**0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])

@@ -129,10 +129,11 @@ class Buffers:
 def _modules(model: nn.Module) -> set[nn.Module]:
     """Return the modules of `model`, faster than `model.modules()`, which also builds their names."""
     found, waiting = {model}, [model]
-    while waiting:
-        new = {module for module in waiting.pop()._modules.values() if module is not None} - found
-        found |= new
-        waiting += new
+    for module in waiting:
+        for child in module._modules.values():
+            if child is not None and child not in found:
+                found.add(child)
+                waiting.append(child)
     return found
 
 

@@ -6,10 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
 
 __all__ = ["buckets", "copies", "foreach", "global_norm", "local", "placed_as", "scaled"]
 
 _PLAIN = {Tensor, nn.Parameter}
+
+SMALL = 4096
+"""Tensors that are smaller on average have their norm taken as one vector, since the time per call dominates."""
 
 
 def _is_sharded(tensor: Tensor) -> bool:
@@ -35,9 +39,12 @@ def buckets(
     tensors: Sequence[Tensor], values: Sequence[Hashable]
 ) -> dict[tuple[torch.device, torch.dtype, Hashable], list[int]]:
     """Return the indices of `tensors` by device, dtype and value: one foreach call can process each list."""
+    keys = [(tensor.device, tensor.dtype, value) for tensor, value in zip(tensors, values, strict=True)]
+    if len(set(keys)) == 1:  # most often, and quick
+        return {keys[0]: list(range(len(keys)))}
     where = defaultdict(list)
-    for i, (tensor, value) in enumerate(zip(tensors, values, strict=True)):
-        where[tensor.device, tensor.dtype, value].append(i)
+    for i, key in enumerate(keys):
+        where[key].append(i)
     return dict(where)
 
 
@@ -82,8 +89,13 @@ def global_norm(tensors: Sequence[Tensor], placed_like: Sequence[Tensor] | None 
     layouts = [_layout(tensor) for tensor in placed_like or tensors]
     for (_, dtype, layout), where in buckets(tensors, layouts).items():
         precision = torch.promote_types(dtype, torch.float32)
-        parts = torch._foreach_norm([local(tensors[i]) for i in where], 2, dtype=precision)
-        norm = _over_shards(torch.linalg.vector_norm(torch.stack(parts)), layout)
+        shards = [local(tensors[i]) for i in where]
+        if sum(shard.numel() for shard in shards) < SMALL * len(shards):
+            flat = _flatten_dense_tensors(shards)  # type: ignore[no-untyped-call]
+            norm = torch.linalg.vector_norm(flat, dtype=precision)
+        else:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(shards, 2, dtype=precision)))
+        norm = _over_shards(norm, layout)
         norms.append(norm.to(tensors[0].device))
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
     return norm
