@@ -33,6 +33,7 @@ METHODS = (
     "thrifty:budget=1.05", "thrifty:budget=1.1", "thrifty:budget=1.25", "thrifty:budget=1.1,unit=gradients",
     "g-rst", "sam", "peer-sam", "peer-looksam",
 )  # fmt: skip
+WITHOUT = "SAM, without model="
 Kind = tuple[float, int, Callable[[], float]]
 """The frequency of a kind of step, the number of steps timed at once, and the function that times them."""
 
@@ -41,8 +42,11 @@ def timed(step: Any, steps: int, device: str) -> Callable[[], float]:
     return lambda: seconds(step, steps, device) / steps
 
 
-def kinds(method: Method, task: Task, device: str) -> list[Kind]:
-    """Return the kinds of step of a method, each with a copy of the network."""
+def kinds(method: Method, task: Task, device: str, *, with_model: bool = True) -> list[Kind]:
+    """Return the kinds of step of a method, each with a copy of the network.
+
+    Without its model, an optimizer keeps no statistics of BatchNorm and no noise for the second pass, as the peers.
+    """
     settings = method.settings(len(task.y))
 
     def own() -> tuple[Task, torch.optim.Optimizer]:
@@ -59,7 +63,8 @@ def kinds(method: Method, task: Task, device: str) -> list[Kind]:
     for p, share in ((0.0, 1.0 - settings.schedule.mean()), (1.0, settings.schedule.mean())):
         if share > 0:
             mine, base = own()
-            opt = RST(base, p, 0.05, settings.gamma, model=mine.model, batch_fraction=settings.batch_fraction)
+            known = mine.model if with_model else None
+            opt = RST(base, p, 0.05, settings.gamma, model=known, batch_fraction=settings.batch_fraction)
             found.append((share, task.steps, timed(through_passes(opt, mine), task.steps, device)))
     return found
 
@@ -80,6 +85,7 @@ def measure(name: str, device: str, rounds: int) -> dict[str, Any]:
     base = plain(Task(copy.deepcopy(task.model), task.x, task.y, task.steps, task.criterion))
     contestants = {"plain": [(1.0, task.steps, timed(base, task.steps, device))]}
     contestants |= {method.name: kinds(method, task, device) for method in methods}
+    contestants[WITHOUT] = kinds(Method("sam"), task, device, with_model=False)
     for found in contestants.values():
         for _, _, once in found:
             once()
@@ -89,6 +95,7 @@ def measure(name: str, device: str, rounds: int) -> dict[str, Any]:
         for contestant in order[turn % len(order) :] + order[: turn % len(order)]:
             times[contestant].append(sum(share * once() for share, _, once in contestants[contestant]))
     rows = [row(method, n, times[method.name], times["plain"]) for method in methods]
+    rows.append(row(Method("sam"), n, times[WITHOUT], times["plain"]) | {"method": WITHOUT, "label": WITHOUT})
     milliseconds = 1000 * median(times["plain"])
     return {"network": name, "plain_ms": milliseconds, "step_seconds": prices, "part_noise": noise, "rows": rows}
 
