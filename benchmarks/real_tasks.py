@@ -56,11 +56,10 @@ class Case:
 SERIES = ("ACSF1", "ArrowHead", "BasicMotions", "GunPoint", "ItalyPowerDemand", "JapaneseVowels", "OSULeaf")
 SMALL = (3e-4, 1e-3, 3e-3)
 CASES = {
-    **{
-        f"etth1-{horizon}": Case(
-            "forecasting", (0.5, 1.0, 2.0), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), {"horizon": horizon}
-        )
-        for horizon in (96, 192, 336, 720)
+    "etth1-96": Case("forecasting", (0.5, 1.0, 2.0), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), {"horizon": 96}),
+    **{  # the values that methods chose at 96
+        f"etth1-{horizon}": Case("forecasting", (0.5, 1.0), (3e-3, 1e-2), {"horizon": horizon})
+        for horizon in (192, 336, 720)
     },
     **{f"series-{name}": Case("few_series", (0.01, 0.05, 0.25), SMALL, {"name": name}, 0.95) for name in SERIES},
     **{
