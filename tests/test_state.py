@@ -500,6 +500,15 @@ def test_batches_of_many_kinds(make, x_of, fraction):
     assert torch.equal(x_of(batch), X / 2)
 
 
+@pytest.mark.parametrize("wrap", [lambda each: each, lambda each: {"x": (each, 1)}], ids=["bare", "nested"])
+def test_a_batch_that_can_be_gone_through_once(wrap):
+    """Sees a second pass over a used-up iterator give no gradient, so that SAM trains nothing and G-RST plainly."""
+    micro_batches = batches(1, micro=2)[0]
+    opt = SAM(torch.optim.SGD(nn.Linear(5, 1).parameters(), lr=0.1), rho=0.1)
+    with pytest.raises(TypeError, match=r"can be gone through only once.*passes\(list\(batch\)\)"):
+        next(iter(opt.passes(wrap(iter(micro_batches)))))
+
+
 def test_attributes_of_tensors():
     """Sees what a loader has put on a tensor lost in the copy of it."""
     model = nn.Linear(6, 1)

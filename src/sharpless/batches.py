@@ -77,6 +77,9 @@ def copied(batch: Any) -> Any:
     >>> batch = {"x": torch.ones(2), "y": [1, 2]}
     >>> copied(batch).pop("x").zero_(), batch
     (tensor([0., 0.]), {'x': tensor([1., 1.]), 'y': [1, 2]})
+
+    Raises:
+        TypeError: `batch` has an iterator, of which nothing is left for a second pass.
     """
     if isinstance(batch, Tensor):
         # Pinned memory is copied to a device, and a loop body would change that copy.
@@ -88,6 +91,11 @@ def copied(batch: Any) -> Any:
         return twin
     if _is_nest(batch):
         return _rebuilt(batch, copied)
+    if isinstance(batch, Iterator):
+        raise TypeError(
+            f"batch = {batch!r} can be gone through only once, and a sharpness-aware step has two passes: "
+            "make a list of it, as in passes(list(batch))"
+        )
     return copy.copy(batch) if hasattr(batch, "shape") or isinstance(batch, list) else batch
 
 
