@@ -521,6 +521,27 @@ def test_a_pass_without_a_gradient_among_micro_batches():
     assert opt.cost.passes == 2 * (10 + opt.cost.sharp_steps)
 
 
+@pytest.mark.parametrize("p", [1.0, schedules.Adaptive()], ids=["coin", "adaptive"])
+def test_the_first_pass_alone(p):
+    """Sees plain training without a word where next(iter(opt.passes(…))) has ended the loop before the first forward."""
+    model = network()
+    opt = RST(sgd(model), p, RHO, total_steps=9)
+    start = snapshot(model)
+    x, y = next(iter(opt.passes(batches(1)[0][0])))
+    by_backward(model, x, y)
+    with pytest.raises(RuntimeError, match=r"next\(iter\(opt.passes\(…\)\)\)"):
+        opt.step()
+    assert identical(snapshot(model), start)
+    opt.zero_grad()
+    for x, y in opt.passes(batches(1)[0][0]):  # a micro-batch that is given up, and one that is not
+        by_backward(model, x, y)
+        break
+    for x, y in opt.passes(batches(1)[0][0]):
+        by_backward(model, x, y)
+    opt.step()
+    assert not identical(snapshot(model), start)
+
+
 def test_list_of_passes():
     """Sees two clean gradients added up where list(opt.passes(…)) has ended the loop before the first forward."""
     model = network()

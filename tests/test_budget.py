@@ -1,5 +1,7 @@
 """A budget in place of knobs: the plan, and the optimizer that follows it."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -62,6 +64,25 @@ def test_bad_budgets(budget):
         plan(1.1, 0)
     with pytest.raises(ValueError, match=r"^degree = -1 is out of range"):
         plan(1.1, 64, -1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"budget": "1.1"}, "budget = '1.1' is not a number"),
+        ({"batch_size": None}, "batch_size = None is not a number"),
+        ({"degree": "x"}, "degree = 'x' is not a number"),
+        ({"batch_size": math.nan}, "batch_size = nan is out of range"),
+        ({"batch_size": math.inf}, "batch_size = inf is out of range"),
+        ({"seconds": {"0": 0.1, "64": 0.2}}, "seconds = .*'64'.* are not numbers by number of examples"),
+        ({"noise": [1.0]}, r"noise = \[1.0\] are not numbers by number of examples"),
+    ],
+)
+def test_budgets_of_a_wrong_type(arguments, message):
+    """Sees Python's own words for an argument of the wrong type, such as measured seconds that were kept as JSON."""
+    base = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        GRST.for_budget(base, **{"budget": 1.1, "batch_size": 64, **arguments})
 
 
 def run(opt, model, steps, batch_size):

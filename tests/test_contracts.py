@@ -529,3 +529,72 @@ def test_wrappers_that_are_gone():
     opt = SAM(base, rho=RHO)
     train(model, opt, batches(2))
     assert opt.cost.steps == 2
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_base_that_is_wrapped_again(several):
+    """Sees a second wrapper train with the radius, seed and count of the first, as when a notebook's cell runs again."""
+    model, theirs = network(), network()
+    parameters = list(model.parameters())
+    groups = [{"params": parameters[:3]}, {"params": parameters[3:], "rho": 0.0}]
+    bases = [optim.SGD([group], lr=0.1) for group in groups] if several else optim.SGD(groups, lr=0.1)
+    first = SAM(bases, rho=RHO, seed=1)
+    train(model, first, batches(2))
+    opt = SAM(bases, rho=2 * RHO, seed=3)
+    assert [group["rho"] for group in opt.param_groups] == [2 * RHO, 0.0]
+    assert opt.cost.steps == 0
+    assert opt.param_groups[1]["coin_seed"] == 3
+    model.load_state_dict(theirs.state_dict())
+    train(model, opt, batches(3))
+    halves = list(theirs.parameters())[:3], list(theirs.parameters())[3:]
+    fresh = SAM(optim.SGD([{"params": halves[0]}, {"params": halves[1], "rho": 0.0}], lr=0.1), rho=2 * RHO, seed=3)
+    train(theirs, fresh, batches(3))
+    assert distance(model, theirs) == 0
+    with pytest.raises(RuntimeError, match="wrapped again after this SAM"):
+        train(model, first, batches(1))
+
+
+def test_a_base_with_a_checkpoint():
+    """Sees the numbers of a checkpoint that the base has loaded lost when it is wrapped."""
+    model = network()
+    opt = SAM(sgd(model), rho=RHO, seed=5)
+    train(model, opt, batches(3))
+    base = sgd(network())
+    SAM(base, rho=1.0)
+    base.load_state_dict(opt.state_dict())
+    again = SAM(base, rho=1.0)
+    assert again.cost == opt.cost
+    assert again.param_groups[0]["rho"] == RHO
+    assert again.param_groups[0]["coin_seed"] == 5
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.1, float("inf"), "0.5", None])
+def test_a_radius_that_a_loop_sets_wrongly(value):
+    """Sees plain steps without a word after a radius that is none, such as NaN, and weights of NaN after an infinite one."""
+    model = network()
+    opt = SAM(sgd(model), rho=RHO)
+    train(model, opt, batches(1))
+    opt.param_groups[0]["rho"] = value
+    with pytest.raises((TypeError, ValueError), match="rho of a parameter group"):
+        train(model, opt, batches(1))
+
+
+@pytest.mark.parametrize("name", ["p", "rho", "seed", "degree"])
+def test_attributes_that_nothing_reads(name):
+    """Sees `opt.rho = 0.1` in the middle of a run do nothing, without a word."""
+    opt = GRST(sgd(network()), rho=RHO)
+    with pytest.raises(AttributeError, match=rf"opt\.{name} = 0.1 would change nothing"):
+        setattr(opt, name, 0.1)
+
+
+def test_attributes_that_are_read():
+    """Sees a γ or a share that changes in the middle of a run ignored, or taken when it is out of range."""
+    model, theirs = network(), network()
+    opt = SAM(sgd(model), rho=RHO)
+    opt.gamma = 2.0
+    train(model, opt, batches(3))
+    oracle.train(theirs, mse_loss, batches(3), sgd(theirs), [True] * 3, RHO, 2.0)
+    assert distance(model, theirs) < 1e-12
+    for name, value in (("gamma", float("nan")), ("batch_fraction", 5), ("batch_fraction", 0)):
+        with pytest.raises(ValueError, match=f"{name} = "):
+            setattr(opt, name, value)

@@ -165,6 +165,7 @@ def message_of(kind, call):
         (ValueError, lambda base: GRST(base, gamma=2.0, gamma_cap=4.0), ["gamma = 2.0", "gamma_cap"]),
         (ValueError, lambda base: GRST(base, p=0.0), ["p = 0", "degree"]),
         (ValueError, lambda base: GRST(base, degree=-1.0), ["degree = -1.0"]),
+        (TypeError, lambda base: GRST(base, degree="all"), ["degree = 'all'", "number"]),
         (TypeError, lambda base: RST(torch.optim.SGD), ["base", "instance"]),
         (TypeError, lambda base: RST(RST(sgd(network()))), ["already"]),
         (TypeError, lambda base: RST(torch.optim.LBFGS([torch.zeros(1)])), ["LBFGS", "closure"]),

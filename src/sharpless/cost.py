@@ -4,6 +4,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 from sharpless.schedules import Schedule
 
@@ -152,12 +153,16 @@ def plan(
 
     Raises:
         BudgetError: no plan fits the budget; the message gives the smallest possible cost.
+        TypeError: an argument is not a number, or `seconds` or `noise` are not values by number of examples.
         ValueError: the budget is not in (1, 2], a number of examples is not positive, the degree is negative or not
             finite, or `seconds` or `noise` lack a value or have a wrong one.
     """
+    for name, value in {"budget": budget, "batch_size": batch_size, "degree": degree}.items():
+        if not isinstance(value, Real):
+            raise TypeError(f"{name} = {value!r} is not a number: give one")
     if not 1.0 < budget <= 2.0:
         raise ValueError(f"budget = {budget} is out of range: give more than 1 (plain training) and at most 2 (SAM)")
-    if batch_size != int(batch_size) or batch_size < 1:
+    if batch_size % 1 or batch_size < 1:  # a remainder of NaN, too
         raise ValueError(f"batch_size = {batch_size} is out of range: give the number of examples, a whole one")
     if not 0.0 <= degree < math.inf:
         raise ValueError(f"degree = {degree} is out of range: give a finite number, 0 or more")
@@ -200,8 +205,11 @@ def _checked(name: str, values: Mapping[int, float], *needed: int) -> dict[int, 
     """Return the measured values, sorted by the number of examples.
 
     Raises:
+        TypeError: `values` are not numbers by number of examples.
         ValueError: a number of examples is missing or out of range, or a value is not positive and finite.
     """
+    if not (isinstance(values, Mapping) and all(isinstance(each, Real) for pair in values.items() for each in pair)):
+        raise TypeError(f"{name} = {values!r} are not numbers by number of examples: give {{{needed[-1]}: 1.0, …}}")
     known = dict(sorted(values.items()))
     right = known.keys() >= {*needed} and max(known) == needed[-1] and min(known) >= min(1, *needed)
     if not right or not all(0 < value < math.inf for value in known.values()):

@@ -54,15 +54,15 @@ class GRST(RST):
             given = "degree" if degree is not None else "gamma_cap"
             raise ValueError(f"gamma = {gamma} and {given} exclude each other: a degree is γ times mean p")
         p = schedule(p)
-        self.degree = 1.0 if degree is None else float(degree)
+        self._degree = 1.0 if degree is None else degree
         self.gamma_cap = gamma_cap
-        check_number("degree", self.degree)
+        check_number("degree", self._degree)
         if gamma_cap is not None:
             check_number("gamma_cap", gamma_cap)
         if gamma is None:
             gamma = self._gamma_for(p.mean())
             if gamma == math.inf:
-                raise ValueError(f"p = {p} is too small for degree = {self.degree}: γ = degree / mean p overflows")
+                raise ValueError(f"p = {p} is too small for degree = {self._degree}: γ = degree / mean p overflows")
         super().__init__(base, p, rho, gamma, total_steps, **options)
 
     @classmethod
@@ -117,18 +117,16 @@ class GRST(RST):
                 raise
             why = "model has BatchNorm, which may fail with smaller parts: measure them, and give noise = part_noise(…)"
             raise BudgetError(f"{error}; {why}", error.cheapest) from None
-        opt = cls(base, chosen.p, gamma=chosen.gamma, rho=rho, batch_fraction=chosen.batch_fraction, **given)
-        opt.degree = float(degree)
-        return opt
+        return cls(base, chosen.p, gamma=chosen.gamma, rho=rho, batch_fraction=chosen.batch_fraction, **given)
 
     def _gamma_for(self, p: float) -> float:
-        if self.degree == 0:
+        if self._degree == 0:
             return 0.0
         if p == 0:
             raise ValueError(
-                f"p = 0 at every step cannot have degree = {self.degree}: give a positive p, or degree = 0"
+                f"p = 0 at every step cannot have degree = {self._degree}: give a positive p, or degree = 0"
             )
-        return self.degree / p
+        return self._degree / p
 
     def _gamma_at(self, p: float) -> float:
         return self.gamma if self.gamma_cap is None else min(self._gamma_for(p), self.gamma_cap)

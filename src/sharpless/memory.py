@@ -29,7 +29,7 @@ class Draw:
     left_gradients: bool = False
     """Whether the loops so far have left gradients in `.grad`."""
     left: list[Mark] | None = None
-    """The gradients in `.grad` after a sharpness-aware loop in which no pass gave a gradient."""
+    """The gradients in `.grad` after a sharpness-aware loop that has left none of its own."""
     empty: bool = False
     """Whether no pass of the last loop gave a gradient."""
     has_graph: bool = False
@@ -105,8 +105,10 @@ class Memory:
         self.running = True
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             take(parameters)
+            if isinstance(error, GeneratorExit) and self.draw is not None and self.draw.sharp is not False:
+                self.draw.left = []  # next(iter(passes())) ends here, before its backward
             raise
         finally:
             self.running = False

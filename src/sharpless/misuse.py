@@ -62,7 +62,7 @@ def check_inside(draw: Draw | None, parameters: list[Tensor]) -> None:
             )
         raise RuntimeError(
             "no pass of the last loop over passes() gave a gradient, and one arrived after the loop: run forward and "
-            "backward inside the loop, not after list(opt.passes(…))"
+            "backward inside the loop, not after list(opt.passes(…)) or next(iter(opt.passes(…)))"
         )
 
 

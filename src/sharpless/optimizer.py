@@ -12,7 +12,7 @@ from sharpless.ascent import Ascent, sam
 from sharpless.climb import Climb
 from sharpless.cost import Cost
 from sharpless.memory import Draw, Memory
-from sharpless.options import Base, Probability, check_number
+from sharpless.options import Base, Probability
 from sharpless.passes import Sharp, plain
 from sharpless.scene import Scene
 from sharpless.schedules import schedule
@@ -111,6 +111,10 @@ class RST(Wrapper):
         self._climb.begin_memory(one)
         self._memory = Memory()
         self._listen()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        options.check_change(name, value)
+        super().__setattr__(name, value)
 
     @property
     def perturbed(self) -> bool:
@@ -223,9 +227,7 @@ class RST(Wrapper):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group to `base`, between steps; it may set its own "rho"."""
         self._memory.check_ended("add_param_group")
-        for key in ("rho", "sharpness_rho"):
-            if isinstance(param_group, dict) and key in param_group and key not in self.base.defaults:
-                check_number(f"{key} of a parameter group", param_group[key])
+        options.check_group(param_group, self.base)
         super().add_param_group(param_group)
 
     def _gamma_at(self, p: float) -> float:
@@ -234,8 +236,8 @@ class RST(Wrapper):
     def _open_draw(self) -> Draw:
         self._listen()
         self._complete_groups()
-        group = self.param_groups[0]
-        kept = {name: group[name] for name in self._common}
+        options.check_radii(self.base)
+        kept = {name: self.param_groups[0][name] for name in self._common}
         p = self.schedule.at(kept["coin_step"], self.total_steps)
         gamma = self._gamma_at(p) if p > 0 else 0.0
         # With γ = 0 or ρ = 0 a sharpness-aware step is a plain one: one pass is enough.

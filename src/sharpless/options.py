@@ -14,7 +14,26 @@ from sharpless.schedules import Schedule
 from sharpless.schedules.reading import Probability
 from sharpless.wrapper import keyed_groups
 
-__all__ = ["Base", "Options", "Probability", "check", "check_model", "check_number", "check_whole"]
+__all__ = [
+    "Base",
+    "Options",
+    "Probability",
+    "check",
+    "check_change",
+    "check_group",
+    "check_model",
+    "check_number",
+    "check_radii",
+    "check_whole",
+]
+
+_FIXED = {
+    "p": 'a p that changes is a schedule, as in p = "linear:0,1"',
+    "rho": 'set group["rho"] for each group in opt.param_groups',
+    "seed": "make a new optimizer",
+    "degree": "set opt.gamma",
+}
+"""Arguments that an optimizer has used up when it is made, and what to do in place of setting an attribute."""
 
 Base = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 
@@ -59,13 +78,10 @@ def check(
         if total_steps < 1:
             raise ValueError(f"total_steps = {total_steps} is not a number of steps: give 1 or more")
     check_whole("seed", seed)
-    check_number("gamma", gamma)
     check_number("rho", rho)
-    check_number("batch_fraction", batch_fraction)
-    if not 0 < batch_fraction <= 1:
-        raise ValueError(f"batch_fraction = {batch_fraction} is not a share of the batch: give a number in (0, 1]")
-    for _, key, group in keyed_groups(base):
-        check_number(f"{key} of a parameter group", group.get(key, rho))
+    check_change("gamma", gamma)
+    check_change("batch_fraction", batch_fraction)
+    check_radii(base, rho)
     check_model(model, base)
     if only is not None and only.isdisjoint(parameters_of(base)):
         raise ValueError("only has no parameter in common with base: give parameters that base trains")
@@ -91,6 +107,44 @@ def check_model(model: Any, base: torch.optim.Optimizer) -> None:
         )
     if set(parameters_of(base)).isdisjoint(model.parameters()):
         raise ValueError("model has no parameter in common with base: give the network that base trains")
+
+
+def check_change(name: str, value: Any) -> None:
+    """Check that `value` may become the attribute `name` of an optimizer.
+
+    Raises:
+        AttributeError: it would change nothing.
+        ValueError: it is out of range.
+    """
+    if name in _FIXED:
+        raise AttributeError(f"opt.{name} = {value} would change nothing: {_FIXED[name]}")
+    if name in {"gamma", "batch_fraction"}:
+        check_number(name, value)
+    if name == "batch_fraction" and not 0 < value <= 1:
+        raise ValueError(f"batch_fraction = {value} is not a share of the batch: give a number in (0, 1]")
+
+
+def check_group(group: Any, base: torch.optim.Optimizer) -> None:
+    """Check the radius of a parameter group that `base` is to get, if the group has one.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is negative or not finite.
+    """
+    for key in ("rho", "sharpness_rho"):
+        if isinstance(group, dict) and key in group and key not in base.defaults:
+            check_number(f"{key} of a parameter group", group[key])
+
+
+def check_radii(base: torch.optim.Optimizer, default: float = 0.0) -> None:
+    """Check the radius of each parameter group of `base`, which is `default` if it has none.
+
+    Raises:
+        TypeError: one is not a number.
+        ValueError: one is negative or not finite.
+    """
+    for _, key, group in keyed_groups(base):
+        check_number(f"{key} of a parameter group", group.get(key, default))
 
 
 def check_number(name: str, value: Any) -> None:

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 from torch.optim import Optimizer
 
 from sharpless.bases import Several, all_of, check
 
 __all__ = ["Wrapper", "as_one", "keyed_groups"]
+
+
+_WRITTEN: WeakKeyDictionary[Optimizer, list[tuple[dict[str, Any], str]]] = WeakKeyDictionary()
+"""What the last wrapper of an optimizer has written into groups: the group, and the name of the number."""
 
 
 class Wrapper(Optimizer):
@@ -32,6 +36,11 @@ class Wrapper(Optimizer):
     def __init__(self, base: Optimizer | Sequence[Optimizer], common: dict[str, Any], rho: float) -> None:
         # Optimizer.__init__ would create new groups and state; __setstate__ sets up the rest.
         base = as_one(base)
+        self._written: list[tuple[dict[str, Any], str]] = []
+        for one in all_of(base):  # numbers of the user or of a checkpoint stay, those of an earlier wrapper do not
+            for group, name in _WRITTEN.get(one, []):
+                group.pop(name, None)
+            _WRITTEN[one] = self._written
         self.__setstate__({"base": base, "defaults": dict(base.defaults)})
         self._common, self._rho = common, rho
         self._complete_groups()
@@ -84,13 +93,25 @@ class Wrapper(Optimizer):
             getattr(base, method, lambda: None)()
 
     def _complete_groups(self) -> None:
-        """Add the numbers to groups without them: new groups, and those of a checkpoint of only the base."""
+        """Add the numbers to groups without them: new groups, and those of a checkpoint of only the base.
+
+        Raises:
+            RuntimeError: another wrapper was put around the base, whose numbers are in the groups.
+        """
         groups = self.param_groups
         known = next((group for group in groups if self._common.keys() <= group.keys()), self._common)
-        for _, key, group in keyed_groups(self.base):
-            for name in self._common:
-                group.setdefault(name, known[name])
-            group.setdefault(key, self._rho)
+        for one, key, group in keyed_groups(self.base):
+            if _WRITTEN.get(one, self._written) is not self._written:
+                raise RuntimeError(
+                    f"base was wrapped again after this {type(self).__name__}, and has the rho and seed of the other "
+                    "one: make an optimizer when the one before it is no longer used, or give each a base of its own"
+                )
+            missing = {name: known[name] for name in self._common if name not in group}
+            if key not in group:
+                missing[key] = self._rho
+            if missing:
+                group.update(missing)
+                self._written.extend((group, name) for name in missing)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base's state dict."""
