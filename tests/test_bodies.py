@@ -523,7 +523,7 @@ def test_a_pass_without_a_gradient_among_micro_batches():
 
 @pytest.mark.parametrize("p", [1.0, schedules.Adaptive()], ids=["coin", "adaptive"])
 def test_the_first_pass_alone(p):
-    """Sees plain training without a word where next(iter(opt.passes(…))) has ended the loop before the first forward."""
+    """Sees plain training without a word: next(iter(opt.passes(…))) has ended the loop before the first forward."""
     model = network()
     opt = RST(sgd(model), p, RHO, total_steps=9)
     start = snapshot(model)

@@ -533,7 +533,7 @@ def test_wrappers_that_are_gone():
 
 @pytest.mark.parametrize("several", [False, True])
 def test_a_base_that_is_wrapped_again(several):
-    """Sees a second wrapper train with the radius, seed and count of the first, as when a notebook's cell runs again."""
+    """Sees a second wrapper train with radius, seed and count of the first, as where a notebook cell runs again."""
     model, theirs = network(), network()
     parameters = list(model.parameters())
     groups = [{"params": parameters[:3]}, {"params": parameters[3:], "rho": 0.0}]
@@ -570,7 +570,7 @@ def test_a_base_with_a_checkpoint():
 
 @pytest.mark.parametrize("value", [float("nan"), -0.1, float("inf"), "0.5", None])
 def test_a_radius_that_a_loop_sets_wrongly(value):
-    """Sees plain steps without a word after a radius that is none, such as NaN, and weights of NaN after an infinite one."""
+    """Sees plain steps without a word after a radius of NaN, and weights of NaN after an infinite one."""
     model = network()
     opt = SAM(sgd(model), rho=RHO)
     train(model, opt, batches(1))
