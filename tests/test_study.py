@@ -4,6 +4,7 @@ import json
 import signal
 from pathlib import Path
 
+import numpy
 import pytest
 
 from sharpless.lab.choice import CHOICE_SEEDS, best, check_grid, more, points
@@ -280,6 +281,41 @@ def test_compare_in_python(folder):
     assert seen[-1] == (8, 8)
     assert json.loads(Path("out/summary.json").read_text()) == summary
     assert Path("out/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"margin": "lots"}, "margin = lots"),
+        ({"on": "slurm"}, "on = slurm is unknown: choose from local, ray"),
+        ({"methods": "sam"}, r"methods = 'sam' is not a list: give \['sam'\]"),
+        ({"seeds": "3"}, "seeds = '3' is not a whole number"),
+        ({"seeds": 0}, "seeds = 0 is out of range"),
+        ({"seeds": 2.5}, "seeds = 2.5 is not a whole number"),
+        ({"first_seed": -1}, "first_seed = -1 is out of range"),
+        ({"jobs": -1}, "jobs = -1 is out of range"),
+        ({"threads": 1.5}, "threads = 1.5 is not a whole number"),
+        ({"rho": None}, "rho = None is not a number: give one, or a list"),
+        ({"rho": ["0.1"]}, "rho = '0.1' is out of range"),
+        ({"lr": "auto"}, "lr = auto is not known"),
+        ({"metric": 5}, "metric = 5 is not a text"),
+        ({"options": "best=3"}, "options = 'best=3' are not the task's options by name"),
+    ],
+)
+def test_bad_arguments_in_python(folder, arguments, message):
+    """Sees an argument named after hours of training, in Python's own words, or, as on="slurm", never."""
+    with pytest.raises((TypeError, ValueError), match=message):
+        compare("tasks.py:valley", **{"methods": ["sgd"], "seeds": 1, "folder": "out", **arguments})
+    assert not Path("out").exists()
+
+
+def test_numbers_of_other_kinds(folder, monkeypatch):
+    """Sees a radius of NumPy refused, or a study with one be another study than with a plain number."""
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    settings = {"methods": ["sgd", "sam"], "seeds": 1, "folder": "out"}
+    first = compare("tasks.py:valley", rho=numpy.float32(0.5), **settings)
+    again = compare("tasks.py:valley", rho=numpy.array([0.5]), **settings)
+    assert first == again == compare("tasks.py:valley", rho=0.5, **settings)
 
 
 PRICED = """

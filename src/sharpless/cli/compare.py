@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,10 @@ from sharpless.cli.progress import watched
 from sharpless.cli.report import MARGIN, conclude, tell
 from sharpless.cli.terminal import shown
 from sharpless.lab import store
-from sharpless.lab.choice import AXES, CHOICE_SEEDS, check_grid
+from sharpless.lab.arguments import LEAST, PLACES, check
+from sharpless.lab.choice import AXES
 from sharpless.lab.kinds import DEFAULTS, KINDS
-from sharpless.lab.methods import Method
 from sharpless.lab.signals import interrupting
-from sharpless.lab.threads import settled
-from sharpless.report.margin import read_margin
 
 if TYPE_CHECKING:
     from sharpless.lab.study import Study
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["SEEDS", "add"]
 
 SEEDS = 12  # enough for the same verdicts of the default comparison with any seeds
-MOST_SEEDS = 10_000
 DEFAULT = "digits"
 
 
@@ -86,7 +82,7 @@ def add(commands: Any) -> None:
     )
     option(
         "--on",
-        choices=("local", "ray"),
+        choices=PLACES,
         default="local",
         help="where runs are executed: local processes or a Ray cluster",
     )
@@ -104,7 +100,8 @@ def _compare(options: argparse.Namespace) -> int:
         return _help(options)
     extras.need("compare")
     methods = [method for listed in options.methods for method in listed.split()]
-    _check(options, methods)
+    counts = {name: getattr(options, name) for name in LEAST}
+    check(methods, _grid(options), counts, options.margin, options.on, options.out)
     name = options.task or DEFAULT
     # The following imports take seconds.
     count = f"{len(methods)} method{'s' * (len(methods) > 1)} × {options.seeds} seed{'s' * (options.seeds > 1)}"
@@ -157,34 +154,6 @@ def _help(options: argparse.Namespace) -> int:
         task.add(group, Task(options.task).function, {*options.parser._option_string_actions})
     options.parser.print_help()
     return 0
-
-
-def _check(options: argparse.Namespace, methods: Sequence[str]) -> None:
-    """Check the options before the slow imports.
-
-    Raises:
-        ValueError: an option is out of range, or the folder is not a folder.
-        ModuleNotFoundError: the package of a peer is not installed.
-    """
-    for name, least in (("seeds", 1), ("first_seed", 0), ("choice_seeds", 1), ("jobs", 1), ("threads", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} = {value} is out of range: give {least} or more")
-    if options.seeds > MOST_SEEDS:
-        raise ValueError(f"seeds = {options.seeds} is out of range: give at most {MOST_SEEDS} at once")
-    if options.first_seed + options.seeds > CHOICE_SEEDS:
-        last = CHOICE_SEEDS - 1
-        raise ValueError(f"first_seed = {options.first_seed} is out of range: seeds end at {last}, give less")
-    settled(options.threads)
-    check_grid(_grid(options))
-    read_margin(options.margin)
-    if not methods:
-        raise ValueError(f"methods = nothing: choose from {', '.join(KINDS)}")
-    for method in map(Method, methods):
-        if method.kind.package and find_spec(method.kind.package) is None:
-            package = method.kind.package
-            raise ModuleNotFoundError(f"method {method.name} needs {package}: pip install {package}, or leave it out")
-    store.check_folder(options.out)
 
 
 def _grid(options: argparse.Namespace) -> dict[str, Any]:

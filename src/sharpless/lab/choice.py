@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from sharpless.lab.methods import Method
@@ -39,8 +40,8 @@ def check_grid(grid: Grid) -> None:
         if isinstance(values, str) or not values:
             raise ValueError(f"{name} = {values or 'nothing'} is out of range: give one or more numbers")
         for value in values:
-            if not (0 <= value < math.inf) or (name != "weight_decay" and value == 0):
-                raise ValueError(f"{name} = {value} is out of range: give positive, finite numbers")
+            if not (isinstance(value, Real) and 0 <= value < math.inf) or (name != "weight_decay" and value == 0):
+                raise ValueError(f"{name} = {value!r} is out of range: give positive, finite numbers")
 
 
 def points(method: Method, grid: Grid) -> list[Point]:

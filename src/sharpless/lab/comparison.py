@@ -2,10 +2,12 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from sharpless.lab import store
+from sharpless.lab.arguments import check
 from sharpless.lab.conclude import conclude
 from sharpless.lab.definition import Task
 from sharpless.lab.kinds import DEFAULTS
@@ -69,16 +71,19 @@ def compare(
         comparison with SAM.
 
     Raises:
+        TypeError: an argument has a wrong type.
         ValueError: an argument is out of range, or no run finished.
     """
-    grid: dict[str, Any] = {"rho": rho, "lr": lr, "weight_decay": weight_decay}
-    grid = {name: [values] if isinstance(values, int | float) else values for name, values in grid.items()}
+    given = {"rho": rho, "lr": lr, "weight_decay": weight_decay}
+    grid = {name: values for name, one in given.items() if len(values := _values(name, one))}
+    counts = {"seeds": seeds, "first_seed": first_seed, "choice_seeds": choice_seeds, "jobs": jobs, "threads": threads}
+    check(methods, grid, counts, margin, on, Path(folder))
     study = Study(
         Task.of(task, options, metric=metric, unit=unit, goal=goal),
         methods,
         range(first_seed, first_seed + seeds),
         Path(folder),
-        grid={name: values for name, values in grid.items() if len(values)},
+        grid=grid,
         choice_seeds=choice_seeds,
         threads=threads,
         flatness=flatness,
@@ -92,3 +97,17 @@ def compare(
         if not study.finished:
             raise ValueError("no run finished: " + "; ".join(map(str, study.failures[:3])))
         return conclude([study.folder], study.folder, margin)
+
+
+def _values(name: str, given: Any) -> Sequence[Any] | str:
+    """Return the values of an axis of the grid.
+
+    Raises:
+        TypeError: they are neither a number nor several.
+    """
+    if isinstance(given, str):
+        return given
+    try:
+        return [given] if isinstance(given, Real) else list(given)
+    except TypeError:
+        raise TypeError(f"{name} = {given!r} is not a number: give one, or a list of them") from None

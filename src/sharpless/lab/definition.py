@@ -26,6 +26,7 @@ class Measure:
     """The metric of a task.
 
     Raises:
+        TypeError: name or unit are not texts.
         ValueError: the goal is neither min nor max.
     """
 
@@ -36,6 +37,9 @@ class Measure:
     def __post_init__(self) -> None:
         if self.goal not in {"min", "max"}:
             raise ValueError(f"goal = {self.goal} is unknown: give min or max")
+        for name, text in {"metric": self.name, "unit": self.unit}.items():
+            if not isinstance(text, str):
+                raise TypeError(f"{name} = {text!r} is not a text: give one")
 
 
 def task(*, metric: str = "metric", unit: str = "", goal: str = "max") -> Callable[[Function], Function]:
@@ -88,6 +92,7 @@ class Task:
         """Return the task of a name or a function, after checks, with all its options.
 
         Raises:
+            TypeError: the options are not a mapping.
             ValueError: there is no such function, it is not a function of a trial, or it has no such option.
         """
         if isinstance(source, str):
@@ -95,6 +100,8 @@ class Task:
         else:
             _check(source, repr(source)[:60])
             found = cls(_name(source), pickled=_pickled(source))
+        if not isinstance(options or {}, Mapping):
+            raise TypeError(f'options = {options!r} are not the task\'s options by name: give {{"name": value}}')
         function = found.function
         known = dict(parameters(function))
         for name in options or {}:

@@ -60,10 +60,11 @@ class Study:
         self.methods = [Method(name) for name in dict.fromkeys(methods)]
         """The rows. Planned methods get the measurements once there are some."""
         self.seeds, self.folder = list(dict.fromkeys(seeds)), folder.absolute()
+        check_grid(grid or {})
         self.grid: dict[str, Any] = {
-            name: values if isinstance(values, str) else list(values) for name, values in (grid or {}).items()
+            name: values if isinstance(values, str) else list(map(float, values))
+            for name, values in (grid or {}).items()
         }
-        check_grid(self.grid)
         self.choice_seeds = range(CHOICE_SEEDS, CHOICE_SEEDS + choice_seeds)
         check = getattr(task.function, "check", None)
         self.facts: dict[str, Any] = (check and check(task.options, self.methods)) or {}
