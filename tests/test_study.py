@@ -1,11 +1,15 @@
 """Studies: choosing hyperparameters, folders that continue, and runs that fail."""
 
 import json
+import math
+import pickle
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
 import pytest
+import torch
 
 from sharpless.lab.choice import CHOICE_SEEDS, best, check_grid, more, points
 from sharpless.lab.comparison import compare
@@ -316,6 +320,35 @@ def test_numbers_of_other_kinds(folder, monkeypatch):
     first = compare("tasks.py:valley", rho=numpy.float32(0.5), **settings)
     again = compare("tasks.py:valley", rho=numpy.array([0.5]), **settings)
     assert first == again == compare("tasks.py:valley", rho=0.5, **settings)
+
+
+@dataclass
+class Own:
+    """An option of a class that a notebook has made."""
+
+    size: int = 3
+
+
+OPTIONS = {"best": numpy.float32(0.5), "broken": Path("data"), "more": {1: (Own, Own(), {2}, torch.ones(2), math.nan)}}
+WRITTEN = {
+    "best": 0.5,
+    "broken": "data",
+    "more": {"1": [f"{Own.__module__}.Own", "Own(size=3)", "{2}", [1.0, 1.0], "nan"]},
+}
+
+
+def test_options_of_many_kinds(folder, monkeypatch):
+    """Sees a study end after its first run, since JSON has no path, array, class or NaN, or refuse to be continued."""
+    (folder / "tasks.py").write_text(TASKS.replace("broken: str", "more=None, broken: str"))
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    records, _ = executed(folder, options=OPTIONS)
+    assert [found["options"] for _, found in records] == [WRITTEN] * 4
+    again, _ = executed(folder, options=OPTIONS)
+    assert again == []
+    with pytest.raises(ValueError, match=r"more = <function .* has no lasting name"):
+        executed(folder, options={"more": lambda: 1})
+    task = Task.of("tasks.py:valley", {"best": Own(5)})
+    assert pickle.loads(pickle.dumps(task)).options == task.options
 
 
 PRICED = """

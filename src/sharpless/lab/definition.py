@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sharpless.lab.faults import culprit, reason
+from sharpless.lab.store import plain
 
 __all__ = ["BUILT_IN", "Measure", "Task", "imported", "task"]
 
@@ -119,6 +121,11 @@ class Task:
         for name, value in complete.items():
             if value is inspect.Parameter.empty:
                 raise ValueError(f"{name} is missing: {found.name} needs it, give --{name.replace('_', '-')}")
+            if " at 0x" in str(plain(value)):
+                raise ValueError(
+                    f"{name} = {value!r} has no lasting name, by which a study could be continued: give a number or a "
+                    "text, and make the object inside the function"
+                )
         return replace(found, options=complete, measure=measure)
 
     @cached_property
@@ -140,9 +147,10 @@ class Task:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The options that define the training, without those of the machine."""
+        """The options that define the training, without those of the machine, as JSON has them."""
         places = getattr(self.function, "places", ())
-        return {name: value for name, value in self.options.items() if name not in places}
+        own: dict[str, Any] = plain({name: value for name, value in self.options.items() if name not in places})
+        return own
 
     @property
     def in_process(self) -> bool:
@@ -155,7 +163,13 @@ class Task:
         return self.function(trial, **self.options)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "function"}
+        import cloudpickle  # noqa: PLC0415
+
+        kept = {name: value for name, value in self.__dict__.items() if name != "function"}
+        return {**kept, "options": cloudpickle.dumps(self.options)}  # they may be of classes of a notebook
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "options": pickle.loads(state["options"])})
 
 
 def parameters(function: Callable[..., Any]) -> list[tuple[str, inspect.Parameter]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sharpless.cost import Plan
+from sharpless.lab import store
 from sharpless.lab.trial import Trial
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def record(run: "Run", trial: Trial) -> dict[str, Any]:
             for name, values in trial.curve.items()
         },
         "flatness": trial.flat,
-        "data": trial.facts,
-        "setup": {"threads": run.threads, "device": trial.device.type, **trial.setup},
+        "data": store.plain(trial.facts),
+        "setup": {"threads": run.threads, "device": trial.device.type, **store.plain(trial.setup)},
         "versions": {name: version(name) for name in ("sharpless", "torch", *([package] if package else []))}
         | {"python": platform.python_version()},
         "machine": {

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any, BinaryIO
 
 from sharpless.lab.threads import MOST_THREADS
 
-__all__ = ["check_file", "check_folder", "difference", "known", "locked", "read", "write", "write_with"]
+__all__ = ["check_file", "check_folder", "difference", "known", "locked", "plain", "read", "write", "write_with"]
 
 
 def check_folder(folder: Path) -> None:
@@ -49,6 +50,24 @@ def read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it, and as it is read again: arrays as lists, and what JSON lacks as text.
+
+    >>> plain({"width": (1, 2), "data": Path("a/b"), "noise": float("nan")})
+    {'width': [1, 2], 'data': 'a/b', 'noise': 'nan'}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if hasattr(value, "tolist"):  # arrays, tensors and numbers of NumPy
+        return plain(value.tolist())
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    name = getattr(value, "__qualname__", "<")  # of a class or function; that of a lambda function is no name
+    return str(value) if "<" in name else f"{value.__module__}.{name}"
 
 
 def difference(mine: Mapping[str, Any], there: Mapping[str, Any]) -> str:
