@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import pickle
 import signal
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sharpless.lab.conclude import conclude
 from sharpless.lab.definition import Task
 from sharpless.lab.faults import Failure
 from sharpless.lab.methods import Method
+from sharpless.lab.session import restored
 from sharpless.lab.signals import deferred
 from sharpless.lab.study import Study
 
@@ -269,15 +271,30 @@ def test_bad_grids(grid, message):
         check_grid(grid)
 
 
+OWN = """
+import multiprocessing
+
+@task(metric="error", goal="min")
+def own(trial):
+    assert torch.zeros(()).dtype == torch.float64
+    assert multiprocessing.get_start_method() == USUAL
+    valley(trial)
+"""
+
+
 def test_compare_in_python(folder):
-    """Sees the whole way from a function of a notebook to the summary, in other processes, disagree with itself."""
-    namespace = {"__name__": "__main__"}
-    exec(compile(TASKS, "notebook", "exec"), namespace)
+    """Sees the whole way from a function of a notebook to the summary, in other processes, disagree with itself.
+
+    Also sees other settings of torch in these processes, or a DataLoader's processes import all modules anew.
+    """
+    namespace = {"__name__": "__main__", "USUAL": multiprocessing.get_start_method()}
+    exec(compile(TASKS + OWN, "notebook", "exec"), namespace)
     seen = []
-    summary = compare(
-        namespace["valley"], methods=["sgd", "sam"], rho=[0.1, 1.0], seeds=3, choice_seeds=1, folder="out",
-        margin=0.5, watch=lambda done, total: seen.append((done, total)), jobs=1,
-    )  # fmt: skip
+    with restored({"default dtype": torch.float64}):
+        summary = compare(
+            namespace["own"], methods=["sgd", "sam"], rho=[0.1, 1.0], seeds=3, choice_seeds=1, folder="out",
+            margin=0.5, watch=lambda done, total: seen.append((done, total)), jobs=1,
+        )  # fmt: skip
     sam = next(entry for entry in summary["methods"] if entry["method"] == "sam")
     assert (summary["metric"]["name"], summary["metric"]["goal"], summary["split"]) == ("error", "min", "test")
     assert (sam["rho"], sam["cost"], sam["seeds"]) == (0.1, 2.0, 3)
@@ -349,6 +366,41 @@ def test_options_of_many_kinds(folder, monkeypatch):
         executed(folder, options={"more": lambda: 1})
     task = Task.of("tasks.py:valley", {"best": Own(5)})
     assert pickle.loads(pickle.dumps(task)).options == task.options
+
+
+LEAVING = """
+import sys, torch
+
+def train(trial, end: bool = False):
+    assert torch.is_grad_enabled() and torch.zeros(()).dtype == torch.float32
+    model = torch.nn.Linear(2, 1)
+    opt = trial.optimizer(torch.optim.SGD(model.parameters(), lr=0.01), model=model)
+    for x in opt.passes(torch.randn(16, 2)):
+        model(x).square().mean().backward()
+    opt.step()
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    if end:
+        sys.exit(0)
+    return model.weight.numpy().sum()
+"""
+
+
+def test_what_a_run_leaves_behind(folder, monkeypatch):
+    """Sees a run begin with the global settings that another one has left in its process."""
+    (folder / "leaving.py").write_text(LEAVING)
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    study = Study(Task.of("leaving.py:train"), ["sgd", "sam"], range(2), folder / "out")
+    assert [found["curve"]["test"] for _, found in study.execute()]
+    assert not study.failures
+
+
+def test_a_task_that_exits(folder, monkeypatch):
+    """Sees sys.exit(0) in a task end the comparison as if all were well."""
+    (folder / "leaving.py").write_text(LEAVING)
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    study = Study(Task.of("leaving.py:train", {"end": True}), ["sgd"], range(2), folder / "out")
+    assert [found.why[:13] for _, found in study.execute()] == ["SystemExit: 0"] * 2
 
 
 PRICED = """

@@ -4,7 +4,6 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,20 +176,12 @@ def _executed(study: "Study", options: argparse.Namespace) -> int:
 
     Returns:
         The number of the signal that interrupted them, or 0.
-
-    Raises:
-        ValueError: a worker process was killed.
     """
     from sharpless.lab.stopping import Stopped  # noqa: PLC0415
 
     with interrupting() as heard:
         try:
             watched(study, options.jobs, options.on)
-        except BrokenProcessPool:
-            raise ValueError(
-                "a worker process was killed, perhaps for lack of memory: the finished runs are kept, and the same "
-                "command continues, perhaps with a smaller --jobs"
-            ) from None
         except (KeyboardInterrupt, Stopped) as error:
             kept = f"{len(study.finished)} runs are finished in {shown(str(options.out))}"
             begun = sum(any(folder.iterdir()) for folder in study.folder.glob("work/*") if folder.is_dir())

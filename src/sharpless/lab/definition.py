@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sharpless.lab.faults import culprit, reason
+from sharpless.lab.session import restored, settings
 from sharpless.lab.store import plain
 
 __all__ = ["BUILT_IN", "Measure", "Task", "imported", "task"]
@@ -80,6 +81,8 @@ class Task:
     pickled: bytes | None = None
     folder: str = field(default_factory=os.getcwd)
     """The folder of the file or module."""
+    session: Mapping[str, Any] = field(default_factory=dict)
+    """Torch's settings in the session of the function, if it cannot be imported by its name."""
 
     @classmethod
     def of(
@@ -101,7 +104,7 @@ class Task:
             found = cls(source)
         else:
             _check(source, repr(source)[:60])
-            found = cls(_name(source), pickled=_pickled(source))
+            found = cls(_name(source), pickled=_pickled(source), session=settings())
         if not isinstance(options or {}, Mapping):
             raise TypeError(f'options = {options!r} are not the task\'s options by name: give {{"name": value}}')
         function = found.function
@@ -160,7 +163,9 @@ class Task:
 
     def __call__(self, trial: Any) -> Any:
         """Return the result of the function, which trains."""
-        return self.function(trial, **self.options)
+        function = self.function  # its module may set the defaults of torch, once
+        with restored(self.session):
+            return function(trial, **self.options)
 
     def __getstate__(self) -> dict[str, Any]:
         import cloudpickle  # noqa: PLC0415

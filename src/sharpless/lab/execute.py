@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import resource_tracker
@@ -78,6 +79,9 @@ def local(
         jobs: number of parallel processes.
         gpus: number of GPUs to divide among the processes, 0 for none.
         watch: called regularly with the sum of the finished shares of the running runs.
+
+    Raises:
+        ValueError: a process was killed.
     """
     jobs = min(jobs, len(runs))
     # Workers are forked from a process that has only imported torch: they start at once, and share its memory.
@@ -85,11 +89,11 @@ def local(
     context.set_forkserver_preload(["sharpless.lab.study"])
     with held(signal.SIGHUP):  # the resource tracker ignores the other signals itself
         resource_tracker.ensure_running()
-    places = context.Queue()
+    places, usual = context.Queue(), multiprocessing.get_start_method()
     for job in range(jobs):
         places.put(str(job % gpus) if gpus else "")
     shares = context.RawArray("d", len(runs))  # one worker writes each entry: no lock is needed
-    executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare, initargs=(places, shares))
+    executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_prepare, initargs=(places, shares, usual))
     try:
         # Workers inherit the held signals: the parent handles the signals that all processes get.
         with held(signal.SIGINT, signal.SIGHUP), _without_main():
@@ -102,6 +106,11 @@ def local(
             yield from found
             if watch is not None:
                 watch(sum(shares[rows[future]] for future in pending))
+    except BrokenProcessPool:
+        raise ValueError(
+            "a worker process was killed, perhaps for lack of memory: the finished runs are kept, and the same command "
+            "continues, perhaps with a smaller --jobs"
+        ) from None
     finally:
         executor.shutdown(wait=False, cancel_futures=True)
         with killing(workers := multiprocessing.active_children()):
@@ -171,8 +180,9 @@ def _work(run: "Run | Measurement", row: int | None = None) -> "dict[str, Any] |
         os._exit(128 + stopped.signum)  # without starting another run
 
 
-def _prepare(places: Any, shares: Any) -> None:
-    """Prepare this process as a worker."""
+def _prepare(places: Any, shares: Any, usual: str) -> None:
+    """Prepare this process as a worker; processes of its task, such as a DataLoader's, start as in a script."""
+    multiprocessing.set_start_method(usual, force=True)
     SHARES.append(shares)
     place = places.get()
     if place:

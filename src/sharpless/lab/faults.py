@@ -22,7 +22,7 @@ class Failure:
     of_memory: bool = False
 
     @classmethod
-    def of(cls, run: str, error: Exception, task: str) -> "Failure":
+    def of(cls, run: str, error: BaseException, task: str) -> "Failure":
         """Return the failure of a run for an error of its task."""
         where = culprit(error, task)
         why = f"{reason(error, 1000)}{'' if where is None else f' ({where})'}"

@@ -99,7 +99,7 @@ class Measurement:
                 self.task(trial)
         except Measured as measured:
             return {"step_seconds": measured.seconds, "part_noise": measured.noise}
-        except Exception as error:  # any error of the task
+        except (Exception, SystemExit) as error:  # any error of the task
             return Failure.of(self.name, error, self.task.name)
         finally:
             shutil.rmtree(self._work, ignore_errors=True)  # these files belong to no run

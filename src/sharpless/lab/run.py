@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,13 @@ class Run:
             with computing_with(self.threads):
                 _seed_all(self.seed)
                 result = self.task(trial)
-                if not trial.curve["step"] and isinstance(result, (int, float, torch.Tensor)):
+                is_value = isinstance(result, (Real, torch.Tensor))
+                if is_value and not trial.curve["step"]:
                     trial.report(**{"validation" if self.choosing else "test": result})
                 check_ended(trial)
         except Stopped:
             raise
-        except Exception as error:  # any error of the task: the other runs continue
+        except (Exception, SystemExit) as error:  # any error of the task: the other runs continue
             return Failure.of(self.name, error, self.task.name)
         return record(self, trial)
 
