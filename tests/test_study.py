@@ -368,6 +368,22 @@ def test_options_of_many_kinds(folder, monkeypatch):
     assert pickle.loads(pickle.dumps(task)).options == task.options
 
 
+def test_code_that_has_changed(folder, monkeypatch):
+    """Sees the results of an earlier version of a task given for those of the present one, without a word."""
+    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    _, study = executed(folder, seeds=range(1))
+    assert study.notice is None
+    file = folder / "tasks.py"
+    file.write_text(file.read_text().replace("test=error + 1", "test=error + 2"))
+    for seeds in (range(1), range(2)):
+        _, study = executed(folder, seeds=seeds)
+        assert study.notice.startswith("tasks.py:valley has changed since")
+    with pytest.warns(UserWarning, match="tasks.py:valley has changed since"):
+        compare("tasks.py:valley", methods=["sgd"], seeds=1, folder="out")
+    assert Task.of("digits").fingerprint == ""
+    assert Task.of(in_this_process).fingerprint != Task.of(executed).fingerprint
+
+
 LEAVING = """
 import sys, torch
 

@@ -129,6 +129,8 @@ def _compare(options: argparse.Namespace) -> int:
         read_runs(options.out)  # find unreadable files now, not after the last run
     with store.locked(options.out):
         study.open_folder()
+        if study.notice:
+            print(f"sharpless: {shown(study.notice)}", file=sys.stderr)
         if signum := _executed(study, options):
             return 128 + signum
         found: dict[str, Any] = {"page": None}

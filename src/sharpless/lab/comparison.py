@@ -90,6 +90,8 @@ def compare(
     )
     with store.locked(study.folder):
         study.open_folder()
+        if study.notice:
+            warnings.warn(study.notice, stacklevel=2)
         for _ in study.execute(jobs, on, watch):
             pass
         for failure in study.failures:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import blake2b
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, TypeVar
@@ -154,6 +155,18 @@ class Task:
         places = getattr(self.function, "places", ())
         own: dict[str, Any] = plain({name: value for name, value in self.options.items() if name not in places})
         return own
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the code: of the file, or of a function that cannot be imported by its name; "" if unknown."""
+        if self.name in BUILT_IN:
+            return ""  # the version of the library tells
+        code: Any = self.function if self.pickled is not None else inspect.getmodule(self.function)
+        try:
+            text = inspect.getsource(code)
+        except (OSError, TypeError):
+            return ""
+        return blake2b(text.encode(errors="replace"), digest_size=8).hexdigest()
 
     @property
     def in_process(self) -> bool:

@@ -72,6 +72,7 @@ class Study:
         known = store.known(self.folder, self._description, self._identity(), threads)
         self.threads = settled(threads, known.get("threads", 0))
         self._know(known)
+        self._code = known.get("code") or task.fingerprint
         self.failures: list[Failure] = []
         """The failed runs of this process."""
 
@@ -243,9 +244,19 @@ class Study:
         read: dict[str, Any] = json.loads(json.dumps(identity, default=str))
         return read
 
+    @property
+    def notice(self) -> str | None:
+        """A sentence for a folder that was begun with other code of the task; None if the code is the same."""
+        if self._code == self.task.fingerprint:
+            return None
+        return (
+            f"{self.task.name} has changed since {self.folder} was begun: its finished runs are kept, choose another "
+            "folder to repeat them"
+        )
+
     def open_folder(self) -> None:
         """Make the folder, and write the description of the study."""
-        description = {**self._identity(), "threads": self.threads, **self.measured}
+        description = {**self._identity(), "code": self._code, "threads": self.threads, **self.measured}
         store.write(self._description, json.dumps(description, indent=1, ensure_ascii=False))
 
 
