@@ -352,6 +352,8 @@ def test_plan_of_too_small_a_budget(capsys):
         (["--budget", "2.1", "--batch-size", "8"], "budget = 2.1 is out of range"),
         (["--budget", "1.1", "--batch-size", "0"], "--batch-size = 0 is out of range"),
         (["--budget", "1.1", "--batch-size", "8", "--degree", "-1"], "degree = -1.0 is out of range"),
+        (["--budget", "1.1", "--step-seconds", "0:1", "128:nan"], "--step-seconds = {0: 1.0, 128: nan} does not fit"),
+        (["--budget", "1.1", "--step-seconds", "0:1", "0:2", "128:3"], "--step-seconds = 0:1 0:2 128:3 has two"),
         (["--budget", "1.1", "--batch-size", "8", "--batch-fraction", "1"], "batch-fraction = 1.0 has no effect on a"),
         (["--schedule", "1", "--batch-size", "8"], "batch-size = 8 has no effect on a schedule: leave it out"),
         (["--schedule", "1", "--degree", "2"], "degree = 2.0 has no effect on a schedule: leave it out"),

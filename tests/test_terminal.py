@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -171,6 +172,14 @@ def test_output_to_a_full_disk():
         )
     assert ended.returncode == 2
     assert ended.stderr == "sharpless: the output cannot be written: No space left on device\n"
+
+
+def test_closed_output():
+    """Sees a traceback where standard output or standard error is closed, as in some services."""
+    plan = shlex.join([*SHARPLESS, "plan", "--budget"])
+    for ending, returncode in (("1.1 >&-", 0), ("1.1 2>&-", 0), ("3 2>&-", 2)):
+        ended = subprocess.run(f"{plan} {ending}", shell=True, capture_output=True, check=False)
+        assert (ended.stderr, ended.returncode) == (b"", returncode)
 
 
 # What is imported

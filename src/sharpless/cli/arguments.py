@@ -11,13 +11,14 @@ __all__ = ["place", "spellings", "whole"]
 
 
 def spellings() -> dict[str, list[str]]:
-    """Return the spelling of the images' options by their names, and of the names that the data functions use.
+    """Return the spelling of the images' options by their names, and of the names that functions use.
 
     >>> spellings()["held_out"]
     ['--validation']
     """
     names = [field.name for kind in (Recipe, Setup) for field in fields(kind)]
-    return {name: ["--" + name.replace("_", "-")] for name in names} | {"held_out": ["--validation"]}
+    others = {"held_out": ["--validation"], "seconds": ["--step-seconds"]}
+    return {name: ["--" + name.replace("_", "-")] for name in names} | others
 
 
 def whole(text: str) -> int:

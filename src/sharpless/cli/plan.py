@@ -192,6 +192,11 @@ def _of_budget(options: argparse.Namespace) -> Planned:
     budget, size, degree = options.budget, options.batch_size, options.degree
     size = 128 if size is None else size
     prices = None if options.step_seconds is None else dict(options.step_seconds)
+    if prices is not None and len(prices) < len(options.step_seconds):
+        raise ValueError(
+            f"step_seconds = {' '.join(f'{m}:{s:g}' for m, s in options.step_seconds)} has two durations "
+            "for one number of examples: give one for each"
+        )
     planned = plan(budget, size, 1.0 if degree is None else degree, prices)
     given = "" if degree is None else f"degree={degree:g}, "
     given += "" if prices is None else f"seconds={prices}, "

@@ -1,6 +1,7 @@
 """Text for terminals: characters of their encoding, and no control characters."""
 
 import codecs
+import os
 import sys
 import unicodedata
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ PLAIN = {
 
 def prepare() -> None:
     """Write replacements for characters that the encoding of the output lacks, instead of raising an error."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - a caller may have closed it
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a replaced stream may lack it
             stream.reconfigure(errors="sharpless.plain")
