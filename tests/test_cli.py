@@ -7,14 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal, Optional, Union
 
 import pytest
 import torch
 
 from sharpless import GRST
 from sharpless.cli import main
+from sharpless.cli.commands import _Parser
+from sharpless.cli.task import parsed
 
 SHARPLESS = [sys.executable, "-m", "sharpless"]
 PATIENCE = 900  # seconds after which something hangs, on a busy machine too
@@ -421,3 +425,41 @@ def test_plan_of_a_budget_alone(capsys):
     text = capsys.readouterr().out
     assert "13 of 128 examples" in text
     assert "sharpness-aware steps" not in text
+
+
+def options_of_many_types(
+    trial,
+    widths: list[int] = [1, 2],  # noqa: B006 - as a user may write it
+    mode: Literal["a", "b"] = "a",
+    depth: Optional[int] = None,  # noqa: UP045
+    rate: Union[float, None] = None,  # noqa: UP007
+    sides: tuple = (1.5, 2),
+    names: Sequence[str] = (),
+    more: dict = {},  # noqa: B006
+    flags: list[bool] = [True],  # noqa: B006
+    text=None,
+): ...
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ("--widths 3 4", {"widths": [3, 4]}),
+        ("--mode b", {"mode": "b"}),
+        ("--depth 4", {"depth": 4}),
+        ("--rate 4", {"rate": 4.0}),
+        ("--sides 3", {"sides": [3.0]}),
+        ("--names a b --text 7", {"names": ["a", "b"], "text": "7"}),
+        ("--mode c", "argument --mode: invalid choice: 'c' (choose from 'a', 'b')"),
+        ("--widths x", "argument --widths: 'x' is not a whole number"),
+        ("--more x", "argument --more: 'x' cannot be read as dict: give it in Python, compare(options=…)"),
+        ("--flags yes", "argument --flags: 'yes' cannot be read as list[bool]: give it in Python"),
+    ],
+)
+def test_types_of_options(arguments, found, capsys):
+    """Sees a text given to a task where its signature says a number or a list, or a list as a default crash."""
+    parser = _Parser(prog="sharpless")
+    try:
+        assert parsed(arguments.split(), "my.py:train", options_of_many_types, parser) == found
+    except SystemExit:
+        assert found in capsys.readouterr().err

@@ -6,7 +6,7 @@ import re
 import types
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from sharpless.cli.arguments import place, whole
 
@@ -38,16 +38,10 @@ def add(group: Any, function: Callable[..., Any], taken: Container[str]) -> None
         name = "--" + parameter.name.replace("_", "-")
         if name in taken:
             continue
-        if parameter.default not in {inspect.Parameter.empty, None, ""}:
+        if parameter.default is not inspect.Parameter.empty and parameter.default not in (None, ""):
             help_text += f" (default: {parameter.default})"
         common = {"dest": parameter.name, "default": argparse.SUPPRESS, "help": help_text.replace("%", "%%")}
-        kind = _kind(hint, parameter.default)
-        if kind is bool:
-            group.add_argument(name, action=argparse.BooleanOptionalAction, **common)
-        else:
-            group.add_argument(
-                name, type=kind, metavar={str: "TEXT", whole: "N", float: "X"}.get(kind, "VALUE"), **common
-            )
+        group.add_argument(name, **_reading(_plain(hint, parameter.default), parameter.default), **common)
 
 
 def parsed(
@@ -85,13 +79,40 @@ def read(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text[:24]!r} is not a number") from None
 
 
-def _kind(hint: Any, default: Any) -> Any:
-    """Return the reader of the text of an option."""
-    if isinstance(hint, types.UnionType):
+KINDS = {str: (str, "TEXT"), int: (whole, "N"), float: (float, "X"), Path: (place, "VALUE")}
+"""The types that can be read from one argument, with their readers and how help shows them."""
+
+
+def _plain(hint: Any, default: Any) -> Any:
+    """Return the type of an option, without None."""
+    if get_origin(hint) in {Union, types.UnionType}:
         hint = next(part for part in get_args(hint) if part is not type(None))
-    if hint is inspect.Parameter.empty:
+    if hint in {inspect.Parameter.empty, Any}:
         hint = str if default is inspect.Parameter.empty or default is None else type(default)
-    return {int: whole, bool: bool, float: float, Path: place}.get(hint, str)
+    return hint
+
+
+def _reading(hint: Any, default: Any) -> dict[str, Any]:
+    """Return how the parser reads an option of the type `hint`."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if origin is Literal:
+        return {"type": _plain(inspect.Parameter.empty, parts[0]), "choices": parts}
+    if (origin or hint) in {list, tuple, Sequence}:
+        first = next(iter(default), None) if isinstance(default, list | tuple) else None
+        inner = _plain(parts[0] if parts else inspect.Parameter.empty, first)
+        if inner is not bool:
+            return {**_reading(inner, first), "nargs": "+"}
+    if hint in KINDS:
+        return dict(zip(("type", "metavar"), KINDS[hint], strict=True))
+
+    def refuse(text: str) -> NoReturn:
+        raise argparse.ArgumentTypeError(
+            f"{text[:24]!r} cannot be read as {inspect.formatannotation(hint)}: give it in Python, compare(options=…)"
+        )
+
+    return {"type": refuse, "metavar": "VALUE"}
 
 
 def _described(function: Callable[..., Any]) -> dict[str, str]:

@@ -237,8 +237,9 @@ def imported(name: str, folder: Path, prefix: str, known: Sequence[str] = ()) ->
         raise
     except Exception as error:
         where = culprit(error, place)
+        remedy = "name it package.module:function" if "relative import" in str(error) else "fix it there"
         raise ValueError(
-            f"{prefix} raised {reason(error)} on import{'' if where is None else f' ({where})'}: fix it there"
+            f"{prefix} raised {reason(error)} on import{'' if where is None else f' ({where})'}: {remedy}"
         ) from error
     if not hasattr(module, attribute):
         raise ValueError(f"{prefix}: {place} has no {attribute!r}, give the name of a function in it")
