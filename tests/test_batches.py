@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_sequence
 
 from sharpless.batches import length, part
 
@@ -100,3 +101,5 @@ def test_lengths():
     assert length((torch.zeros(0, 3),)) == 0
     with pytest.raises(ValueError, match="lengths 5 and 6"):
         length(Encoding({"x": X, "y": [Y[:5]]}))
+    with pytest.raises(TypeError, match="cannot split a PackedSequence: pass padded tensors"):
+        length(pack_sequence([torch.zeros(5, 2)]))  # of one sequence, which would be cut in time

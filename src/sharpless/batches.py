@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 __all__ = ["copied", "length", "part", "split"]
 
@@ -145,6 +146,8 @@ def _lengths(batch: Any) -> Iterator[int]:
         _check_dense(batch)
         if batch.dim() > 0:
             yield len(batch)
+    elif isinstance(batch, PackedSequence):
+        raise TypeError("batch_fraction cannot split a PackedSequence: pass padded tensors, and pack in the loop")
     elif _is_nest(batch):
         for value in _values(batch):
             yield from _lengths(value)
