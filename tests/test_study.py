@@ -402,6 +402,16 @@ def train(trial, end: bool = False):
 """
 
 
+def test_where_a_function_of_a_notebook_failed():
+    """Sees the failure of a notebook's function without a line, or with a file that the user does not know."""
+    namespace = {"__name__": "__main__"}
+    exec(compile("def own(trial):\n    raise KeyError('x')", "cell", "exec"), namespace)
+    task = Task.of(namespace["own"])
+    with pytest.raises(KeyError) as caught:
+        task.function(None)
+    assert Failure.of("sgd-seed0", caught.value, task.name).why == f"KeyError: 'x' ({task.name}, line 2)"
+
+
 def test_what_a_run_leaves_behind(folder, monkeypatch):
     """Sees a run begin with the global settings that another one has left in its process."""
     (folder / "leaving.py").write_text(LEAVING)

@@ -98,20 +98,20 @@ class Wrapper(Optimizer):
         Raises:
             RuntimeError: another wrapper was put around the base, whose numbers are in the groups.
         """
-        groups = self.param_groups
-        known = next((group for group in groups if self._common.keys() <= group.keys()), self._common)
-        for one, key, group in keyed_groups(self.base):
-            if _WRITTEN.get(one, self._written) is not self._written:
-                raise RuntimeError(
-                    f"base was wrapped again after this {type(self).__name__}, and has the rho and seed of the other "
-                    "one: make an optimizer when the one before it is no longer used, or give each a base of its own"
-                )
-            missing = {name: known[name] for name in self._common if name not in group}
-            if key not in group:
-                missing[key] = self._rho
-            if missing:
-                group.update(missing)
-                self._written.extend((group, name) for name in missing)
+        if any(_WRITTEN.get(one, self._written) is not self._written for one in all_of(self.base)):
+            raise RuntimeError(
+                f"base was wrapped again after this {type(self).__name__}, and has the rho and seed of the other one: "
+                "make an optimizer when the one before it is no longer used, or give each a base of its own"
+            )
+        names, groups = self._common.keys(), self.param_groups
+        known = next((group for group in groups if names <= group.keys()), self._common)
+        for _, key, group in keyed_groups(self.base):
+            if key in group and names <= group.keys():
+                continue
+            own = {**{name: known[name] for name in names}, key: self._rho}
+            missing = [name for name in own if name not in group]
+            group.update({name: own[name] for name in missing})
+            self._written.extend((group, name) for name in missing)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base's state dict."""

@@ -12,6 +12,9 @@ __all__ = ["Failure", "blamed", "culprit", "is_out_of_memory", "reason"]
 LIBRARIES = (Path(__file__).parents[1], *map(Path, {*sysconfig.get_paths().values()}))
 """The folders of code that is not the user's."""
 
+DYNAMIC = "<dynamic-code>"
+"""What cloudpickle calls the file of a function of a notebook or a script."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -66,7 +69,7 @@ def culprit(error: BaseException, spec: str) -> str | None:
     if isinstance(error, SyntaxError) and error.filename and _is_own(error.filename):
         return f"{error.filename}, line {error.lineno}"
     own = [
-        f"{frame.f_code.co_filename}, line {line}"
+        f"{spec if frame.f_code.co_filename == DYNAMIC else frame.f_code.co_filename}, line {line}"
         for frame, line in walk_tb(error.__traceback__)
         if str(frame.f_globals.get("__name__")).partition(".")[0] == package or _is_own(frame.f_code.co_filename)
     ]
