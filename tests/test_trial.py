@@ -63,6 +63,20 @@ def test_learning_rates_of_a_grid():
     assert [group["weight_decay"] for group in base.param_groups] == [0.3, 0.3]
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_grid_whose_base_has_no_own_default(kind):
+    """Sees groups scaled by torch's default, so that none trains with the value, or weight decay where there is none."""
+    weights = [torch.nn.Parameter(torch.ones(1)) for _ in range(3)]
+    decays, rates = (0.0, 0.05, 0.1), (0.2, 0.02, 0.2)
+    base = kind(
+        {"params": weight, "lr": rate, "weight_decay": decay}
+        for weight, rate, decay in zip(weights, rates, decays, strict=True)
+    )
+    Trial(Method("sgd"), 0, {"lr": 0.4, "weight_decay": 0.3}).optimizer(base)
+    assert [group["lr"] for group in base.param_groups] == pytest.approx([0.4, 0.04, 0.4])
+    assert [group["weight_decay"] for group in base.param_groups] == pytest.approx([0.0, 0.3, 0.6])
+
+
 def test_a_scheduler_that_is_too_early():
     """Sees a schedule that goes on with the learning rate of the task, in place of that of the grid."""
     base = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.1)

@@ -13,13 +13,18 @@ __all__ = ["vary"]
 def vary(base: Optimizer, hyperparameters: Mapping[str, float]) -> None:
     """Set learning rate and weight decay, if they are given.
 
-    The first of the bases gets the values, and all groups are scaled in proportion.
+    The first of the bases gets the values, and all groups are scaled in proportion. If its groups differ, the value is
+    that of its default, or of its first group that is not 0 if no group has the default.
 
     Raises:
         TaskError: a group has no such hyperparameter, or a scheduler exists already.
     """
     for name in hyperparameters.keys() & {"lr", "weight_decay"}:
-        value, own = hyperparameters[name], all_of(base)[0].defaults.get(name)
+        value, first = hyperparameters[name], all_of(base)[0]
+        theirs = [group[name] for group in first.param_groups if group.get(name)]
+        own = first.defaults.get(name)
+        if own not in theirs:  # a default that no group uses, such as torch's
+            own = theirs[0] if theirs else 0.0
         for group in base.param_groups:
             if name not in group:
                 raise TaskError(f"{name} = {value} is varied, and {type(base).__name__} has none: leave it out")
