@@ -65,7 +65,7 @@ def test_learning_rates_of_a_grid():
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
 def test_a_grid_whose_base_has_no_own_default(kind):
-    """Sees groups scaled by torch's default, so that none trains with the value, or weight decay where there is none."""
+    """Sees groups scaled from torch's default, so that none trains with the value, or decay where there is none."""
     weights = [torch.nn.Parameter(torch.ones(1)) for _ in range(3)]
     decays, rates = (0.0, 0.05, 0.1), (0.2, 0.02, 0.2)
     base = kind(
