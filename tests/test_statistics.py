@@ -489,6 +489,20 @@ def test_warnings(tmp_path):
     assert open_but_narrow["warnings"] == []
 
 
+def test_shares_with_the_unit_of_percent(tmp_path):
+    """Sees every method called non-inferior without a word, since accuracies are shares and the margin is one point."""
+    sam, base = [0.97, 0.98, 0.96, 0.97], [0.84, 0.82, 0.86, 0.85]
+    (found,) = summarize(runs_with(tmp_path / "shares", sam=sam, sgd=base))["warnings"]
+    assert found.startswith("Every accuracy is at most 1, and its unit is %: if these are shares, report 100 times")
+    unit = {"name": "accuracy", "unit": "", "goal": "max"}
+    percent = {"sam": [100 * value for value in sam], "sgd": [100 * value for value in base]}
+    for name, runs in (
+        ("bare", runs_with(tmp_path / "bare", metric=unit, sam=sam, sgd=base)),
+        ("percent", runs_with(tmp_path / "percent", **percent)),
+    ):
+        assert not [warning for warning in summarize(runs)["warnings"] if "shares" in warning], name
+
+
 def test_undecided_methods_share_a_warning(tmp_path):
     """Sees: a sentence per method, ends of the range mixed up, methods of other numbers of seeds in the same one."""
     offsets = {"rst": (-9.0, 0.0, 9.0), "g_rst": (-5.0, 0.0, 5.0), "thrifty": (-2.0, 0.0, 2.0), "peer_sam": (-3.0, 3.0)}

@@ -1,4 +1,4 @@
-"""Warnings of the report: diverged runs, hyperparameters at the end of their grid, and too few seeds."""
+"""Warnings of the report: diverged runs, hyperparameters at the end of their grid, shares as %, and too few seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from sharpless.report.numbers import enough
 from sharpless.report.record import Run
 
-__all__ = ["at_the_edge", "beyond_budget", "diverged", "names", "stuck", "too_few_seeds"]
+__all__ = ["as_shares", "at_the_edge", "beyond_budget", "diverged", "names", "stuck", "too_few_seeds"]
 
 
 def names(labels: Mapping[str, str]) -> dict[str, str]:
@@ -126,6 +126,17 @@ def beyond_budget(methods: Mapping[str, Sequence[Run]]) -> list[str]:
                 f"of at most 4. The cheapest plan was used, with an expected cost of {run.plan.cost:.3g}."
             )
     return found
+
+
+def as_shares(runs: Sequence[Run]) -> list[str]:
+    """Return a sentence if results with the unit % look like shares, for which a margin of one point is all."""
+    metric, values = runs[0].metric, [run.value for run in runs if run.value is not None]
+    if metric.unit != "%" or not values or max(map(abs, values)) > 1.0:
+        return []
+    return [
+        f"Every {metric.name} is at most 1, and its unit is %: if these are shares, report 100 times as much, or leave "
+        "the unit out. Otherwise the margin calls every method non-inferior."
+    ]
 
 
 def too_few_seeds(

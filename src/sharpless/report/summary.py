@@ -5,7 +5,7 @@ from statistics import fmean, mean, median
 from typing import Any
 
 from sharpless.report.budgets import at_equal
-from sharpless.report.cautions import at_the_edge, beyond_budget, diverged, stuck, too_few_seeds
+from sharpless.report.cautions import as_shares, at_the_edge, beyond_budget, diverged, stuck, too_few_seeds
 from sharpless.report.choice import described as described_choice
 from sharpless.report.margin import Margin, default_margin, read_margin
 from sharpless.report.minima import flatness
@@ -77,6 +77,7 @@ def summarize(runs: Sequence[Run], margin: str | float | None = None) -> dict[st
         + stuck(methods)
         + at_the_edge(methods, {method: choice["edge"] for method, choice in chosen.items()})
         + beyond_budget(methods)
+        + as_shares(runs)
         + too_few_seeds(pairs, versus_sam, labels, allowed.value, " points" if metric.unit == "%" else ""),
         "sam_beats_base": advantage,
         "comparisons": sum(len(found) > 1 for found in pairs.values()),
