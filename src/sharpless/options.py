@@ -144,7 +144,9 @@ def check_radii(base: torch.optim.Optimizer, default: float = 0.0) -> None:
         ValueError: one is negative or not finite.
     """
     for _, key, group in keyed_groups(base):
-        check_number(f"{key} of a parameter group", group.get(key, default))
+        value = group.get(key, default)
+        if type(value) is not float or not 0.0 <= value < math.inf:  # the text of a message takes time in each step
+            check_number(f"{key} of a parameter group", value)
 
 
 def check_number(name: str, value: Any) -> None:
