@@ -5,6 +5,8 @@
 Makes a virtual environment of the Python that runs this, installs the version TORCH and this package, runs the tests of
 the core in it, and writes versions.json and versions.md. Rows of other versions from earlier calls are kept. With
 --quick it runs the group `quick` alone, on all cores, and writes nothing.
+
+torch.compile needs a C++ compiler, and the headers of this Python (Debian: python3-dev).
 """
 
 import argparse
