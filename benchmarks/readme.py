@@ -2,7 +2,7 @@
 
     python benchmarks/readme.py
 
-Prints the rows of the table, to paste them into the README, and writes compare-digits.svg.
+Prints the table's rows and the notes below it, to copy them into the README, and writes compare-digits.svg.
 """
 
 import json
@@ -23,7 +23,11 @@ ROWS = [  # package, name of the row, contestant in overhead-cpu.json, method in
     ("pytorch-optimizer", "LookSAM, k=10", "", "peer-looksam"),
 ]
 OVERHEADS = ("resnet18", "tiny")
-CLOCKS = ("resnet18, 16", "forecaster, 256", "digits, 64")
+CLOCKS = {
+    "resnet18, 16": "ResNet-18 with batches of 16",
+    "forecaster, 256": "the forecaster",
+    "digits, 64": "the digits",
+}
 
 
 def read(name: str) -> Any:
@@ -31,13 +35,18 @@ def read(name: str) -> Any:
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
-def packages() -> tuple[list[str], str]:
-    """Return the rows of measured packages (conformance, overhead, × seconds), and the conformance of the others."""
+def clocked() -> dict[tuple[str, str], Any]:
+    """Return the rows of wallclock-cpu-1.json by network and method."""
+    studies = read("wallclock-cpu-1.json")["studies"]
+    return {(study["network"], row["method"]): row for study in studies for row in study["rows"]}
+
+
+def packages() -> list[str]:
+    """Return the rows of the table: conformance, overhead, and seconds relative to plain training."""
     conformance = read("conformance.json")
     scores, versions = dict(conformance["score"]), conformance["versions"]
     overhead = {(row["network"], row["contestant"]): row["overhead"] for row in read("overhead-cpu.json")["rows"]}
-    studies = read("wallclock-cpu-1.json")["studies"]
-    seconds = {(study["network"], row["method"]): row["ratio"] for study in studies for row in study["rows"]}
+    seconds = {key: row["ratio"] for key, row in clocked().items()}
     rows = []
     for package, name, contestant, method in ROWS:
         passed = f"{scores[package]} of {len(conformance['cases'])}" if name == "SAM" else ""
@@ -45,9 +54,21 @@ def packages() -> tuple[list[str], str]:
         measured += [seconds.get((network, method)) for network in CLOCKS]
         cells = [f"{package} {versions[package]}, {name}", passed]
         rows.append(f"| {' | '.join([*cells, *('' if value is None else f'{value:.2f}' for value in measured)])} |")
-    others = scores.keys() - {package for package, *_ in ROWS}
-    best = sorted(others, key=lambda package: -scores[package])
-    return rows, ", ".join(f"{package} {versions[package]} passes {scores[package]}" for package in best)
+    return rows
+
+
+def notes() -> list[str]:
+    """Return what is said below the table: other packages, the version of the overhead, and budgets without a plan."""
+    conformance = read("conformance.json")
+    scores = dict(conformance["score"])
+    others = sorted(scores.keys() - {package for package, *_ in ROWS}, key=lambda package: -scores[package])
+    planned = {network: clocked()[network, "thrifty:budget=1.1"]["planned"] for network in CLOCKS}
+    dear = [CLOCKS[network] for network, ratio in planned.items() if ratio > 1.105]
+    return [
+        ", ".join(f"{package} {conformance['versions'][package]} passes {scores[package]}" for package in others) + ".",
+        f"for sharpless {read('overhead-cpu.json')['facts']['sharpless']}.",
+        f"no plan as cheap as 1.1 exists for {' and '.join(dear)}.",
+    ]
 
 
 def picture() -> str:
@@ -59,5 +80,4 @@ def picture() -> str:
 
 if __name__ == "__main__":
     store.write(PICTURE, picture())
-    rows, others = packages()
-    print(*rows, others, sep="\n")
+    print(*packages(), *notes(), sep="\n")
