@@ -1,9 +1,12 @@
 """Test the core with a version of Python and torch, in a separate environment.
 
-    PYTHON benchmarks/versions.py TORCH [--out benchmarks/results]
+    PYTHON benchmarks/versions.py TORCH [--quick] [--out benchmarks/results]
 
 Makes a virtual environment of the Python that runs this, installs the version TORCH and this package, runs the tests of
-the core in it, and writes versions.json and versions.md. Rows of other versions from earlier calls are kept.
+the core in it, and writes versions.json and versions.md. Rows of other versions from earlier calls are kept. With
+--quick it runs the group `quick` alone, on all cores, and writes nothing.
+
+torch.compile needs a C++ compiler, and the headers of this Python (Debian: python3-dev).
 """
 
 import argparse
@@ -27,39 +30,51 @@ OUTCOME = re.compile(r"(\d+) (passed|failed|skipped|xfailed|error)")
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("torch", metavar="TORCH")
+    parser.add_argument("--quick", action="store_true", help="run the group `quick` alone, and write nothing")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     options = parser.parse_args()
-    path = options.out / "versions.json"
+    row = tested(options.torch, options.quick)
+    print(line(row))
+    if not options.quick:
+        write(row, options.out / "versions.json")
+    return int(bool(row["failures"]))
+
+
+def write(row, path):
+    """Replace the row, or add it, and write both files."""
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    row = tested(options.torch)
     rows = [each for each in rows if (each["python"], each["torch"]) != (row["python"], row["torch"])] + [row]
     rows.sort(key=lambda each: [int(part) for part in f"{each['python']}.{each['torch']}".split(".")])
     path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     path.with_suffix(".md").write_text(markdown(rows), encoding="utf-8")
-    print(line(row))
-    return int(bool(row["failures"]))
 
 
-def tests():
-    """Return the files of the group `quick`, and those of ranks, of compiled networks and of flatness."""
+def tests(quick_only):
+    """Return the files of the group `quick`, and, unless it alone is asked for, of FURTHER."""
     files = sorted((ROOT / "tests").glob("test_*.py"))
     quick = [each for each in files if "pytestmark = pytest.mark.quick" in each.read_text(encoding="utf-8")]
-    return quick + [each for each in files if each.name in FURTHER]
+    return quick + [each for each in files if each.name in FURTHER and not quick_only]
 
 
-def tested(torch):
+def tested(torch, quick):
     """Install and run, and return the row."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder) / "bin/python"
-        subprocess.run([python, "-m", "pip", "install", "-q", f"torch=={torch}", *NEEDS, ROOT], check=True)
-        command = [python, "-m", "pytest", "-n0", "-q", "--tb=short", *tests()]
+        subprocess.run(
+            [python, "-m", "pip", "install", "-q", "--no-compile", f"torch=={torch}", *NEEDS, ROOT], check=True
+        )
+        cores = os.cpu_count() if quick else 0
+        command = [python, "-m", "pytest", f"-n{cores}", "-q", "--tb=short", *tests(quick)]
         one = os.environ | {"OMP_NUM_THREADS": "1"}
         output = subprocess.run(command, cwd=ROOT, env=one, capture_output=True, text=True, check=False).stdout
         lines = output.splitlines()
         counts = {outcome: int(count) for count, outcome in OUTCOME.findall(lines[-1])}
         if "passed" not in counts:
             raise SystemExit(f"the tests cannot be run:\n{output}")
+        failures = [text for text in lines if text.startswith(("FAILED tests", "ERROR tests"))]
+        if failures:
+            print(output)
         return {
             "python": platform.python_version(),
             "torch": torch,
@@ -67,7 +82,7 @@ def tested(torch):
             "date": datetime.now(UTC).date().isoformat(),
             "command": f"python{sys.version_info[0]}.{sys.version_info[1]} benchmarks/versions.py {torch}",
             **{outcome: counts.get(outcome, 0) for outcome in ("passed", "failed", "skipped", "xfailed")},
-            "failures": [text for text in lines if text.startswith(("FAILED", "ERROR"))],
+            "failures": failures,
             "left_out": [text.partition(": ")[2] for text in lines if text.startswith("SKIPPED")],
         }
 

@@ -49,10 +49,10 @@ def test_bounds():
 
 
 @pytest.mark.parametrize("name", HOSTS)
-def test_readme(name):
-    """Sees versions in the README's table that are not those of the results."""
+def test_page(name):
+    """Sees versions in the table of the documentation that are not those of the results."""
     versions = ", ".join(row["version"] for row in rows_of(name))
-    assert f"(docs/hosts/{name}.md) | {versions} | " in (ROOT / "README.md").read_text("utf-8")
+    assert f"({name}.md) | {versions} | " in (ROOT / "docs/hosts/index.md").read_text("utf-8")
 
 
 def test_hosts():
