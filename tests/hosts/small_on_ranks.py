@@ -1,0 +1,50 @@
+"""What runs on two gloo ranks in the tests of the smaller frameworks."""
+
+from contextlib import nullcontext
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from hosts import examples, reference
+from hosts.methods import wrapped
+from hosts.on_ranks import check, counting_hook, own, prepared
+from hosts.reference import sgd
+
+
+def micros(sizes, rank):
+    """The micro-batches of one rank, one after the other."""
+    return [micro for step in own(reference.batches(sizes), rank) for micro in step]
+
+
+def counted(parallel):
+    """Count the all-reduces of a DistributedDataParallel."""
+    parallel.register_comm_hook(None, counting_hook)
+    return parallel
+
+
+def timm(method, sizes):
+    """Train by the example's loop, with DistributedDataParallel as in timm's train.py."""
+    from timm.utils import AverageMeter, ModelEmaV3, NativeScaler
+
+    rank, net = prepared(), reference.network()
+    opt = wrapped(method, sgd(net), model=net)
+    parallel, scaler, ema = counted(DistributedDataParallel(net)), NativeScaler("cpu"), ModelEmaV3(net)
+    none = type("Constant", (), {"step_update": lambda *_: None})()
+    tools = scaler, nullcontext(), ema, none, AverageMeter(), float("inf")
+    accumulate = len(sizes) // 2
+    examples.load("timm").sharp_epoch(parallel, micros(sizes, rank), opt, *tools, accumulate=accumulate)
+    check(net, method, sizes)
+
+
+def ignite(method, sizes):
+    """Train the model of `auto_model`."""
+    import ignite.distributed as idist
+    from ignite.engine import Engine
+
+    rank, net = prepared(), reference.network()
+    opt = wrapped(method, sgd(net), model=net)
+    parallel, scaler = counted(idist.auto_model(net)), torch.amp.GradScaler("cpu", enabled=False)
+    tools = parallel, opt, cross_entropy, nullcontext(), scaler, lambda _: None, len(sizes) // 2
+    Engine(lambda *now: examples.load("ignite").sharp_update(*now, *tools)).run(micros(sizes, rank))
+    check(net, method, sizes)
