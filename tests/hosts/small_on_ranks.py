@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hosts import examples, reference
 from hosts.methods import wrapped
-from hosts.on_ranks import check, counting_hook, own, prepared
+from hosts.on_ranks import accelerator, check, counting_hook, own, prepared
 from hosts.reference import sgd
 
 
@@ -47,4 +47,22 @@ def ignite(method, sizes):
     parallel, scaler = counted(idist.auto_model(net)), torch.amp.GradScaler("cpu", enabled=False)
     tools = parallel, opt, cross_entropy, nullcontext(), scaler, lambda _: None, len(sizes) // 2
     Engine(lambda *now: examples.load("ignite").sharp_update(*now, *tools)).run(micros(sizes, rank))
+    check(net, method, sizes)
+
+
+def skorch(method, sizes):
+    """Train by skorch's mixin for Accelerate, on batches of one rank."""
+    from skorch.hf import AccelerateMixin
+
+    class Net(AccelerateMixin, examples.load("skorch").SharpClassifier):
+        def wrap_optimizer(self, base):
+            return wrapped(method, base, model=self.module_)
+
+    rank, net = prepared(), reference.network()
+    mine, one = micros(sizes, rank), accelerator(gradient_accumulation_steps=len(sizes) // 2)
+    # On a CPU, Accelerate would wrap a module as well, and refuses those without parameters.
+    options = {"criterion": lambda: cross_entropy, "lr": 0.3, "optimizer__momentum": 0.9, "train_split": None}
+    host = Net(net, accelerator=one, iterator_train=lambda *_, **__: mine, verbose=0, **options).initialize()
+    counted(host.module_)
+    host.partial_fit(*mine[0], epochs=1)
     check(net, method, sizes)
