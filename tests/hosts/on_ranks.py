@@ -52,10 +52,10 @@ def own(steps, rank):
     return [micros[rank::2] for micros in steps]
 
 
-def check(net, method, sizes, reductions=reference.STEPS):
+def check(net, method, sizes, reductions=reference.STEPS, weights=None):
     """Compare with one process in which each micro-batch of each rank climbs alone; one all-reduce a step."""
     theirs = reference.network()
-    reference.expected(method, theirs, sizes)
+    reference.expected(method, theirs, sizes, weights=weights)
     assert reference.distance(net, theirs) < 1e-6
     assert len(REDUCED) == reductions, REDUCED
 

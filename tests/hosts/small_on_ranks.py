@@ -66,3 +66,33 @@ def skorch(method, sizes):
     counted(host.module_)
     host.partial_fit(*mine[0], epochs=1)
     check(net, method, sizes)
+
+
+def fastai(method, sizes):
+    """Train in `distrib_ctx`."""
+    from fastai.callback.training import GradientAccumulation
+    from fastai.data.core import DataLoaders
+    from fastai.distributed import DistributedTrainer
+    from fastai.learner import Learner
+    from fastai.optimizer import OptimWrapper
+
+    class OnCpu(DistributedTrainer):
+        """DistributedTrainer with the batches of one rank, which it divides on GPUs alone."""
+
+        def before_fit(self):
+            accelerator()
+            super().before_fit()
+            counted(self.learn.model)
+
+        def _wrap_dl(self, loader):
+            return loader
+
+    rank, net = prepared(), reference.network()
+    mine, each = micros(sizes, rank), sizes[rank::2]
+    opt, loaders = wrapped(method, sgd(net), model=net), DataLoaders(mine, mine)
+    callbacks = [examples.load("fastai").Sharpness(), OnCpu(cpu=True), GradientAccumulation(sum(each))]
+    learn = Learner(loaders, net, cross_entropy, lambda *_, **__: OptimWrapper(opt=opt), lr=0.3, cbs=callbacks)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+    weights = [size / sum(sizes[number % 2 :: 2]) / 2 for number, size in enumerate(sizes)]
+    check(net, method, sizes, reductions=reference.STEPS * len(each), weights=weights)
