@@ -96,3 +96,13 @@ def fastai(method, sizes):
         learn.fit(1)
     weights = [size / sum(sizes[number % 2 :: 2]) / 2 for number, size in enumerate(sizes)]
     check(net, method, sizes, reductions=reference.STEPS * len(each), weights=weights)
+
+
+def keras(method, sizes):
+    """Train with `fit`, by DistributedDataParallel around the model."""
+    from hosts.keras_models import back, compiled, translated
+
+    rank, model = prepared(), translated(reference.network())
+    compiled(method, model, counted(DistributedDataParallel(model)))
+    model.fit((micro for micro in micros(sizes, rank)), verbose=0)
+    check(back(model, reference.network()), method, sizes)
