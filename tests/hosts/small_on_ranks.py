@@ -106,3 +106,20 @@ def keras(method, sizes):
     compiled(method, model, counted(DistributedDataParallel(model)))
     model.fit((micro for micro in micros(sizes, rank)), verbose=0)
     check(back(model, reference.network()), method, sizes)
+
+
+def composer(method, sizes):
+    """Train by composer's Trainer, which divides each batch into micro-batches of at most three examples."""
+    from composer import Trainer
+    from composer.models import ComposerClassifier
+
+    rank, net = prepared(), reference.network()
+    model = ComposerClassifier(net, loss_fn=cross_entropy, num_classes=3)
+    opt = wrapped(method, sgd(net), model=model)
+    opt.__class__ = type("SharpOptimizer", (examples.load("composer").InClosures, type(opt)), {})
+    options = {"max_duration": "1ep", "device": "cpu", "progress_bar": False, "log_to_console": False}
+    loader = micros(sizes, rank)
+    host = Trainer(model=model, train_dataloader=loader, optimizers=opt, device_train_microbatch_size=3, **options)
+    counted(host.state.model)
+    host.fit()
+    check(net, method, sizes)
