@@ -7,14 +7,14 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
-from hosts import examples, on_ranks, reference
+from hosts import deepspeed_on_ranks, examples, on_ranks, reference
+from hosts.deepspeed_on_ranks import deepspeed_engine, deepspeed_loop
 from hosts.methods import wrapped
-from hosts.on_ranks import deepspeed_engine, deepspeed_loop
 from sharpless import GRST
 
 METHODS = list(reference.METHODS)
 pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
-CASES = {method: (on_ranks.deepspeed, {"method": method, "sizes": (8, 6, 4, 8)}) for method in METHODS}
+CASES = {method: (deepspeed_on_ranks.train, {"method": method, "sizes": (8, 6, 4, 8)}) for method in METHODS}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -126,10 +126,17 @@ def test_the_example():
     assert examples.load("deepspeed").main(epochs=2) > 0.3
 
 
-outcomes = on_ranks.outcomes(CASES)
+WARNED = {"without no_sync": (deepspeed_on_ranks.without_no_sync, {})}
+outcomes = on_ranks.outcomes(CASES | WARNED)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks(name, outcomes):
     """Sees ranks climb along the union, or drift apart."""
+    assert not outcomes[name], outcomes[name]
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_joint_climbs_are_warned_of(name, outcomes):
+    """Sees ranks climb along their mean gradient without a word, or a warning where each climbs alone."""
     assert not outcomes[name], outcomes[name]
