@@ -21,13 +21,13 @@ def train(method, sizes):
     check(net, method, sizes, reductions=0)  # the engine's own, which no hook counts
 
 
-def deepspeed_engine(net, opt, **options):
+def deepspeed_engine(net, opt, scheduler=None, **options):
     """Return an engine of DeepSpeed, which else would compile an all-reduce for CPUs, for minutes."""
     import deepspeed.comm.torch
 
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
     config = {"train_micro_batch_size_per_gpu": 8, "zero_allow_untested_optimizer": True, **options}
-    return deepspeed.initialize(model=net, optimizer=opt, config=config)[0]
+    return deepspeed.initialize(model=net, optimizer=opt, lr_scheduler=scheduler, config=config)[0]
 
 
 def deepspeed_loop(engine, opt, steps):
