@@ -135,7 +135,7 @@ def test_fp16_overflow(method):
 
 def test_resume(tmp_path):
     """Sees coin, ledger or momentum lost in what fastai saves."""
-    data, whole, stopped = reference.batches(), reference.network(), reference.network()
+    data, whole, stopped = reference.batches(), reference.noisy_network(), reference.noisy_network()
     first = learner("G-RST", whole, data)
     fit(first)
     first.path = tmp_path
