@@ -38,9 +38,9 @@ HOSTS = {
     "accelerate": Host("accelerate", "1.0.1"),
     "transformers": Host("transformers", "5.8.0", ("accelerate", "trl", "peft", "datasets")),
     "timm": Host("timm", "1.0.12"),
-    "skorch": Host("skorch", "1.1.0"),
+    "skorch": Host("skorch", "1.1.0", ("accelerate",)),
     "ignite": Host("pytorch-ignite", "0.5.1"),
-    "fastai": Host("fastai", "2.8.1"),
+    "fastai": Host("fastai", "2.8.1", ("accelerate",)),
     "keras": Host("keras", "3.7.0"),
     "deepspeed": Host("deepspeed", "0.19.0"),  # 0.18.0 trains something else on two ranks
     "composer": Host("mosaicml", "0.29.0"),

@@ -141,7 +141,10 @@ def seconds(step: Step, steps: int, device: str) -> float:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts the operations of torch's dispatcher while it is active, and the bytes that they read and write."""
+    """Counts the operations of torch's dispatcher while it is active, and the bytes that they read and write.
+
+    Views are left out: they compute nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +152,7 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
-        if self.on:
+        if self.on and not operation.is_view:
             self.operations += 1
             tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
             self.bytes += sum(tensor.nbytes for tensor in tensors)

@@ -6,7 +6,7 @@ python examples/hosts/fastai_digits.py
 
 import torch
 from fastai.basics import Callback, DataLoader, DataLoaders, Learner, OptimWrapper
-from fastai.callback.all import GradientClip
+from fastai.callback.all import GradientClip, MixedPrecision
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -27,7 +27,7 @@ class Sharpness(Callback):
         """Run the second pass, after the first gradient is complete."""
         learn, clean = self.learn, (self.learn.pred, self.learn.loss, self.learn.loss_grad)
         for _ in self.passes:
-            if hasattr(learn, "mixed_precision"):
+            if isinstance(getattr(learn, "mixed_precision", None), MixedPrecision):  # and no attribute of the model
                 learn.mixed_precision.before_batch()
             learn.pred = learn.model(*learn.xb)
             learn("after_pred")

@@ -24,7 +24,7 @@ class SharpModel(keras.Model):
                 left = [variable.value.clone() for variable in others]
                 for variable, value in zip(others, found, strict=True):
                     variable.assign(value)
-            y_pred = self(x, training=True)
+            y_pred = opt.model(x, training=True)  # self, or DistributedDataParallel around it
             loss = self.compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weight)
             loss.backward()
             if opt.perturbed:

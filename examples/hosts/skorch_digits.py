@@ -1,7 +1,6 @@
 """Handwritten digits, a third of them mislabelled, with skorch.
 
-pip install sharpless skorch scikit-learn
-python examples/hosts/skorch_digits.py
+pip install sharpless skorch scikit-learn && python examples/hosts/skorch_digits.py
 """
 
 import torch
@@ -28,8 +27,7 @@ class SharpClassifier(NeuralNetClassifier):
 
     def train_step(self, batch, **fit_params):
         """Take a step, and return loss and outputs at the unperturbed weights."""
-        opt, loss, outputs = self.optimizer_, 0.0, []
-        opt.zero_grad()
+        opt, loss, outputs = getattr(self.optimizer_, "optimizer", self.optimizer_), 0.0, []  # within Accelerate's
         for part in opt.passes(batch):
             step = self.train_step_single(part, **fit_params)
             if not opt.perturbed:
@@ -37,7 +35,8 @@ class SharpClassifier(NeuralNetClassifier):
                 outputs.append(step["y_pred"])
         weights = list(self.get_all_learnable_params())
         self.notify("on_grad_computed", named_parameters=weights, batch=batch, training=True)  # e.g. clipping
-        opt.step()
+        self.optimizer_.step()
+        self.optimizer_.zero_grad()
         return {"loss": loss, "y_pred": torch.cat(outputs)}
 
 

@@ -3,38 +3,39 @@
 pip install sharpless timm scikit-learn && python examples/hosts/timm_digits.py
 """
 
+from contextlib import nullcontext
+
 import timm
 import torch
 from sklearn.datasets import load_digits
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
-from timm.utils import ModelEmaV3, NativeScaler, dispatch_clip_grad
+from timm.utils import AverageMeter, ModelEmaV3, NativeScaler, dispatch_clip_grad
 from torch.nn.functional import cross_entropy, interpolate
 
 from sharpless import GRST
 
 
-def sharp_epoch(model, loader, opt, scaler, amp, clip=None, ema=None, scheduler=None, accumulate=1, step=0):
-    """Train for an epoch and return the number of steps so far; `amp()` is the context of mixed precision."""
+def sharp_epoch(model, loader, opt, scaler, amp, ema, scheduler, meter, clip, mode="norm", accumulate=1):
+    """Train for an epoch; `amp` is the context of mixed precision, and `meter` gets the loss at unperturbed weights."""
     model.train()
     for number, batch in enumerate(loader, start=1):
-        for x, y in opt.passes(batch):
-            with amp():
-                loss = cross_entropy(model(x), y) / accumulate
-            scaler(loss, opt, need_update=False)  # only the backward pass
-        if number % accumulate == 0:
-            if clip is not None:
-                scaler._scaler.unscale_(opt)  # the GradScaler in the NativeScaler
-                dispatch_clip_grad(model.parameters(), clip)
+        last = number % accumulate == 0
+        with nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():  # of DistributedDataParallel
+            for x, y in opt.passes(batch):
+                with amp:
+                    loss = cross_entropy(model(x), y)
+                scaler(loss / accumulate, opt, need_update=False)  # only the backward pass
+                if not opt.perturbed:
+                    meter.update(loss.item(), len(x))
+        if last:
+            scaler._scaler.unscale_(opt)  # the GradScaler in the NativeScaler
+            dispatch_clip_grad(model.parameters(), clip, mode)
             scaler._scaler.step(opt)
             scaler._scaler.update()
             opt.zero_grad()
-            step += 1
-            if ema is not None:
-                ema.update(model, step=step)
-            if scheduler is not None:
-                scheduler.step_update(step)
-    return step
+            ema.update(model, step=opt.cost.steps)
+            scheduler.step_update(opt.cost.steps)
 
 
 def main(epochs: int = 8, network: str = "test_resnet") -> float:
@@ -46,13 +47,12 @@ def main(epochs: int = 8, network: str = "test_resnet") -> float:
     model = timm.create_model(network, num_classes=10)
     opt = GRST(create_optimizer_v2(model, "adamw", lr=3e-3, weight_decay=0.02), p=0.5, rho=0.05, model=model)
     scheduler, _ = create_scheduler_v2(opt, "cosine", epochs, step_on_epochs=False, updates_per_epoch=25)
-    ema, scaler, step = ModelEmaV3(model, decay=0.9), NativeScaler("cpu"), 0
+    ema, scaler, amp, meter = ModelEmaV3(model, decay=0.9), NativeScaler("cpu"), torch.autocast("cpu"), AverageMeter()
     for _ in range(epochs):
-        loader = [(x[rows], noisy[rows]) for rows in torch.randperm(1200).split(48)]
-        step = sharp_epoch(model, loader, opt, scaler, lambda: torch.autocast("cpu"), 5.0, ema, scheduler, step=step)
+        loader = ((x[rows], noisy[rows]) for rows in torch.randperm(1200).split(48))
+        sharp_epoch(model, loader, opt, scaler, amp, ema, scheduler, meter, clip=5.0)
     print(opt.cost)
-    with torch.no_grad():
-        return float((ema.module.eval()(x[1200:]).argmax(1) == y[1200:]).float().mean())
+    return (ema.module.eval()(x[1200:]).argmax(1) == y[1200:]).float().mean().item()
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ class Host:
 
 
 LIGHTNING = Host("Lightning", "lightning", "clips, logs and runs the last of accumulated micro-batches alone")
+ACCELERATE = Host("Accelerate", "accelerate", "runs the last of accumulated micro-batches alone")
 SKORCH = Host("skorch", "skorch")
 COMPOSER = Host("Composer", "composer")
 FABRIC = Host("Fabric", "fabric")
@@ -47,7 +48,7 @@ HOSTS = {
     "composer": COMPOSER,
     "lightning.fabric": FABRIC,
     "lightning_fabric": FABRIC,
-    "accelerate": Host("Accelerate", "accelerate"),
+    "accelerate": ACCELERATE,
     "deepspeed": Host("DeepSpeed", "deepspeed"),
 }
 """Frameworks by the modules that call `step`; those that other frameworks are built on come last."""
@@ -56,8 +57,9 @@ CLOSURES = {
     "pytorch_lightning.loops.optimization.automatic": LIGHTNING,
     "skorch.net": SKORCH,
     "composer.trainer": COMPOSER,
+    "accelerate.optimizer": ACCELERATE,
 }
-"""Frameworks by the modules that call `step` with a closure that clips and logs."""
+"""Frameworks by the modules that call `step` with a closure that clips and logs, or drops micro-batches."""
 
 
 def modules() -> Iterator[str]:
@@ -74,8 +76,11 @@ def host() -> Host | None:
 
 
 def host_of_closure() -> Host | None:
-    """Return the framework among the callers whose closures do more than forward and backward, or None."""
-    return _first(CLOSURES)
+    """Return the framework among the callers whose closures do more or less than forward and backward, or None."""
+    found = _first(CLOSURES)
+    if found is ACCELERATE and sys.modules["accelerate.state"].GradientState().num_steps == 1:
+        return None  # without accumulation, nothing is dropped
+    return found
 
 
 def is_called_by(package: str) -> bool:

@@ -126,12 +126,17 @@ class Memory:
                 "and keep no reference to the iterator when you leave the loop"
             )
 
-    def model_as_called(self, model: nn.Module | None) -> nn.Module | None:
-        """Return `model`, or the DistributedDataParallel that wraps it; searched for once."""
+    def model_as_called(self, model: nn.Module | None, *, locally: bool) -> nn.Module | None:
+        """Return `model`, or the DistributedDataParallel that wraps it; searched for once.
+
+        Args:
+            model: the network.
+            locally: whether each rank is to climb along its own gradient.
+        """
         if model is None:
             return None
         if self.around is None or self.around[0] is not model:
-            self.around = model, ddp.around(model)
+            self.around = model, ddp.around(model, locally=locally)
         return self.around[1]
 
     def is_bare(self, groups: list[dict[str, Any]], steps: int) -> bool:

@@ -1,5 +1,6 @@
 """Accelerate against two gradients by hand."""
 
+import warnings
 from importlib.metadata import version
 
 import pytest
@@ -143,6 +144,22 @@ def test_without_passes():
     opt.step()
     with pytest.warns(UserWarning, match=r"Accelerate called step\(\) without passes.* see docs/hosts/accelerate.md"):
         opt.step()
+
+
+@pytest.mark.parametrize("micros", [1, 2])
+def test_closures(micros):
+    """Sees closures that Accelerate drops but for the last one, without a word; or a word where it drops none."""
+    net = network()
+    one, model, opt = prepared("SAM", net, (8,) * micros)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for x, y in (micro for step in reference.batches((8,) * micros) for micro in step):
+            with one.accumulate(model):
+                opt.step(lambda x=x, y=y: one.backward(cross_entropy(model(x), y)))
+                opt.zero_grad()
+    told = [str(each.message) for each in found if "closure" in str(each.message)]
+    assert len(told) == micros - 1
+    assert all("Accelerate hands step() a closure that runs the last of accumulated" in text for text in told)
 
 
 def test_the_example():

@@ -8,16 +8,18 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from hosts import examples, reference
+from hosts import examples, on_ranks, reference, small_on_ranks
 from hosts.methods import wrapped
 
 pytest.importorskip("composer")
 from composer import Callback, Trainer
 from composer.models import ComposerClassifier
+from composer.optim import StepScheduler
 
 METHODS = ["SAM", "RST", "G-RST"]
 pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 example = examples.load("composer")
+CASES = {method: (small_on_ranks.composer, {"method": method, "sizes": (8, 8)}) for method in METHODS}
 
 
 @pytest.fixture(autouse=True)
@@ -80,10 +82,10 @@ def test_micro_batches(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_clipping(method):
+@pytest.mark.parametrize("clip", [reference.by_norm(0.2), reference.by_value(0.02)], ids=["norm", "value"])
+def test_clipping(method, clip):
     """Sees a hook, as the page has it, that clips a pass in place of the step's gradient."""
     theirs, ours = reference.network(), reference.network()
-    clip = reference.by_norm(0.2)
     reference.expected(method, theirs, clip=clip)
     host, opt, _ = trainer(method, ours)
 
@@ -92,6 +94,28 @@ def test_clipping(method):
         clip(ours.parameters())
 
     host.fit()
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+def test_scheduler():
+    """Sees a scheduler of composer that does not reach the base."""
+    theirs, ours = reference.network(), reference.network()
+    base = reference.sgd(theirs)
+    by_hand = torch.optim.lr_scheduler.LambdaLR(base, lambda step: 0.5 ** (max(step - 1, 0) // 2))  # composer's is late
+    reference.train(theirs, base, reference.batches(), "G-RST", scheduler=by_hand)
+    options = {"schedulers": StepScheduler("2ba", 0.5), "step_schedulers_every_batch": True}
+    trainer("G-RST", ours, **options)[0].fit()
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16(method, monkeypatch):
+    """Sees a pass outside of autocast."""
+    theirs, ours = reference.network(), reference.network()
+    reference.expected(method, theirs, autocast=torch.bfloat16)
+    context = "composer.trainer.trainer.get_precision_context"  # composer has amp_bf16 for GPUs alone
+    monkeypatch.setattr(context, lambda *_, **__: torch.autocast("cpu", torch.bfloat16))
+    trainer(method, ours)[0].fit()
     assert reference.distance(ours, theirs) < 1e-6
 
 
@@ -133,3 +157,12 @@ def test_the_page():
 def test_the_example():
     """Sees an example that a user cannot run."""
     assert example.main(epochs=2) > 0.5
+
+
+outcomes = on_ranks.outcomes(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks(name, outcomes):
+    """Sees ranks climb along the union, or communicate twice."""
+    assert not outcomes[name], outcomes[name]

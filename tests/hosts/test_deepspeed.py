@@ -7,14 +7,14 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
-from hosts import examples, on_ranks, reference
+from hosts import deepspeed_on_ranks, examples, on_ranks, reference
+from hosts.deepspeed_on_ranks import deepspeed_engine, deepspeed_loop
 from hosts.methods import wrapped
-from hosts.on_ranks import deepspeed_engine, deepspeed_loop
 from sharpless import GRST
 
 METHODS = list(reference.METHODS)
 pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
-CASES = {method: (on_ranks.deepspeed, {"method": method, "sizes": (8, 6, 4, 8)}) for method in METHODS}
+CASES = {method: (deepspeed_on_ranks.train, {"method": method, "sizes": (8, 6, 4, 8)}) for method in METHODS}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,14 +51,41 @@ def test_right(method, make, sizes):
     assert opt.cost.sharp_steps == sum(reference.METHODS[method]["coins"])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_autocast(dtype):
-    """Sees a pass outside autocast, or clipping of scaled gradients."""
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16(method):
+    """Sees a pass outside autocast."""
     theirs, ours = reference.network(), reference.network()
-    reference.expected("G-RST", theirs, autocast=getattr(torch, dtype), clip=reference.by_norm(0.2))
-    engine, opt = made("G-RST", ours, torch_autocast={"enabled": True, "dtype": dtype}, gradient_clipping=0.2)
+    reference.expected(method, theirs, autocast=torch.bfloat16)
+    engine, opt = made(method, ours, torch_autocast={"enabled": True, "dtype": "bfloat16"})
     deepspeed_loop(engine, opt, reference.batches())
-    assert reference.distance(ours, theirs) < (2e-5 if dtype == "float16" else 1e-6)
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fp16_overflow(method):
+    """Sees an overflow that moves weights or stops the coins, or a gradient that is clipped before it is unscaled."""
+    theirs, ours, overflow = reference.network(), reference.network(), reference.batches()
+    overflow[2] = [(overflow[2][0][0] * 1e6, overflow[2][0][1])]  # beyond float16
+    options = {"autocast": torch.float16, "scale": 2.0**10, "spoiled": {2}}
+    reference.expected(method, theirs, clip=reference.by_norm(0.2), **options)
+    engine, opt = made(method, ours, torch_autocast={"enabled": True, "dtype": "float16"}, gradient_clipping=0.2)
+    engine.torch_autocast_z0_gradscaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    deepspeed_loop(engine, opt, overflow)
+    assert reference.distance(ours, theirs) < 2e-5
+    assert opt.cost.steps == reference.STEPS
+
+
+def test_scheduler():
+    """Sees a scheduler that the engine steps, and that does not reach the base."""
+    theirs, ours = reference.network(), reference.network()
+    base = reference.sgd(theirs)
+    by_hand = torch.optim.lr_scheduler.StepLR(base, 2, 0.5)
+    reference.train(theirs, base, reference.batches((8, 6)), "G-RST", scheduler=by_hand)
+    opt = wrapped("G-RST", reference.sgd(ours), model=ours)
+    scheduler = torch.optim.lr_scheduler.StepLR(opt, 2, 0.5)
+    engine = deepspeed_engine(ours, opt, scheduler, gradient_accumulation_steps=2)
+    deepspeed_loop(engine, opt, reference.batches((8, 6)))
+    assert reference.distance(ours, theirs) < 1e-6
 
 
 def test_resume(tmp_path):
@@ -126,10 +153,17 @@ def test_the_example():
     assert examples.load("deepspeed").main(epochs=2) > 0.3
 
 
-outcomes = on_ranks.outcomes(CASES)
+WARNED = {"without no_sync": (deepspeed_on_ranks.without_no_sync, {})}
+outcomes = on_ranks.outcomes(CASES | WARNED)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks(name, outcomes):
     """Sees ranks climb along the union, or drift apart."""
+    assert not outcomes[name], outcomes[name]
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_joint_climbs_are_warned_of(name, outcomes):
+    """Sees ranks climb along their mean gradient without a word, or a warning where each climbs alone."""
     assert not outcomes[name], outcomes[name]

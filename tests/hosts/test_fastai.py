@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from hosts import examples, reference
+from hosts import examples, on_ranks, reference, small_on_ranks
 from hosts.methods import wrapped
 from sharpless import GRST
 
 pytest.importorskip("fastai.callback.schedule")
 from fastai.callback.core import Callback
-from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.schedule import ParamScheduler
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -21,6 +22,7 @@ from fastai.optimizer import OptimWrapper
 METHODS = ["SAM", "RST", "G-RST"]
 pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 example = examples.load("fastai")
+CASES = {method: (small_on_ranks.fastai, {"method": method, "sizes": (8, 6, 4, 8)}) for method in METHODS}
 
 
 class Recorded(Callback):
@@ -43,8 +45,16 @@ class OnCpu(MixedPrecision):
 
     def before_fit(self):
         super().before_fit()
-        self.autocast = torch.autocast("cpu", dtype=torch.float16)
-        self.learn.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        half = self.amp_mode == AMPMode.FP16
+        self.autocast = torch.autocast("cpu", dtype=torch.float16 if half else torch.bfloat16)
+        self.learn.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=half)
+
+
+class ByValue(GradientClip):
+    """Clipping by value, which fastai has not."""
+
+    def before_step(self):
+        torch.nn.utils.clip_grad_value_(self.parameters(), self.max_norm)
 
 
 def learner(method, model, steps, callbacks=()):
@@ -81,14 +91,43 @@ def test_right(method, make, sizes):
         assert learn.recorded.losses == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("method", ["SAM", "G-RST"])
+@pytest.mark.parametrize("method", METHODS)
+def test_clipping_by_value(method):
+    """Sees a callback clip the passes in place of the mixture."""
+    theirs, ours = reference.network(), reference.network()
+    reference.expected(method, theirs, clip=reference.by_value(0.02))
+    fit(learner(method, ours, reference.batches(), [ByValue(0.02)]))
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+def test_scheduler():
+    """Sees a schedule of fastai that does not reach the base."""
+    theirs, ours = reference.network(), reference.network()
+    base = reference.sgd(theirs)
+    by_hand = torch.optim.lr_scheduler.StepLR(base, 2, 0.5)
+    reference.train(theirs, base, reference.batches(), "G-RST", scheduler=by_hand)
+    halved = ParamScheduler({"lr": lambda progress: 0.3 * 0.5 ** (round(progress * reference.STEPS) // 2)})
+    fit(learner("G-RST", ours, reference.batches(), [halved]))
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16(method):
+    """Sees a pass outside of autocast."""
+    theirs, ours = reference.network(), reference.network()
+    reference.expected(method, theirs, autocast=torch.bfloat16)
+    fit(learner(method, ours, reference.batches(), [OnCpu(AMPMode.BF16)]))
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_fp16_overflow(method):
-    """Sees a pass outside autocast, or a step that an overflow poisons."""
+    """Sees an overflow that moves weights or stops the coins, or a gradient that is clipped before it is unscaled."""
     theirs, ours, overflow = reference.network(), reference.network(), reference.batches()
     overflow[2] = [(overflow[2][0][0] * 1e6, overflow[2][0][1])]
     options = {"autocast": torch.float16, "scale": 2.0**10, "spoiled": (2,)}
-    reference.expected(method, theirs, **options)
-    learn = learner(method, ours, overflow, [OnCpu()])
+    reference.expected(method, theirs, clip=reference.by_norm(0.5), **options)
+    learn = learner(method, ours, overflow, [OnCpu(), GradientClip(0.5)])
     fit(learn)
     assert reference.distance(ours, theirs) < 2e-5
     assert learn.opt.opt.cost.steps == reference.STEPS
@@ -96,7 +135,7 @@ def test_fp16_overflow(method):
 
 def test_resume(tmp_path):
     """Sees coin, ledger or momentum lost in what fastai saves."""
-    data, whole, stopped = reference.batches(), reference.network(), reference.network()
+    data, whole, stopped = reference.batches(), reference.noisy_network(), reference.noisy_network()
     first = learner("G-RST", whole, data)
     fit(first)
     first.path = tmp_path
@@ -129,3 +168,12 @@ def test_the_page():
 def test_the_example():
     """Sees an example that a user cannot run."""
     assert example.main(epochs=2) > 0.5
+
+
+outcomes = on_ranks.outcomes(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks(name, outcomes):
+    """Sees ranks climb along the union, or communicate twice."""
+    assert not outcomes[name], outcomes[name]

@@ -1,11 +1,14 @@
 """ignite against two gradients by hand."""
 
+from contextlib import nullcontext
+from functools import partial
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from hosts import examples, reference
+from hosts import examples, on_ranks, reference, small_on_ranks
 from hosts.methods import wrapped
 
 pytest.importorskip("ignite")
@@ -16,32 +19,71 @@ from ignite.handlers import Checkpoint, DiskSaver
 METHODS = list(reference.METHODS)
 pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 example = examples.load("ignite")
+CASES = {method: (small_on_ranks.ignite, {"method": method, "sizes": (8, 6, 4, 8)}) for method in METHODS}
 
 
-def engine(method, model, kind=Engine, **options):
+def engine(method, model, kind=Engine, *, amp=None, scaler=None, clip=lambda _: None, accumulate=1):
     opt = wrapped(method, reference.sgd(model), model=model)
-    trainer, losses = kind(example.sharp_update(model, opt, cross_entropy, **options)), []
+    tools = {"amp": amp or nullcontext(), "scaler": scaler or torch.amp.GradScaler("cpu", enabled=False), "clip": clip}
+    update = partial(example.sharp_update, model=model, opt=opt, loss_fn=cross_entropy, accumulate=accumulate)
+    trainer, losses = kind(partial(update, **tools)), []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda one: losses.append(one.state.output))
     return trainer, opt, losses
+
+
+def micros(sizes=(8,)):
+    return [micro for step in reference.batches(sizes) for micro in step]
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("make", [reference.network, reference.noisy_network])
 @pytest.mark.parametrize("sizes", [(8,), (8, 6, 4)])
 def test_right(method, make, sizes):
-    """Sees another method, a climb with the last micro-batch alone, both passes in buffers or clipped, another loss."""
+    """Sees another method, a climb with the last micro-batch alone, both passes in buffers, another loss or rate."""
     theirs, ours = make(), make()
-    most = 0.2 if len(sizes) == 1 else 10.0  # clipped, the scale of an accumulated gradient would not be seen
-    expected = reference.expected(
-        method, theirs, sizes,
-        clip=reference.by_norm(most),
-    )  # fmt: skip
-    trainer, _, losses = engine(method, ours, accumulate=len(sizes), clip=most)
+    base = reference.sgd(theirs)
+    by_hand = torch.optim.lr_scheduler.StepLR(base, 2, 0.5)
+    expected = reference.train(theirs, base, reference.batches(sizes), method, scheduler=by_hand)
+    trainer, opt, losses = engine(method, ours, accumulate=len(sizes))
+    scheduler = torch.optim.lr_scheduler.StepLR(opt, 2, 0.5)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(every=len(sizes)), lambda _: scheduler.step())
     torch.manual_seed(0)
-    trainer.run([micro for step in reference.batches(sizes) for micro in step])
+    trainer.run(micros(sizes))
     assert reference.distance(ours, theirs) < 1e-6
     means = torch.tensor(losses).view(-1, len(sizes)).mean(1)
     assert means.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("clip", [reference.by_norm(0.05), reference.by_value(0.02)], ids=["norm", "value"])
+def test_clipping(method, clip):
+    """Sees the passes clipped in place of the mixture."""
+    theirs, ours = reference.network(), reference.network()
+    reference.expected(method, theirs, (8, 6), clip=clip)
+    engine(method, ours, clip=clip, accumulate=2)[0].run(micros((8, 6)))
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16(method):
+    """Sees a pass outside of autocast."""
+    theirs, ours = reference.network(), reference.network()
+    reference.expected(method, theirs, autocast=torch.bfloat16)
+    engine(method, ours, amp=torch.autocast("cpu", torch.bfloat16))[0].run(micros())
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fp16_overflow(method):
+    """Sees an overflow that moves weights or stops the coins, or a gradient that is clipped before it is unscaled."""
+    theirs, ours, overflow = reference.network(), reference.network(), micros()
+    overflow[2] = overflow[2][0] * 1e6, overflow[2][1]  # beyond float16
+    clip, scaler = reference.by_norm(0.5), torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    reference.expected(method, theirs, autocast=torch.float16, scale=2.0**10, spoiled={2}, clip=clip)
+    trainer, opt, _ = engine(method, ours, amp=torch.autocast("cpu", torch.float16), scaler=scaler, clip=clip)
+    trainer.run(overflow)
+    assert reference.distance(ours, theirs) < 2e-5
+    assert (opt.cost.steps, scaler.get_scale()) == (reference.STEPS, 2.0**9)
 
 
 def test_resume(tmp_path):
@@ -71,7 +113,7 @@ def test_plain_steps_are_warned_of():
     model = reference.network()
     opt = wrapped("SAM", reference.sgd(model), model=model)
     with pytest.warns(UserWarning, match="without passes"):
-        create_supervised_trainer(model, opt, cross_entropy).run([micro for (micro,) in reference.batches()])
+        create_supervised_trainer(model, opt, cross_entropy).run(micros())
 
 
 def test_the_page():
@@ -79,7 +121,7 @@ def test_the_page():
     model = reference.network()
     opt = wrapped("SAM", reference.sgd(model), model=model)
     names = examples.run_page("ignite", model=model, opt=opt, loss_fn=cross_entropy, Engine=Engine)
-    data = [micro for (micro,) in reference.batches()]
+    data = micros()
     first = float(cross_entropy(model(data[0][0]), data[0][1]).detach())
     assert names["update"](Engine(names["update"]), data[0]) == pytest.approx(first)
     names["trainer"].run(data)
@@ -89,3 +131,12 @@ def test_the_page():
 def test_the_example():
     """Sees an example that a user cannot run."""
     assert example.main(epochs=2) > 0.5
+
+
+outcomes = on_ranks.outcomes(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks(name, outcomes):
+    """Sees ranks climb along the union, or communicate twice."""
+    assert not outcomes[name], outcomes[name]

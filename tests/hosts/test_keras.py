@@ -1,49 +1,24 @@
 """Keras on torch against two gradients by hand."""
 
+import copy
 import os
 
 import pytest
 import torch
 from torch import nn
 
-from hosts import examples, reference
-from hosts.methods import wrapped
+from hosts import examples, on_ranks, reference, small_on_ranks
 
 os.environ["KERAS_BACKEND"] = "torch"
 pytest.importorskip("keras")
 import keras
 
+from hosts.keras_models import back, compiled, translated
+
 METHODS = list(reference.METHODS)
 pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
 example = examples.load("keras")
-
-
-def translated(network, dropout=0.0):
-    """Return the network as a model of Keras, with the same weights."""
-    inputs = x = keras.Input((5,))
-    layers = []
-    for module in network:
-        if isinstance(module, nn.Linear):
-            layers.append((keras.layers.Dense(module.out_features), module))
-        elif isinstance(module, nn.BatchNorm1d):
-            layers.append((keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5), module))
-        elif isinstance(module, nn.Tanh):
-            layers.append((keras.layers.Activation("tanh"), module))
-        elif dropout:
-            layers.append((keras.layers.Dropout(dropout), module))
-        if layers:
-            x = layers[-1][0](x) if layers[-1][1] is module else x
-    for layer, module in layers:
-        values = [value.detach().numpy() for value in module.state_dict().values() if value.dim() > 0]
-        layer.set_weights([value.T for value in values] if layer.weights else [])
-    return example.SharpModel(inputs, x)
-
-
-def compiled(method, model):
-    base = torch.optim.SGD([variable.value for variable in model.trainable_variables], lr=0.3, momentum=0.9)
-    model.opt = wrapped(method, base, model=model)
-    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    return model
+CASES = {method: (small_on_ranks.keras, {"method": method, "sizes": (8, 6)}) for method in METHODS}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -80,6 +55,84 @@ def test_statistics_and_masks():
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*found.values(), strict=True))
 
 
+@pytest.fixture
+def in_bf16():
+    """The mixed precision of Keras."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+class Half(nn.Linear):
+    """A layer in bfloat16, as Keras computes it."""
+
+    def forward(self, x):
+        return x.bfloat16() @ self.weight.bfloat16().T + self.bias.bfloat16()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.usefixtures("in_bf16")
+def test_bf16(method):
+    """Sees a pass in another precision, or displaced weights that were rounded."""
+    theirs = nn.Sequential(Half(5, 8), nn.Tanh(), Half(8, 3), nn.Identity())
+    theirs[-1].forward = torch.Tensor.float
+    theirs.load_state_dict(reference.network().state_dict())
+    ours = compiled(method, translated(reference.network()))
+    reference.expected(method, theirs)
+    for (micro,) in reference.batches():
+        ours.train_on_batch(*micro)
+    assert reference.distance(back(ours, reference.network()), theirs) < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("clip", [reference.by_norm(0.05), reference.by_value(0.02)], ids=["norm", "value"])
+def test_clipping_and_scheduler(method, clip):
+    """Sees a hook, as the page has it, that clips a pass, or a scheduler that does not reach the base."""
+    theirs, ours = reference.network(), compiled(method, translated(reference.network()))
+    base = reference.sgd(theirs)
+    by_hand = torch.optim.lr_scheduler.StepLR(base, 2, 0.5)
+    reference.train(theirs, base, reference.batches(), method, clip=clip, scheduler=by_hand)
+
+    @ours.opt.base.register_step_pre_hook
+    def _(*_):
+        clip([variable.value for variable in ours.trainable_variables])
+
+    scheduler = torch.optim.lr_scheduler.StepLR(ours.opt, 2, 0.5)
+    x, y = (torch.cat(tensors) for tensors in zip(*(micro for (micro,) in reference.batches()), strict=True))
+    step = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: scheduler.step())
+    ours.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[step])
+    assert reference.distance(back(ours, reference.network()), theirs) < 1e-6
+
+
+def test_resume():
+    """Sees coin, ledger, momentum or seeds lost in mid-epoch, in what the page saves."""
+    made = []
+    for _ in range(2):
+        keras.utils.clear_session()  # a process of its own: the names of layers are the same
+        made.append(compiled("G-RST", translated(reference.noisy_network(), dropout=0.3)))
+    whole, stopped = made
+    for number, (micro,) in enumerate(reference.batches()):
+        if number == 3:
+            kept = copy.deepcopy((whole.state_dict(), whole.opt.state_dict()))
+        whole.train_on_batch(*micro)
+    stopped.load_state_dict(kept[0])
+    stopped.opt.load_state_dict(kept[1])
+    for (micro,) in reference.batches()[3:]:
+        stopped.train_on_batch(*micro)
+    assert reference.distance(whole, stopped) == 0
+    assert whole.opt.cost == stopped.opt.cost
+
+
 def test_the_example():
     """Sees an example that a user cannot run."""
     assert example.main(epochs=2) > 0.5
+
+
+outcomes = on_ranks.outcomes(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks(name, outcomes):
+    """Sees ranks climb along the union, or communicate twice."""
+    assert not outcomes[name], outcomes[name]

@@ -52,11 +52,11 @@ def keras(names):
 
 
 def skorch(names):
-    from skorch.callbacks import GradientNormClipping
+    from skorch.callbacks import Callback, GradientNormClipping
 
     x, y = names["loader"].dataset.tensors
     made = {"SharpClassifier": examples.load("skorch").SharpClassifier, "GradientNormClipping": GradientNormClipping}
-    names |= {**made, "network": nn.Sequential(nn.Linear(8, 3), nn.Softmax(-1)), "x": x, "y": y}
+    names |= {**made, "Callback": Callback, "network": nn.Sequential(nn.Linear(8, 3), nn.Softmax(-1)), "x": x, "y": y}
 
 
 def timm(names):

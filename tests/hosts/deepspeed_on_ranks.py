@@ -1,0 +1,62 @@
+"""What runs on two gloo ranks in the tests of DeepSpeed."""
+
+import sys
+import warnings
+from contextlib import nullcontext
+
+from torch.nn.functional import cross_entropy
+
+from hosts import reference
+from hosts.methods import wrapped
+from hosts.on_ranks import check, own, prepared
+from hosts.reference import sgd
+
+
+def train(method, sizes):
+    """Train by DeepSpeed, without ZeRO."""
+    rank, net = prepared(), reference.network()
+    opt = wrapped(method, sgd(net), model=net)
+    engine = deepspeed_engine(net, opt, gradient_accumulation_steps=len(sizes) // 2)
+    deepspeed_loop(engine, opt, own(reference.batches(sizes), rank))
+    check(net, method, sizes, reductions=0)  # the engine's own, which no hook counts
+
+
+def deepspeed_engine(net, opt, scheduler=None, **options):
+    """Return an engine of DeepSpeed, which else would compile an all-reduce for CPUs, for minutes."""
+    import deepspeed.comm.torch
+
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
+    config = {"train_micro_batch_size_per_gpu": 8, "zero_allow_untested_optimizer": True, **options}
+    return deepspeed.initialize(model=net, optimizer=opt, lr_scheduler=scheduler, config=config)[0]
+
+
+def deepspeed_loop(engine, opt, steps):
+    """The loop of DeepSpeed's page."""
+    for micro in (micro for micros in steps for micro in micros):
+        with engine.no_sync():
+            for x, y in opt.passes(micro):
+                engine.backward(cross_entropy(engine(x).float(), y))
+        engine.allreduce_gradients()
+        engine.step()
+
+
+def without_no_sync():
+    """One warning, which names the remedy, where the loop leaves out `no_sync` and was not asked to; else none."""
+    rank = prepared()
+    steps = own(reference.batches((8, 8)), rank)
+    for block, locally in ((True, True), (False, True), (False, False)):
+        net = reference.network()
+        opt = wrapped("SAM", sgd(net), model=net, climb_locally=locally)
+        engine = deepspeed_engine(net, opt)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            for (batch,) in steps:
+                with engine.no_sync() if block else nullcontext():
+                    for x, y in opt.passes(batch):
+                        engine.backward(cross_entropy(engine(x), y))
+                if block:
+                    engine.allreduce_gradients()
+                engine.step()
+        told = [str(each.message) for each in found if "averages the gradient of each pass" in str(each.message)]
+        assert len(told) == (locally and not block), told
+        assert all("engine.no_sync()" in text for text in told)
