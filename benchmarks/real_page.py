@@ -13,7 +13,7 @@ from sharpless.report.drawing import FAINT, INK, PAPER, STYLE, WIDTH, standalone
 
 ABOUT = (
     "`python benchmarks/real_tasks.py NAME`, then `--table`. *Better* and *worse* than the base optimizer: a paired "
-    "t-test, corrected by Holm for all methods of a data set; intervals are each by itself. The share is that of SAM's "
+    "t-test, corrected by Holm for all methods of a task; intervals are each by itself. The share is that of SAM's "
     "gain over the base, where SAM is better. Cost is in gradients per step of plain training, seconds are medians. "
     "*Stopped early* is the result at the point of the curve that is best on validation data, where a task reports "
     "both in the runs that are compared. Every method, the base too, chose its learning rate and its ρ on validation "
@@ -46,10 +46,10 @@ def fair(summaries: Summaries) -> dict[str, Mapping[str, Any]]:
 
 
 def page(summaries: Summaries) -> str:
-    """Return what each method does over all data sets, and each of its results."""
+    """Return what each method does over all tasks, and each of its results."""
     found = [row for name, summary in fair(summaries).items() for row in rows(name, summary)]
     lines = ["# Real tasks", "", ABOUT, "", f"![{alt(summaries)}](real-tasks.svg)", ""]
-    head = ["method", "data sets", "better", "worse", "share of SAM's gain (lowest)", "cost", "in seconds", "worse on"]
+    head = ["method", "tasks", "better", "worse", "share of SAM's gain (lowest)", "cost", "in seconds", "worse on"]
     lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for method in dict.fromkeys(row["group"] for row in found if row["versus_base"] is not None):
         mine = [row for row in found if row["group"] == method]
@@ -163,4 +163,4 @@ def alt(summaries: Summaries) -> str:
         SHOWN[method]: sum(row["verdict"] == "better" for row in found if row["group"] == method) for method in SHOWN
     }
     counts = ", ".join(f"{label} on {count}" for label, count in better.items())
-    return f"Better than the base optimizer on {len(fair(summaries))} data sets: {counts}"
+    return f"Better than the base optimizer on {len(fair(summaries))} tasks: {counts}"

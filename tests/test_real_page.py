@@ -57,7 +57,7 @@ def test_verdicts(monkeypatch, goal):
     assert "shared" not in figure
     assert "a, SAM: error -4.0 %, from -3.0 to -5.0 %" in figure
     assert "a, EMA: error +2.0 %" in figure
-    assert "1 data sets: trained longer on 0, EMA on 0, late SAM on 0, thrifty, 1.05 on 0, SAM on 1" in figure
+    assert "1 tasks: trained longer on 0, EMA on 0, late SAM on 0, thrifty, 1.05 on 0, SAM on 1" in figure
     methods.append(entry("sgd-long", 0.0, sign * -4000.0, sorted((sign * -4100.0, sign * -3900.0)), behind=True))
     figure = real_page.forest({"a": summarized(goal, *methods)})
     assert "a, trained longer: error +8000.0 %" in figure
