@@ -80,19 +80,20 @@ def global_norm(tensors: Sequence[Tensor], placed_like: Sequence[Tensor] | None 
     """Return the L2 norm over all `tensors`, over all shards of DTensors, as a 0-dim tensor.
 
     If `tensors` are shards, `placed_like` gives their DTensors. Sums are computed in float32, also for half precision,
-    or in float64 for float64 tensors.
+    and in float64 for float64 tensors, or on a CPU where that costs nothing.
 
     >>> global_norm([torch.tensor([3.0]), torch.tensor([[4.0]], dtype=torch.bfloat16)])
     tensor(5.)
     """
     norms = []
     layouts = [_layout(tensor) for tensor in placed_like or tensors]
-    for (_, dtype, layout), where in buckets(tensors, layouts).items():
+    for (device, dtype, layout), where in buckets(tensors, layouts).items():
         precision = torch.promote_types(dtype, torch.float32)
         shards = [local(tensors[i]) for i in where]
         if sum(shard.numel() for shard in shards) < SMALL * len(shards):
             flat = _flatten_dense_tensors(shards)  # type: ignore[no-untyped-call]
-            norm = torch.linalg.vector_norm(flat, dtype=precision)
+            wide = torch.promote_types(precision, torch.float64) if device.type == "cpu" else precision
+            norm = torch.linalg.vector_norm(flat, dtype=wide).to(precision.to_real())
         else:
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(shards, 2, dtype=precision)))
         norm = _over_shards(norm, layout)

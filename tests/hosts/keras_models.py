@@ -2,13 +2,15 @@
 
 import os
 
-os.environ["KERAS_BACKEND"] = "torch"  # for the ranks
-import keras
+import pytest
 import torch
 from torch import nn
 
 from hosts import examples
 from hosts.methods import wrapped
+
+os.environ["KERAS_BACKEND"] = "torch"  # for the ranks
+keras = pytest.importorskip("keras")
 
 
 def translated(network, dropout=0.0):

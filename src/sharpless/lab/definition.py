@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sharpless.lab.faults import culprit, reason
-from sharpless.lab.session import restored, settings
 from sharpless.lab.store import plain
 
 __all__ = ["BUILT_IN", "Measure", "Task", "imported", "task"]
@@ -105,6 +104,8 @@ class Task:
             found = cls(source)
         else:
             _check(source, repr(source)[:60])
+            from sharpless.lab.session import settings  # noqa: PLC0415  (imports torch)
+
             found = cls(_name(source), pickled=_pickled(source), session=settings())
         if not isinstance(options or {}, Mapping):
             raise TypeError(f'options = {options!r} are not the task\'s options by name: give {{"name": value}}')
@@ -176,6 +177,8 @@ class Task:
 
     def __call__(self, trial: Any) -> Any:
         """Return the result of the function, which trains."""
+        from sharpless.lab.session import restored  # noqa: PLC0415
+
         function = self.function  # its module may set the defaults of torch, once
         with restored(self.session):
             return function(trial, **self.options)
