@@ -110,6 +110,8 @@ def test_stopped_and_continued(blow, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Under nohup, children would ignore SIGHUP too.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509
     )
     patience = time.monotonic() + PATIENCE
     while len(run_files(tmp_path)) < 2 and time.monotonic() < patience:
