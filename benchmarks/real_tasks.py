@@ -19,8 +19,8 @@ from typing import Any
 
 import real_page
 from sharpless.lab import Trial, compare, store
-from sharpless.lab.definition import Task
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.method import Method
+from sharpless.lab.trials.definition import Task
 from sharpless.report.runs import Run, read_runs
 from sharpless.report.statistics import against, differences, estimate
 

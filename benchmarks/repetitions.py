@@ -16,9 +16,9 @@ from typing import Any
 
 from sharpless.cli.compare import SEEDS
 from sharpless.lab import store
-from sharpless.lab.definition import Task
-from sharpless.lab.kinds import DEFAULTS
-from sharpless.lab.study import Study
+from sharpless.lab.methods.kinds import DEFAULTS
+from sharpless.lab.studies.study import Study
+from sharpless.lab.trials.definition import Task
 from sharpless.report.runs import Run, read_runs
 from sharpless.report.statistics import estimate
 from sharpless.report.summary import summarize

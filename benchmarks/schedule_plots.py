@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from schedule_parts import EARLY, FALLING, LATE, RISING, UNEVEN
-from sharpless.lab.kinds import KINDS
+from sharpless.lab.methods.kinds import KINDS
 from sharpless.report.drawing import COLORS, PAPER, WIDTH
 
 Rows = Mapping[str, Mapping[str, Any]]

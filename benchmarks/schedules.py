@@ -16,7 +16,7 @@ from typing import Any
 
 from schedule_parts import PARTS, Part
 from sharpless.lab import compare, store
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.method import Method
 from sharpless.report.runs import read_runs
 from sharpless.report.statistics import above, differences, holm, paired
 

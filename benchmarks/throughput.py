@@ -26,8 +26,8 @@ from torch.nn.functional import cross_entropy
 
 from sharpless.cli.compare import SEEDS
 from sharpless.lab import Trial, store
-from sharpless.lab.kinds import DEFAULTS
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.kinds import DEFAULTS
+from sharpless.lab.methods.method import Method
 from sharpless.lab.tasks.images.data import Data, load
 from sharpless.lab.tasks.images.examples import Resident
 from sharpless.lab.tasks.images.networks import build

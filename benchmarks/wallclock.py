@@ -26,7 +26,7 @@ from networks import BY_THE_CLOCK, Task
 from overhead import plain, seconds, through_passes
 from sharpless import RST, part_noise, step_seconds
 from sharpless.lab import store
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.method import Method
 from sharpless.schedules import Periodic
 
 METHODS = (

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sharpless.lab.kinds import DEFAULTS
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.kinds import DEFAULTS
+from sharpless.lab.methods.method import Method
 from sharpless.lab.tasks.images import parts, step
 from sharpless.lab.tasks.images.data import load
 from sharpless.report.runs import read_runs
@@ -229,7 +229,7 @@ def test_throughput(scripts, monkeypatch):
 def test_parts(scripts):
     """Sees a part that is measured with the noise of another, or a task that trains another network."""
     import parts
-    from sharpless.lab.trial import Trial
+    from sharpless.lab.trials.trial import Trial
 
     noise = parts.noise("1 × 1", 0, batches=2)
     assert list(noise) == [4, 7, 16, 32, 64]

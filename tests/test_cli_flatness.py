@@ -88,9 +88,9 @@ def test_a_checkpoint(trained, tmp_path, capsys):
 
 def test_a_run_that_is_not_finished(trained, tmp_path, monkeypatch):
     """Sees a checkpoint of training whose averaged weights are not those that are measured."""
-    import sharpless.lab.run
+    import sharpless.lab.runs.run
 
-    monkeypatch.setattr(sharpless.lab.run.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(sharpless.lab.runs.run.shutil, "rmtree", lambda *_, **__: None)
     command = [*TRAIN, "--method", "ema", "--seed", "3", "--checkpoint-every", "0"]
     assert main([*command, "--out", str(tmp_path)]) == 0
     *_, last = sorted(tmp_path.glob("work/ema-seed3/step-*.pt"))

@@ -11,17 +11,17 @@ from torch.nn.functional import mse_loss
 from sharpless.cli import main
 from sharpless.flatness import Objective, measure
 from sharpless.lab import task
-from sharpless.lab.conclude import conclude
-from sharpless.lab.contract import TaskError, check_ended
-from sharpless.lab.definition import Task
-from sharpless.lab.flat import SETTINGS
-from sharpless.lab.methods import Method
-from sharpless.lab.run import Run
-from sharpless.lab.study import Study
+from sharpless.lab.methods.method import Method
+from sharpless.lab.runs.run import Run
+from sharpless.lab.studies.conclude import conclude
+from sharpless.lab.studies.study import Study
 from sharpless.lab.tasks import digits
 from sharpless.lab.tasks.images import training
 from sharpless.lab.tasks.images.recipe import Recipe
-from sharpless.lab.trial import Trial
+from sharpless.lab.trials.contract import TaskError, check_ended
+from sharpless.lab.trials.definition import Task
+from sharpless.lab.trials.flat import SETTINGS
+from sharpless.lab.trials.trial import Trial
 from sharpless.report.numbers import significant
 
 TASK = f"{__file__}:train"

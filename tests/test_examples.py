@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sharpless.lab import Trial
-from sharpless.lab.contract import check_ended
-from sharpless.lab.definition import Task
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.method import Method
+from sharpless.lab.trials.contract import check_ended
+from sharpless.lab.trials.definition import Task
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 METHODS = ["sgd", "sam", "thrifty"]

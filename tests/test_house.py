@@ -30,7 +30,9 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
+LAB = [{"threads", "faults"}, {"store"}, {"methods"}, {"trials"}, {"runs"}, {"studies"}, {"tasks"}, {"measured"}]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+LAB_FLOOR_OF = {name: floor for floor, names in enumerate(LAB) for name in names}
 WITHOUT_TORCH = {"callers", "schedules", "coin", "cost", "when", "report", "cli"}
 
 
@@ -68,6 +70,17 @@ def test_imports_point_down(path):
             assert other == room(path) or FLOOR_OF[other] < FLOOR_OF[room(path)], f"{path.name} imports {name}"
         if name.split(".")[0] == "torch":
             assert room(path) not in WITHOUT_TORCH, f"{path.name} imports {name}"
+
+
+def test_imports_of_the_lab_point_down():
+    """Sees a folder of the lab import a higher one, or a new one that nobody placed."""
+    for path in modules():
+        if room(path) != "lab" or path == SOURCE / "lab/__init__.py":
+            continue
+        own = path.relative_to(SOURCE / "lab").parts[0].removesuffix(".py")
+        others = {name.split(".")[2] for name in imports(path) if name.startswith("sharpless.lab.")}
+        higher = {other for other in others if other != own and LAB_FLOOR_OF[other] >= LAB_FLOOR_OF[own]}
+        assert not higher, f"{path} imports {higher}"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from sharpless.lab.definition import Task, parameters
-from sharpless.lab.methods import Method
-from sharpless.lab.run import Run
+from sharpless.lab.methods.method import Method
+from sharpless.lab.runs.run import Run
 from sharpless.lab.tasks.images import parts, resolve, train
 from sharpless.lab.tasks.images.papers import PAPERS
 from sharpless.lab.tasks.images.recipe import Recipe
 from sharpless.lab.tasks.images.setup import Setup
+from sharpless.lab.trials.definition import Task, parameters
 
 SHORT = {"epochs": 2, "width": 4}
 

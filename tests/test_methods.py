@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sharpless.cost import expected_cost, plan
-from sharpless.lab.kinds import DEFAULTS, KINDS
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.kinds import DEFAULTS, KINDS
+from sharpless.lab.methods.method import Method
 from sharpless.optimizer import RST
 from sharpless.schedules import Constant, Linear, Periodic, Piecewise
 

@@ -6,7 +6,7 @@ import temperon
 import torch
 
 from sharpless.grst import SAM
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.method import Method
 
 BATCHES = torch.randn(11, 6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.method import Method
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -12,11 +12,11 @@ from torch import nn
 from torch._dynamo import register_backend
 
 from sharpless.cli import main
-from sharpless.lab import execute
-from sharpless.lab.definition import Task
-from sharpless.lab.methods import Method
-from sharpless.lab.run import Run
+from sharpless.lab.methods.method import Method
+from sharpless.lab.runs import execute
+from sharpless.lab.runs.run import Run
 from sharpless.lab.threads import settled
+from sharpless.lab.trials.definition import Task
 
 SHORT = {"epochs": 1, "width": 4}
 

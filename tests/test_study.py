@@ -12,15 +12,15 @@ import numpy
 import pytest
 import torch
 
-from sharpless.lab.choice import CHOICE_SEEDS, best, check_grid, more, points
-from sharpless.lab.comparison import compare
-from sharpless.lab.conclude import conclude
-from sharpless.lab.definition import Task
 from sharpless.lab.faults import Failure
-from sharpless.lab.methods import Method
-from sharpless.lab.session import restored
-from sharpless.lab.signals import deferred
-from sharpless.lab.study import Study
+from sharpless.lab.methods.method import Method
+from sharpless.lab.runs.signals import deferred
+from sharpless.lab.studies.choice import CHOICE_SEEDS, best, check_grid, more, points
+from sharpless.lab.studies.comparison import compare
+from sharpless.lab.studies.conclude import conclude
+from sharpless.lab.studies.study import Study
+from sharpless.lab.trials.definition import Task
+from sharpless.lab.trials.session import restored
 
 TASKS = '''
 import math, os, pathlib, torch
@@ -64,7 +64,7 @@ def executed(folder, methods=("sgd", "sam"), seeds=range(2), **options):
 
 def test_each_method_gets_its_own_radius(folder, monkeypatch):
     """Sees radii chosen on the seeds that are compared, on test data, for all methods alike, or against the goal."""
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     results, _ = executed(folder, ("sgd", "sam", "thrifty"), grid={"rho": [0.01, 0.1, 1.0]}, choice_seeds=2)
     final = [(run.method.name, run.seed, found["hyperparameters"]) for run, found in results if not run.choosing]
     chosen = {"sgd": {}, "sam": {"rho": 0.1}, "thrifty": {"rho": 0.01}}
@@ -87,7 +87,7 @@ def in_this_process(runs, jobs=None, on="local", watch=None):
 
 def test_a_study_continues(folder, monkeypatch):
     """Sees a finished run repeated, or a method or seed that was added left out."""
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     grid = {"rho": [0.1, 1.0]}
     results, study = executed(folder, grid=grid, choice_seeds=1)
     assert len(results) == 2 + 4
@@ -103,7 +103,7 @@ def test_a_study_continues(folder, monkeypatch):
 
 def test_one_run_fails(folder, monkeypatch):
     """Sees a failure that ends the others, that is kept as a run, or whose place is not named."""
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     results, study = executed(folder, options={"broken": "sam-1"})
     failures = [found for _, found in results if isinstance(found, Failure)]
     line = next(n for n, text in enumerate(TASKS.splitlines(), 1) if "as was asked for" in text)
@@ -146,7 +146,7 @@ def train(trial):
 
 def test_a_task_that_goes_on(folder, monkeypatch):
     """Sees a run that goes on from a task's own checkpoint end elsewhere than the one that was never stopped."""
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     (folder / "patient.py").write_text(PATIENT)
     (folder / "one").mkdir()
     (folder / "one" / "whole").write_text("")
@@ -166,7 +166,7 @@ def test_a_task_that_goes_on(folder, monkeypatch):
 
 def test_a_longer_training_that_is_none(folder, monkeypatch):
     """Sees the base trained as ever in the place of a longer training, where a task ignores the epochs it is given."""
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     source = (folder / "tasks.py").read_text().replace("range(trial.epochs(2))", "range(0 * trial.epochs(2) + 2)")
     (folder / "tasks.py").write_text(source)
     results, _ = executed(folder, ("sgd", "sgd-long"), [0])
@@ -177,7 +177,7 @@ def test_a_longer_training_that_is_none(folder, monkeypatch):
 
 def test_other_metrics_in_a_later_run(folder, monkeypatch):
     """Sees runs compared of which one reports another metric, also where the others were trained before."""
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     executed(folder, ("sgd",))
     for path in (folder / "out/runs").glob("*.json"):
         record = json.loads(path.read_text())
@@ -192,7 +192,7 @@ def test_other_metrics_in_a_later_run(folder, monkeypatch):
 
 def test_a_choice_that_was_edited(folder, monkeypatch):
     """Sees a traceback, or a point passed over in silence, where the record of a choice is none."""
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     executed(folder, grid={"rho": [0.1, 1.0]}, choice_seeds=1)
     path = folder / f"out/choice/sam,rho=0.1-seed{CHOICE_SEEDS}.json"
     for junk in ("{}", "[1]", '{"passes": 1, "plain_passes": 0, "curve": {"step": [1]}}', "\0"):
@@ -203,7 +203,7 @@ def test_a_choice_that_was_edited(folder, monkeypatch):
 
 def test_a_radius_that_fails(folder, monkeypatch):
     """Sees a radius chosen with which a run failed, or a method trained for which none is left."""
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     options = {"broken": f"sam-{CHOICE_SEEDS}"}
     results, study = executed(folder, options=options, grid={"rho": [0.1, 1.0]}, choice_seeds=2)
     assert {run.method.name for run, _ in results if not run.choosing} == {"sgd"}
@@ -212,7 +212,7 @@ def test_a_radius_that_fails(folder, monkeypatch):
 
 def test_another_study(folder, monkeypatch):
     """Sees runs of two studies mixed in one folder."""
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     executed(folder)
     for changes, difference in (
         ({"options": {"best": 0.2}}, r"best is 0\.1 there and 0\.2 here"),
@@ -225,7 +225,7 @@ def test_another_study(folder, monkeypatch):
 
 def test_a_grid_that_is_found(folder, monkeypatch):
     """Sees an automatic grid that stops at its edge, or goes on for ever."""
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     results, _ = executed(folder, options={"best": 2.0}, grid={"rho": "auto"}, choice_seeds=1)
     tried = [run.point["rho"] for run, _ in results if run.choosing]
     assert tried == [0.02, 0.1, 0.5, 2.5, 12.5, 1.12, 5.59]
@@ -332,7 +332,7 @@ def test_bad_arguments_in_python(folder, arguments, message):
 
 def test_numbers_of_other_kinds(folder, monkeypatch):
     """Sees a radius of NumPy refused, or a study with one be another study than with a plain number."""
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     settings = {"methods": ["sgd", "sam"], "seeds": 1, "folder": "out"}
     first = compare("tasks.py:valley", rho=numpy.float32(0.5), **settings)
     again = compare("tasks.py:valley", rho=numpy.array([0.5]), **settings)
@@ -357,7 +357,7 @@ WRITTEN = {
 def test_options_of_many_kinds(folder, monkeypatch):
     """Sees a study end after its first run, since JSON has no path, array, class or NaN, or refuse to be continued."""
     (folder / "tasks.py").write_text(TASKS.replace("broken: str", "more=None, broken: str"))
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     records, _ = executed(folder, options=OPTIONS)
     assert [found["options"] for _, found in records] == [WRITTEN] * 4
     again, _ = executed(folder, options=OPTIONS)
@@ -370,7 +370,7 @@ def test_options_of_many_kinds(folder, monkeypatch):
 
 def test_code_that_has_changed(folder, monkeypatch):
     """Sees the results of an earlier version of a task given for those of the present one, without a word."""
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     _, study = executed(folder, seeds=range(1))
     assert study.notice is None
     file = folder / "tasks.py"
@@ -415,7 +415,7 @@ def test_where_a_function_of_a_notebook_failed():
 def test_what_a_run_leaves_behind(folder, monkeypatch):
     """Sees a run begin with the global settings that another one has left in its process."""
     (folder / "leaving.py").write_text(LEAVING)
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     study = Study(Task.of("leaving.py:train"), ["sgd", "sam"], range(2), folder / "out")
     assert [found["curve"]["test"] for _, found in study.execute()]
     assert not study.failures
@@ -424,7 +424,7 @@ def test_what_a_run_leaves_behind(folder, monkeypatch):
 def test_a_task_that_exits(folder, monkeypatch):
     """Sees sys.exit(0) in a task end the comparison as if all were well."""
     (folder / "leaving.py").write_text(LEAVING)
-    monkeypatch.setattr("sharpless.lab.study.execute", in_this_process)
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     study = Study(Task.of("leaving.py:train", {"end": True}), ["sgd"], range(2), folder / "out")
     assert [found.why[:13] for _, found in study.execute()] == ["SystemExit: 0"] * 2
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sharpless.lab.definition import Measure, Task, task
+from sharpless.lab.trials.definition import Measure, Task, task
 
 
 @pytest.fixture

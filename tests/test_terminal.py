@@ -18,13 +18,13 @@ import torch
 from sharpless.cli import main
 from sharpless.cost import expected_sharp_steps
 from sharpless.lab import store
-from sharpless.lab.definition import Task
 from sharpless.lab.faults import Failure
-from sharpless.lab.methods import Method
-from sharpless.lab.run import Run
-from sharpless.lab.stopping import Stopped
-from sharpless.lab.study import Study
+from sharpless.lab.methods.method import Method
+from sharpless.lab.runs.run import Run
+from sharpless.lab.runs.stopping import Stopped
+from sharpless.lab.studies.study import Study
 from sharpless.lab.tasks.images.checkpoints import Checkpoints, _digest
+from sharpless.lab.trials.definition import Task
 from sharpless.report.html import render
 from sharpless.report.runs import read_runs
 from sharpless.report.summary import summarize

@@ -16,15 +16,15 @@ import pytest
 import torch
 from torch import nn
 
-from sharpless.lab.methods import Method
-from sharpless.lab.stopping import Stopped
+from sharpless.lab.methods.method import Method
+from sharpless.lab.runs.stopping import Stopped
 from sharpless.lab.tasks.images.checkpoints import Checkpoints
 from sharpless.lab.tasks.images.checks import check
 from sharpless.lab.tasks.images.ranks import Team
 from sharpless.lab.tasks.images.recipe import Recipe
 from sharpless.lab.tasks.images.setup import Setup
 from sharpless.lab.tasks.images.training import batches, train
-from sharpless.lab.trial import Trial
+from sharpless.lab.trials.trial import Trial
 
 SHORT = Recipe(epochs=2, width=4)
 BRANCHING = multiprocessing.get_context("forkserver")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from sharpless.lab.contract import TaskError, check_ended
-from sharpless.lab.methods import Method
-from sharpless.lab.trial import Trial
+from sharpless.lab.methods.method import Method
+from sharpless.lab.trials.contract import TaskError, check_ended
+from sharpless.lab.trials.trial import Trial
 
 
 def trained(name="sgd", steps=10, hyperparameters=None, evaluate=None, **options):
@@ -149,7 +149,7 @@ def test_evaluation_leaves_no_trace():
 def test_the_clock_stands_still_in_an_evaluation(monkeypatch):
     """Sees the time of evaluations counted as training."""
     now = [0.0]
-    monkeypatch.setattr("sharpless.lab.clock.perf_counter", lambda: now[0])
+    monkeypatch.setattr("sharpless.lab.trials.clock.perf_counter", lambda: now[0])
 
     def evaluate(trial, model):
         now[0] += 100.0

@@ -12,13 +12,13 @@ from sharpless.cli.progress import watched
 from sharpless.cli.report import MARGIN, conclude, tell
 from sharpless.cli.terminal import shown
 from sharpless.lab import store
-from sharpless.lab.arguments import LEAST, PLACES, check
-from sharpless.lab.choice import AXES
-from sharpless.lab.kinds import DEFAULTS, KINDS
-from sharpless.lab.signals import interrupting
+from sharpless.lab.methods.kinds import DEFAULTS, KINDS
+from sharpless.lab.runs.signals import interrupting
+from sharpless.lab.studies.arguments import LEAST, PLACES, check
+from sharpless.lab.studies.choice import AXES
 
 if TYPE_CHECKING:
-    from sharpless.lab.study import Study
+    from sharpless.lab.studies.study import Study
 
 __all__ = ["SEEDS", "add"]
 
@@ -106,9 +106,9 @@ def _compare(options: argparse.Namespace) -> int:
     count = f"{len(methods)} method{'s' * (len(methods) > 1)} × {options.seeds} seed{'s' * (options.seeds > 1)}"
     print(f"{count} of {shown(name)}, in {shown(str(options.out))}", flush=True)
 
-    from sharpless.lab.definition import Task  # noqa: PLC0415
-    from sharpless.lab.execute import cluster  # noqa: PLC0415
-    from sharpless.lab.study import Study  # noqa: PLC0415
+    from sharpless.lab.runs.execute import cluster  # noqa: PLC0415
+    from sharpless.lab.studies.study import Study  # noqa: PLC0415
+    from sharpless.lab.trials.definition import Task  # noqa: PLC0415
     from sharpless.report.runs import read_runs  # noqa: PLC0415
 
     if options.on == "ray":
@@ -149,7 +149,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _help(options: argparse.Namespace) -> int:
     if options.task:
         extras.need("compare")
-        from sharpless.lab.definition import Task  # noqa: PLC0415
+        from sharpless.lab.trials.definition import Task  # noqa: PLC0415
 
         group = options.parser.add_argument_group(f"options of {options.task}")
         task.add(group, Task(options.task).function, {*options.parser._option_string_actions})
@@ -179,7 +179,7 @@ def _executed(study: "Study", options: argparse.Namespace) -> int:
     Returns:
         The number of the signal that interrupted them, or 0.
     """
-    from sharpless.lab.stopping import Stopped  # noqa: PLC0415
+    from sharpless.lab.runs.stopping import Stopped  # noqa: PLC0415
 
     with interrupting() as heard:
         try:

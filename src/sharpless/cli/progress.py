@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from sharpless.cli.terminal import console, shown
 
 if TYPE_CHECKING:
-    from sharpless.lab.run import Run
-    from sharpless.lab.study import Study
+    from sharpless.lab.runs.run import Run
+    from sharpless.lab.studies.study import Study
 
 __all__ = ["watched"]
 

@@ -60,7 +60,7 @@ def conclude(runs: Sequence[Path], folder: Path, margin: str | float | None = No
     """
     extras.need("report")
     read_margin(margin)
-    from sharpless.lab.conclude import conclude as concluded  # noqa: PLC0415
+    from sharpless.lab.studies.conclude import conclude as concluded  # noqa: PLC0415
 
     return concluded(runs, folder, margin), folder / "report.html"
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from sharpless.cli import answer, arguments, extras, task
 from sharpless.cli.terminal import console, shown
 from sharpless.lab import store
-from sharpless.lab.kinds import KINDS
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.kinds import KINDS
+from sharpless.lab.methods.method import Method
 from sharpless.lab.tasks.images import resolve, train
 
 if TYPE_CHECKING:
-    from sharpless.lab.run import Run
-    from sharpless.lab.trial import Trial
+    from sharpless.lab.runs.run import Run
+    from sharpless.lab.trials.trial import Trial
 
 __all__ = ["add"]
 
@@ -63,10 +63,10 @@ def _train(options: argparse.Namespace) -> int:
     # The following imports take seconds.
     print(f"{label} on {shown(resolved['data'])}, in {shown(str(options.out))}", flush=True)
 
-    from sharpless.lab.definition import Task  # noqa: PLC0415
-    from sharpless.lab.run import Run  # noqa: PLC0415
-    from sharpless.lab.stopping import Stopped  # noqa: PLC0415
-    from sharpless.lab.study import Study  # noqa: PLC0415
+    from sharpless.lab.runs.run import Run  # noqa: PLC0415
+    from sharpless.lab.runs.stopping import Stopped  # noqa: PLC0415
+    from sharpless.lab.studies.study import Study  # noqa: PLC0415
+    from sharpless.lab.trials.definition import Task  # noqa: PLC0415
 
     # As in compare, so that both can share a folder: a single value needs no choice.
     point = {name: float(given.pop(name)) for name in AXES if name in given}

@@ -6,13 +6,13 @@ A task is a function of a trial. `compare` runs it with every method and seed an
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sharpless.lab.comparison import compare
-    from sharpless.lab.definition import task
-    from sharpless.lab.trial import Trial
+    from sharpless.lab.studies.comparison import compare
+    from sharpless.lab.trials.definition import task
+    from sharpless.lab.trials.trial import Trial
 
 __all__ = ["Trial", "compare", "task"]
 
-PLACES = {"Trial": "trial", "compare": "comparison", "task": "definition"}
+PLACES = {"Trial": "trials.trial", "compare": "studies.comparison", "task": "trials.definition"}
 
 
 def __getattr__(name: str) -> Any:

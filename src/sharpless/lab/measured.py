@@ -13,12 +13,12 @@ from torch.nn.functional import cross_entropy
 
 from sharpless.flatness import Objective
 from sharpless.lab import store
-from sharpless.lab.definition import imported
 from sharpless.lab.faults import culprit, is_out_of_memory, reason
 from sharpless.lab.tasks.images import networks, parts
 from sharpless.lab.tasks.images.checkpoints import JUNK
 from sharpless.lab.tasks.images.data import load
 from sharpless.lab.tasks.images.sample import Sample
+from sharpless.lab.trials.definition import imported
 
 __all__ = ["listed", "objective"]
 

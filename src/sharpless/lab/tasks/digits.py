@@ -6,8 +6,8 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sharpless.lab.definition import task
-from sharpless.lab.trial import Trial
+from sharpless.lab.trials.definition import task
+from sharpless.lab.trials.trial import Trial
 
 __all__ = ["train"]
 

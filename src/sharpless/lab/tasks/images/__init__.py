@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from sharpless.lab.definition import task
 from sharpless.lab.tasks.images.papers import PAPERS, usual
 from sharpless.lab.tasks.images.recipe import Recipe
 from sharpless.lab.tasks.images.setup import Setup
+from sharpless.lab.trials.definition import task
 
 if TYPE_CHECKING:
-    from sharpless.lab.methods import Method
+    from sharpless.lab.methods.method import Method
 
 __all__ = ["parts", "resolve", "train"]
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 
 from sharpless.lab.faults import culprit, is_out_of_memory, reason
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.method import Method
 from sharpless.lab.tasks.images import networks
 from sharpless.lab.tasks.images.data import Data, load
 from sharpless.lab.tasks.images.recipe import Recipe
 from sharpless.lab.tasks.images.setup import Setup
 from sharpless.lab.tasks.images.step import base_optimizer
-from sharpless.lab.trial import Trial
+from sharpless.lab.trials.trial import Trial
 
 __all__ = ["check", "check_batches", "check_method", "examples"]
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sharpless.lab.run import Run
-    from sharpless.lab.trial import Trial
+    from sharpless.lab.runs.run import Run
+    from sharpless.lab.trials.trial import Trial
 
 __all__ = ["Logs"]
 

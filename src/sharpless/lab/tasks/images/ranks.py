@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sharpless.lab.faults import reason
-from sharpless.lab.pricing import Measured
-from sharpless.lab.stopping import Stopped
+from sharpless.lab.runs.pricing import Measured
+from sharpless.lab.runs.stopping import Stopped
 from sharpless.lab.tasks.images.setup import Setup, launched
 
 __all__ = ["Team", "dismiss", "follow", "gathered"]

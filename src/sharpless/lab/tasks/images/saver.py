@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict as states
 
-from sharpless.lab.stopping import Stopped
+from sharpless.lab.runs.stopping import Stopped
 from sharpless.lab.tasks.images.checkpoints import JUNK, Checkpoints
 from sharpless.lab.tasks.images.step import Stepper
 

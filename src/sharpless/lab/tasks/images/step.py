@@ -16,7 +16,7 @@ from sharpless.lab.tasks.images.examples import Examples
 from sharpless.lab.tasks.images.ranks import Team
 from sharpless.lab.tasks.images.recipe import Recipe
 from sharpless.lab.tasks.images.setup import Setup
-from sharpless.lab.trial import Trial
+from sharpless.lab.trials.trial import Trial
 
 __all__ = ["Stepper", "base_optimizer", "rate"]
 

@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from sharpless.lab.faults import blamed
-from sharpless.lab.flat import EXAMPLES
-from sharpless.lab.stopping import stop_signals
+from sharpless.lab.runs.stopping import stop_signals
 from sharpless.lab.tasks.images.checks import check_batches, examples
 from sharpless.lab.tasks.images.data import Data
 from sharpless.lab.tasks.images.examples import Examples
@@ -32,7 +31,8 @@ from sharpless.lab.tasks.images.saver import Saver
 from sharpless.lab.tasks.images.setup import Setup
 from sharpless.lab.tasks.images.step import Stepper
 from sharpless.lab.threads import computing_with
-from sharpless.lab.trial import Trial
+from sharpless.lab.trials.flat import EXAMPLES
+from sharpless.lab.trials.trial import Trial
 
 __all__ = ["batches", "run_epoch", "train", "work"]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sharpless.lab import store
-from sharpless.lab.arguments import check
-from sharpless.lab.conclude import conclude
-from sharpless.lab.definition import Task
-from sharpless.lab.kinds import DEFAULTS
-from sharpless.lab.study import Study
+from sharpless.lab.methods.kinds import DEFAULTS
+from sharpless.lab.studies.arguments import check
+from sharpless.lab.studies.conclude import conclude
+from sharpless.lab.studies.study import Study
+from sharpless.lab.trials.definition import Task
 
 __all__ = ["compare"]
 
@@ -45,7 +45,7 @@ def compare(
 
     Args:
         task: a function of a `Trial`, or its name as on the command line, `FILE.py:function`.
-        methods: the rows of the table, see `sharpless.lab.methods`.
+        methods: the rows of the table, see `sharpless.lab.methods.method`.
         rho: radii. Each method chooses the best one on validation data; "auto" searches for radii. A single value is
             used without a choice. By default the task sets the radius.
         lr: learning rates, in the same way.

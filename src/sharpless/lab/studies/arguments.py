@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sharpless.lab import store
-from sharpless.lab.choice import CHOICE_SEEDS, Grid, check_grid
-from sharpless.lab.kinds import KINDS
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.kinds import KINDS
+from sharpless.lab.methods.method import Method
+from sharpless.lab.studies.choice import CHOICE_SEEDS, Grid, check_grid
 from sharpless.lab.threads import settled
 from sharpless.report.margin import read_margin
 

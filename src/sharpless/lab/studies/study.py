@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from sharpless.lab import store
-from sharpless.lab.choice import AUTO, CHOICE_SEEDS, Grid, Point, best, check_grid, more, points
-from sharpless.lab.definition import Task
-from sharpless.lab.execute import execute
 from sharpless.lab.faults import Failure
-from sharpless.lab.kinds import BASE
-from sharpless.lab.methods import Method
-from sharpless.lab.pricing import Measurement
-from sharpless.lab.run import Run
+from sharpless.lab.methods.kinds import BASE
+from sharpless.lab.methods.method import Method
+from sharpless.lab.runs.execute import execute
+from sharpless.lab.runs.pricing import Measurement
+from sharpless.lab.runs.run import Run
+from sharpless.lab.studies.choice import AUTO, CHOICE_SEEDS, Grid, Point, best, check_grid, more, points
 from sharpless.lab.threads import settled
+from sharpless.lab.trials.definition import Task
 
 __all__ = ["Study"]
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sharpless.lab.signals import deferred, held, killing
-from sharpless.lab.stopping import Stopped
+from sharpless.lab.runs.signals import deferred, held, killing
+from sharpless.lab.runs.stopping import Stopped
 
 if TYPE_CHECKING:
     from sharpless.lab.faults import Failure
-    from sharpless.lab.pricing import Measurement
-    from sharpless.lab.run import Run
+    from sharpless.lab.runs.pricing import Measurement
+    from sharpless.lab.runs.run import Run
 
 __all__ = ["cluster", "execute", "parallel_runs"]
 
@@ -86,7 +86,7 @@ def local(
     jobs = min(jobs, len(runs))
     # Workers are forked from a process that has only imported torch: they start at once, and share its memory.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sharpless.lab.study"])
+    context.set_forkserver_preload(["sharpless.lab.runs.run", "sharpless.lab.runs.pricing"])
     with held(signal.SIGHUP):  # the resource tracker ignores the other signals itself
         resource_tracker.ensure_running()
     places, usual = context.Queue(), multiprocessing.get_start_method()

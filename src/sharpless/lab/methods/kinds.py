@@ -9,7 +9,7 @@ from sharpless.cost import BudgetError, Plan, plan
 from sharpless.schedules import Constant, Periodic, Piecewise, Schedule
 
 if TYPE_CHECKING:
-    from sharpless.lab.methods import Method
+    from sharpless.lab.methods.method import Method
 
 __all__ = ["BASE", "DEFAULTS", "KINDS", "Kind", "Settings"]
 

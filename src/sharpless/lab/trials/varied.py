@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch.optim import Optimizer
 
 from sharpless.bases import all_of
-from sharpless.lab.contract import TaskError
+from sharpless.lab.trials.contract import TaskError
 
 __all__ = ["vary"]
 

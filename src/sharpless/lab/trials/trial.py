@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 
 from sharpless.bases import all_of
 from sharpless.cost import Cost
-from sharpless.lab.average import Average, evaluation
-from sharpless.lab.clock import Clock
-from sharpless.lab.contract import TaskError, needed, refused, reported
-from sharpless.lab.flat import measured
-from sharpless.lab.methods import Method
-from sharpless.lab.varied import vary
+from sharpless.lab.methods.method import Method
+from sharpless.lab.trials.average import Average, evaluation
+from sharpless.lab.trials.clock import Clock
+from sharpless.lab.trials.contract import TaskError, needed, refused, reported
+from sharpless.lab.trials.flat import measured
+from sharpless.lab.trials.varied import vary
 from sharpless.wrapper import as_one
 
 __all__ = ["Trial"]
@@ -30,7 +30,7 @@ class Trial:
     """One run of a task: one method with one seed.
 
     >>> import torch
-    >>> from sharpless.lab.methods import Method
+    >>> from sharpless.lab.methods.method import Method
     >>> trial = Trial(Method("sam"), seed=0, hyperparameters={"rho": 0.1})
     >>> model = torch.nn.Linear(2, 1)
     >>> opt = trial.optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model=model)

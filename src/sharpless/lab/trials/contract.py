@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from sharpless.lab.trial import Trial
+    from sharpless.lab.trials.trial import Trial
 
 __all__ = ["TaskError", "check_ended", "needed", "refused", "reported"]
 

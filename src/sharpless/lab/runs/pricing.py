@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from sharpless.lab.contract import TaskError
 from sharpless.lab.faults import Failure
-from sharpless.lab.kinds import BASE
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.kinds import BASE
+from sharpless.lab.methods.method import Method
 from sharpless.lab.threads import computing_with
-from sharpless.lab.trial import Trial
+from sharpless.lab.trials.contract import TaskError
+from sharpless.lab.trials.trial import Trial
 from sharpless.noise import measuring
 from sharpless.optimizer import RST
 from sharpless.timing import timing
@@ -21,7 +21,7 @@ from sharpless.timing import timing
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from sharpless.lab.definition import Task
+    from sharpless.lab.trials.definition import Task
 
 __all__ = ["Measured", "Measurement", "Measuring"]
 

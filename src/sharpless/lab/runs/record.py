@@ -11,10 +11,10 @@ import torch
 
 from sharpless.cost import Plan
 from sharpless.lab import store
-from sharpless.lab.trial import Trial
+from sharpless.lab.trials.trial import Trial
 
 if TYPE_CHECKING:
-    from sharpless.lab.run import Run
+    from sharpless.lab.runs.run import Run
 
 __all__ = ["record"]
 

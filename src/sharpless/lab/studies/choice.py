@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from sharpless.lab.methods import Method
+from sharpless.lab.methods.method import Method
 
 __all__ = ["AUTO", "AXES", "CHOICE_SEEDS", "Grid", "best", "check_grid", "more", "points"]
 

@@ -14,14 +14,14 @@ import numpy
 import torch
 
 from sharpless.lab import store
-from sharpless.lab.contract import check_ended
-from sharpless.lab.definition import Task
 from sharpless.lab.faults import Failure
-from sharpless.lab.methods import Method
-from sharpless.lab.record import record
-from sharpless.lab.stopping import Stopped
+from sharpless.lab.methods.method import Method
+from sharpless.lab.runs.record import record
+from sharpless.lab.runs.stopping import Stopped
 from sharpless.lab.threads import computing_with
-from sharpless.lab.trial import Trial
+from sharpless.lab.trials.contract import check_ended
+from sharpless.lab.trials.definition import Task
+from sharpless.lab.trials.trial import Trial
 
 __all__ = ["Run"]
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sharpless.lab import parameters
-from sharpless.lab.kinds import KINDS, Kind, Settings
+from sharpless.lab.methods import parameters
+from sharpless.lab.methods.kinds import KINDS, Kind, Settings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -159,7 +159,7 @@ class Method:
         """
         settings = self.settings(batch_size)
         if self.kind.package:
-            from sharpless.lab.peers import PEERS  # noqa: PLC0415
+            from sharpless.lab.methods.peers import PEERS  # noqa: PLC0415
             from sharpless.wrapper import as_one  # noqa: PLC0415
 
             return PEERS[self.head](as_one(base), rho, settings.schedule, model, total_steps)

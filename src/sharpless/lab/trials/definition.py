@@ -104,7 +104,7 @@ class Task:
             found = cls(source)
         else:
             _check(source, repr(source)[:60])
-            from sharpless.lab.session import settings  # noqa: PLC0415  (imports torch)
+            from sharpless.lab.trials.session import settings  # noqa: PLC0415  (imports torch)
 
             found = cls(_name(source), pickled=_pickled(source), session=settings())
         if not isinstance(options or {}, Mapping):
@@ -177,7 +177,7 @@ class Task:
 
     def __call__(self, trial: Any) -> Any:
         """Return the result of the function, which trains."""
-        from sharpless.lab.session import restored  # noqa: PLC0415
+        from sharpless.lab.trials.session import restored  # noqa: PLC0415
 
         function = self.function  # its module may set the defaults of torch, once
         with restored(self.session):
