@@ -17,8 +17,9 @@ ABOUT = (
     "gain over the base, where SAM is better. Cost is in gradients per step of plain training, seconds are medians. "
     "*Stopped early* is the result at the point of the curve that is best on validation data, where a task reports "
     "both in the runs that are compared. Every method, the base too, chose its learning rate and its ρ on validation "
-    "data, the two together. Names with *base-lr* are of an earlier study, in which the base alone chose its "
-    "learning rate and all methods kept it. They are not in the figure and the first table."
+    "data, the two together. Names with *auto* are of studies with `--rho auto`. Names with *base-lr* are of an "
+    "earlier study, in which the base alone chose its learning rate and all methods kept it. Neither are in the figure "
+    "and the first table."
 )
 Summaries = Mapping[str, Mapping[str, Any]]
 
@@ -41,8 +42,35 @@ def rows(name: str, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def fair(summaries: Summaries) -> dict[str, Mapping[str, Any]]:
-    """Return the studies in which each method chose its own learning rate."""
-    return {name: one for name, one in summaries.items() if one["lr_chosen_by"] == "each method"}
+    """Return the studies in which each method chose its own learning rate, and its ρ from a grid."""
+    return {
+        name: one
+        for name, one in summaries.items()
+        if one["lr_chosen_by"] == "each method" and one["grid"]["rho"] != "auto"
+    }
+
+
+def automatic(summaries: Summaries) -> list[str]:
+    """Return the table of what `--rho auto` finds, beside what the grid of the data set finds."""
+    lines = []
+    for name, summary in summaries.items():
+        grid = summaries.get(name.removesuffix("-auto"))
+        if grid is None or grid is summary:
+            continue
+        by_hand = {entry["method"]: entry for entry in grid["methods"]}
+        for entry in (entry for entry in summary["methods"] if entry["rho"]):
+            other = by_hand[entry["method"]]
+            cells = [
+                f"{each['hyperparameters']['lr']:g} | {each['rho']:g} | "
+                + (f"{each['value']['mean']:.4g} ± {each['value']['std'] or 0:.2g}")
+                for each in (other, entry)
+            ]
+            lines.append(f"| {name.removesuffix('-auto')} | {entry['label']} | {' | '.join(cells)} |")
+    if not lines:
+        return []
+    head = ["task", "method", "lr", "ρ of a grid", "result", "lr", "ρ of auto", "result"]
+    title = "`--rho auto` beside a grid that knew the task"
+    return ["", f"## {title}", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head), *lines]
 
 
 def page(summaries: Summaries) -> str:
@@ -61,6 +89,7 @@ def page(summaries: Summaries) -> str:
         lines.append(
             f"| {method} | {len(mine)} | {better} | {len(worse)} | {of_gain} | {numbers} | {', '.join(worse)} |"
         )
+    lines += automatic(summaries)
     for name, summary in (fair(summaries) | summaries).items():
         lines += ["", f"## {name}", "", described(summary), ""]
         lines += ["| method | result | stopped early | lr | ρ | minus base [95 %] | | share | cost | × seconds |"]
@@ -72,7 +101,10 @@ def described(summary: Mapping[str, Any]) -> str:
     """Return of what task and how often."""
     (versions, *_), (machine, *_) = summary["versions"], summary["machines"]
     settings = ", ".join(f"{name} {value}" for name, value in summary["options"].items())
-    grids = [f"{name} from {', '.join(f'{value:g}' for value in grid)}" for name, grid in summary["grid"].items()]
+    grids = [
+        f"{name} {grid}" if isinstance(grid, str) else f"{name} from {', '.join(f'{value:g}' for value in grid)}"
+        for name, grid in summary["grid"].items()
+    ]
     metric, seeds = summary["metric"], summary["methods"][0]["seeds"]
     return (
         f"{metric['name']}, {metric['goal']}; {settings}; {seeds} seeds, "

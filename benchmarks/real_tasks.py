@@ -2,17 +2,18 @@
 
     python benchmarks/real_tasks.py etth1-96 --data ETTh1.csv --dry-run
     python benchmarks/real_tasks.py series-ArrowHead series-GunPoint table-diabetes
+    python benchmarks/real_tasks.py table-diabetes-auto
     python benchmarks/real_tasks.py --table
 
 From the root of the repository. Every method, the base optimizer too, chooses its learning rate and its ρ together,
 from three or four values each, on validation data and with seeds of its own. Stopped and started again, it continues.
 A study leaves its runs in runs/real/NAME and its summary in benchmarks/results/real-NAME.json, of which `--table` makes
-a page.
+a page. In the studies NAME-auto a few methods find ρ by themselves.
 """
 
 import argparse
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import real_page
 from sharpless.lab import Trial, compare, store
 from sharpless.lab.methods.method import Method
+from sharpless.lab.studies.choice import AUTO, points
 from sharpless.lab.trials.definition import Task
 from sharpless.report.runs import Run, read_runs
 from sharpless.report.statistics import against, differences, estimate
@@ -30,6 +32,9 @@ METHODS = (
 )  # fmt: skip
 """What is compared. An average of the weights has the decay of the data set."""
 
+AUTOMATIC = ("sgd", "sam", "thrifty:budget=1.05,unit=gradients")
+"""What is compared where ρ is found by itself."""
+
 RESULTS = Path("benchmarks/results")
 
 
@@ -38,7 +43,7 @@ class Case:
     """A data set with the values of ρ and the learning rate to choose from."""
 
     example: str
-    rho: tuple[float, ...]
+    rho: tuple[float, ...] | str
     lr: tuple[float, ...]
     options: dict[str, Any] = field(default_factory=dict)
     average: float = 0.99
@@ -46,7 +51,7 @@ class Case:
 
     @property
     def methods(self) -> list[str]:
-        return [method.format(self.average) for method in METHODS]
+        return [method.format(self.average) for method in (AUTOMATIC if self.rho == AUTO else METHODS)]
 
     def task(self, data: str | None) -> Task:
         wanted = {} if data is None or "name" in self.options else {"data": data}
@@ -69,6 +74,7 @@ CASES = {
     "images": Case("few_images", (0.02, 0.05, 0.1), (0.01, 0.02, 0.05), {"images": 500}, 0.95),
     "text": Case("text", (0.005, 0.01, 0.02, 0.05), SMALL),
 }
+CASES |= {f"{name}-auto": replace(case, rho=AUTO) for name, case in CASES.items()}
 
 
 def expected(method: Method, batch_size: int | None) -> float:
@@ -84,7 +90,7 @@ def estimated(case: Case, data: str | None, methods: list[str], seeds: int, choi
     task(trial)
     elsewhere = perf_counter() - start - trial.seconds
     counts = [
-        (method, seeds + choice_seeds * len(case.lr) * (len(case.rho) if method.is_sharp else 1))
+        (method, seeds + choice_seeds * len(points(method, {"rho": case.rho, "lr": case.lr})))
         for method in map(Method, methods)
     ]
     runs = sum(count for _, count in counts)
@@ -163,7 +169,7 @@ def main() -> None:
             study(name, *asked, runs=options.runs, jobs=options.jobs)
             print(f"\r{RESULTS / f'real-{name}.json'}", flush=True)
     if options.table:
-        names = [name + kind for kind in ("", "-base-lr") for name in CASES]  # of the present study, and an earlier one
+        names = [*CASES, *(f"{name}-base-lr" for name in CASES)]  # of the present study, and an earlier one
         there = {name: path for name in names if (path := RESULTS / f"real-{name}.json").exists()}
         summaries = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in there.items()}
         store.write(RESULTS / "real-tasks.md", real_page.page(summaries))

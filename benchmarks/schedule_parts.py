@@ -55,6 +55,8 @@ COUNTED = (*weighted("periodic:2"), "g-rst:p=0.5,systematic=yes", *weighted("ada
 WARM = ("g-rst:p=warmup:0.1/0.5", "rst:p=warmup:0.1/1")
 VARYING = (RISING, FALLING, "linear:0,1", "linear:1,0")
 SHORTER = "SAM for three quarters of the run"
+BY_WEIGHT: Pairs = tuple(("γ = 1/p(t) against 1/mean p", f"g-rst:p={p},gamma_cap=4", f"g-rst:p={p}") for p in VARYING)
+UNEQUAL = tuple(method for p in VARYING[:3] for method in weighted(p, capped=True)[1:])
 
 QUESTIONS: Pairs = (
     ("SAM against SGD", "sam", "sgd"),
@@ -69,7 +71,7 @@ QUESTIONS: Pairs = (
     ("late against a constant p, γ = 1", f"rst:p={LATE}0.5", "rst:p=0.5"),
     ("early against a constant p, γ = 1", f"rst:p={EARLY}0.5", "rst:p=0.5"),
     *against("varying against a constant p, γ = 1/mean p", "g-rst:p=0.5", *(f"g-rst:p={p}" for p in VARYING)),
-    *(("γ = 1/p(t) against 1/mean p", f"g-rst:p={p},gamma_cap=4", f"g-rst:p={p}") for p in VARYING),
+    *BY_WEIGHT,
     *against("a tail of parts against a constant p, cost 1.05", PARTIAL[2], *PARTIAL[:2]),
     *against("what is counted against the coin", "g-rst:p=0.5", *(COUNTED[1:3]), COUNTED[4], WARM[0]),
     ("SAM with warm-up against SAM", WARM[1], "sam"),
@@ -95,6 +97,11 @@ QUARTER = (
     ("γ = 1/p against γ = 1, p = 0.25", "g-rst:p=0.25", "rst:p=0.25"),
     ("a late quarter against SAM", f"rst:p={LATE}0.75", "sam"),
 )
+AFTER_WARMUP = (
+    ("SAM with warm-up against SAM", "rst:p=warmup:0.1/1", "sam"),
+    ("RST with warm-up against RST", "rst:p=warmup:0.1/0.5", "rst:p=0.5"),
+    ("G-RST with warm-up against G-RST", "g-rst:p=warmup:0.1/0.5", "g-rst:p=0.5"),
+)
 PLACED = (f"rst:p={LATE}0.75", f"rst:p={LATE}0.5", f"rst:p={EARLY}0.25")
 FEW = (*BASE, *weighted("0.25"), *PLACED, "rst:p=periodic:2", "g-rst:p=0.5")
 ANNEALED = (*BASE, "temperon:tail=0.3", "rst:p=0.3")
@@ -112,10 +119,10 @@ PARTS = {
     ),
     "forecast": Part(
         f"{OWN}:forecast",
-        {WHOLE: Case({}, FEW), OWN_TAIL: Case({"anneal": 0.3}, ANNEALED)},
+        {WHOLE: Case({}, (*FEW, *UNEQUAL, "sgd-long")), OWN_TAIL: Case({"anneal": 0.3}, ANNEALED)},
         (),
         (0.2, 0.5, 1.0),
-        (*QUARTER, *EQUAL, *OWN_ANNEAL),
+        (*QUARTER, *EQUAL, *OWN_ANNEAL, *BY_WEIGHT, ("a longer plain training against SAM", "sgd-long", "sam")),
         {"months": 2, "epochs": 8, "lr": 2e-3},
         choice_seeds=1,
     ),
@@ -132,19 +139,25 @@ PARTS = {
         {f"ρ = {rho:g}": Case(rho=(rho,)) for rho in (0.2, 0.4, 0.8)},
         WARMED,
         (),
-        (
-            ("SAM with warm-up against SAM", "rst:p=warmup:0.1/1", "sam"),
-            ("RST with warm-up against RST", "rst:p=warmup:0.1/0.5", "rst:p=0.5"),
-            ("G-RST with warm-up against G-RST", "g-rst:p=warmup:0.1/0.5", "g-rst:p=0.5"),
-        ),
+        AFTER_WARMUP,
         {"network": "mlp", "lr": 0.1, "warmup": 0.1},
     ),
-    "clean": Part(
+    "vit": Part(
         f"{OWN}:digits",
-        {"160 examples, no noise": Case()},
-        FEW,
-        (0.05, 0.1, 0.2),
-        (*QUARTER, *EQUAL),
-        {"noise": 0.0, "examples": 160, "epochs": 80},
+        {f"ρ = {rho:g}": Case(rho=(rho,)) for rho in (0.05, 0.2, 0.8)},
+        WARMED,
+        (),
+        (("SAM against the base", "sam", "sgd"), *AFTER_WARMUP),
+        {"network": "vit", "lr": 2e-3, "warmup": 0.1, "epochs": 40},
+    ),
+    "labels": Part(
+        f"{OWN}:digits",
+        {
+            "160 examples, no wrong labels": Case({"noise": 0.0, "examples": 160, "epochs": 80}),
+            "10 % wrong labels": Case({"noise": 0.1}),
+        },
+        (*FEW, "sgd-long"),
+        (0.05, 0.1, 0.2, 0.4),
+        (*QUARTER, *EQUAL, ("a longer plain training against SAM", "sgd-long", "sam")),
     ),
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from timm.models import VisionTransformer
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim.lr_scheduler import LambdaLR
@@ -49,7 +50,14 @@ def mlp(width: int = 128) -> nn.Module:
     )
 
 
-NETWORKS = {"convnet": convnet, "mlp": mlp}
+def vit() -> nn.Module:
+    """Return a vision transformer of three blocks, which sees the digits as 16 patches."""
+    return VisionTransformer(
+        img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=32, depth=3, num_heads=4, mlp_ratio=2
+    )
+
+
+NETWORKS = {"convnet": convnet, "mlp": mlp, "vit": vit}
 
 
 @task(metric="accuracy", unit="%", goal="max")
@@ -70,8 +78,8 @@ def digits(
         noise: share of the training labels that are replaced at random.
         examples: number of training examples, up to 1037.
         epochs: epochs of plain training.
-        lr: the learning rate of SGD with momentum.
-        network: `convnet`, the lab's, with BatchNorm, or `mlp`, two hidden layers without normalization.
+        lr: the learning rate of SGD with momentum, or of AdamW for `vit`.
+        network: `convnet`, the lab's, with BatchNorm, `mlp`, two hidden layers without normalization, or `vit`.
         anneal: the last share of the run, with decay of the learning rate.
         warmup: the first share of the run, with a linear rise of the learning rate.
     """
@@ -89,7 +97,10 @@ def digits(
 
     torch.manual_seed(trial.seed)
     model = NETWORKS[network]()
-    base = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+    if network == "vit":
+        base: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
+    else:
+        base = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
     epochs, per_epoch = trial.epochs(epochs), len(y) // 64
     steps = epochs * per_epoch
     opt = trial.optimizer(base, model=model, total_steps=steps, batch_size=64, rho=0.3)
