@@ -122,7 +122,7 @@ PARTS = {
         {WHOLE: Case({}, (*FEW, *UNEQUAL, "sgd-long")), OWN_TAIL: Case({"anneal": 0.3}, ANNEALED)},
         (),
         (0.2, 0.5, 1.0),
-        (*QUARTER, *EQUAL, *OWN_ANNEAL, *BY_WEIGHT, ("a longer plain training against SAM", "sgd-long", "sam")),
+        (*QUARTER, *EQUAL, *OWN_ANNEAL, *BY_WEIGHT[:3], ("a longer plain training against SAM", "sgd-long", "sam")),
         {"months": 2, "epochs": 8, "lr": 2e-3},
         choice_seeds=1,
     ),
