@@ -144,10 +144,10 @@ PARTS = {
     ),
     "vit": Part(
         f"{OWN}:digits",
-        {f"ρ = {rho:g}": Case(rho=(rho,)) for rho in (0.05, 0.2, 0.8)},
-        WARMED,
+        {f"ρ = {rho:g}": Case(rho=(rho,)) for rho in (0.05, 0.2)},
+        WARMED[:3],
         (),
-        (("SAM against the base", "sam", "sgd"), *AFTER_WARMUP),
+        (("SAM against the base", "sam", "sgd"), AFTER_WARMUP[0]),
         {"network": "vit", "lr": 2e-3, "warmup": 0.1, "epochs": 40},
     ),
     "labels": Part(
