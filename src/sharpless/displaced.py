@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from sharpless.tensors import copies, foreach, local
 
@@ -40,7 +41,7 @@ def displaced(weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
         with torch.no_grad():
             foreach(torch._foreach_add_, weights, eps)
         eps.clear()
-        torch.clear_autocast_cache()  # casts of the weights before the change, if autocast surrounds the loop
+        forget_casts()
         yield
     finally:
         insist(lambda: put_back(weights, before))
@@ -50,7 +51,13 @@ def displaced(weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
 def put_back(weights: list[Tensor], before: list[Tensor]) -> None:
     """Give `weights` the values in `before`."""
     foreach(torch._foreach_copy_, weights, before)
+    forget_casts()
+
+
+def forget_casts() -> None:
+    """Forget what was computed from the weights before a change, if autocast or a cache surrounds the loop."""
     torch.clear_autocast_cache()
+    parametrize._cache.clear()
 
 
 LARGE = 1 << 16
