@@ -164,10 +164,10 @@ class RST(Wrapper):
         if memory.is_cleared(parameters):
             self._close_draw()
         draw = memory.draw = memory.draw or self._open_draw()
-        outsiders = misuse.outsiders(memory, self.model, parameters) if draw.sharp is not False else None
+        outsiders = None if draw.is_plain else misuse.outsiders(memory, self.model, parameters)
         draw.kept["plain_passes"] += 1.0
         with memory.loop(parameters):
-            if draw.sharp is False:
+            if draw.is_plain:
                 yield from plain(batch, draw, parameters)
             else:
                 scene = Scene(memory, self._model_as_called(), self.freeze_batchnorm, self.repeat_dropout)
@@ -202,12 +202,14 @@ class RST(Wrapper):
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         memory, parameters = self._memory, self._parameters()
         memory.check_ended("step")
+        misuse.check_alone(memory.draw, parameters)
         misuse.check_inside(memory.draw, parameters)
         loss = None
         if closure is not None:
             loss = closures.evaluate(closure, memory, parameters, self._passes, self.schedule, self.batch_fraction)
         if memory.is_bare(self.param_groups, self.cost.steps) and self.schedule.mean() > 0:
             misuse.warn_of_plain_steps()
+        misuse.warn_of_lost_gradients(memory.draw, parameters)
         bases.step(self.base, loss, lost_graph=memory.draw is not None and memory.draw.has_graph)
         self._close_draw()
         return loss
