@@ -92,6 +92,8 @@ class Memory:
     """The model, and the DistributedDataParallel that wraps it, or the model again."""
     looked_outside: bool = False
     """Whether parameters that no base holds were searched for."""
+    looked_at_batch: bool = False
+    """Whether the first batch to be split was searched for lists of examples."""
     warned_of_part: bool = False
     """Whether the warning about a part that is small for BatchNorm was given."""
     parameters: list[Tensor] = field(default_factory=list)

@@ -142,8 +142,12 @@ class RST(Wrapper):
             An iterator over `batch`.
 
         Raises:
-            ValueError: `batch_fraction` is below 1, and the tensors of `batch` have different lengths, or none.
+            ValueError: `batch_fraction` is below 1, and the tensors of `batch` have different lengths, or none, or are
+                single examples in a list.
         """
+        if self.batch_fraction < 1 and not self._memory.looked_at_batch:  # once: the last batch may be a small one
+            batches.check_fields(batch)
+            self._memory.looked_at_batch = True
         if self.batch_fraction < 1 and batches.length(batch) is None:
             raise ValueError(
                 f"batch_fraction = {self.batch_fraction:g} splits the batch, and this one has no tensor with a length: "
