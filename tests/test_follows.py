@@ -106,3 +106,62 @@ def test_a_cache_around_the_loop(kind, gamma):
         for p, g in zip(mixed(ours, gamma, error), expected, strict=True):
             torch.testing.assert_close(p, g, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(ours(X), theirs(X), rtol=0, atol=0)
+
+
+def by_assignment(key, query):
+    key.data = key.data * 0.9 + query.data * 0.1
+
+
+def through_data(key, query):
+    key.data.mul_(0.9).add_(query.data, alpha=0.1)
+
+
+@torch.no_grad()
+def in_place(key, query):
+    key.lerp_(query, 0.1)
+
+
+class MomentumEncoder(nn.Module):
+    """A network whose forward updates a moving average of its encoder, as MoCo's does."""
+
+    def __init__(self, update):
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.key = (nn.Linear(5, 4, dtype=torch.float64) for _ in range(2))
+        self.frozen = nn.Linear(4, 4, dtype=torch.float64)
+        self.key.requires_grad_(False)
+        self.frozen.requires_grad_(False)
+        self.update = update
+
+    def forward(self, x):
+        for key, query in zip(self.key.parameters(), self.query.parameters(), strict=True):
+            self.update(key, query)
+        return self.query(x) * self.frozen(self.key(x).tanh())
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.0])
+@pytest.mark.parametrize("update", [by_assignment, through_data, in_place])
+def test_a_momentum_encoder(update, gamma):
+    """Sees a moving average that follows perturbed weights, or moves twice, where a forward updates it."""
+    ours, theirs = MomentumEncoder(update), MomentumEncoder(update)
+    base = torch.optim.SGD(ours.query.parameters(), lr=0.1)
+    opt = GRST(base, 1.0, gamma=gamma, rho=RHO, model=ours)
+
+    def loss(model):
+        return (model(X).sum(1) - 1).square().mean()
+
+    for step in range(6):
+        keys = []
+        for _ in opt.passes():
+            keys.append(copy.deepcopy(ours.key.state_dict()))
+            loss(ours).backward()
+        start = copy.deepcopy(theirs.key.state_dict())
+        theirs.load_state_dict(ours.state_dict())
+        theirs.key.load_state_dict(start)
+        loss(theirs)
+        assert identical(theirs.key.state_dict(), ours.key.state_dict())
+        assert step == 0 or identical(*keys)
+        opt.step()
+        opt.zero_grad()
+    place = opt._memory.buffers._moving
+    assert {module for module, _ in place} == {ours.key}

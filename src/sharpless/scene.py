@@ -45,14 +45,14 @@ class Scene:
             yield
             return
         model = self.model
-        self._found = self.memory.buffers.remember(model)
+        self._found = self.memory.buffers.remember(model, parameters)
         if not isinstance(model, DistributedDataParallel):
             yield
             return
 
         def after_broadcast(*_: Any) -> None:  # the first forward broadcasts the first rank's buffers
             hook.remove()
-            self._found = self.memory.buffers.remember(model)
+            self._found = self.memory.buffers.remember(model, parameters)
 
         hook = model.module.register_forward_pre_hook(after_broadcast)
         try:
