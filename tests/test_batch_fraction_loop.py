@@ -106,7 +106,8 @@ def test_leaving_early(number, where, leave):
     assert all(p.grad is None for p in model.parameters())
     assert model[1].track_running_stats
     assert not opt.perturbed
-    assert opt.step() is None
+    with pytest.warns(UserWarning, match="left early"):
+        assert opt.step() is None
     assert identical(dict(model.named_parameters()), start)
     assert opt.cost.passes == 1.5 + (0.5, 1.0, 1.5)[number]
     train(model, opt, [[(X, Y)]])

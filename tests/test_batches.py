@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from sharpless.batches import length, part
+from sharpless import SAM, step_seconds
+from sharpless.batches import check_fields, length, part
 
 pytestmark = pytest.mark.quick
 
@@ -63,7 +64,7 @@ OBJECT = SimpleNamespace(x=X)
         ((X, [[i] * i for i in range(6)]), (X[1:3], [[1], [2, 2]])),
         ((X, 0.5, 7, "abcdef", None, OBJECT), (X[1:3], 0.5, 7, "abcdef", None, OBJECT)),
         ((X, torch.tensor(2.0)), (X[1:3], torch.tensor(2.0))),
-        ([X] * 6, [X[1:3]] * 6),
+        ([X] * 5, [X[1:3]] * 5),
         ((X, [], {}), (X[1:3], [], {})),
     ],
     ids=lambda nest: type(nest).__name__,
@@ -103,3 +104,56 @@ def test_lengths():
         length(Encoding({"x": X, "y": [Y[:5]]}))
     with pytest.raises(TypeError, match="cannot split a PackedSequence: pass padded tensors"):
         length(pack_sequence([torch.zeros(5, 2)]))  # of one sequence, which would be cut in time
+
+
+IMAGE, SERIES = torch.zeros(3, 8, 8), torch.zeros(100, 2)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        [IMAGE] * 3,
+        (IMAGE,) * 16,
+        ([IMAGE] * 3, torch.arange(3)),
+        {"images": [IMAGE] * 8, "scale": 0.5},
+        ((SERIES,) * 8, tuple(range(8))),
+        ([SERIES] * 8, list("abcdefgh")),
+        ((SERIES, SERIES), (torch.tensor(1), torch.tensor(0))),
+    ],
+)
+def test_lists_of_examples(batch):
+    """Sees images cut by channel, or series cut in time, where the list is what has one entry for each example."""
+    model = torch.nn.Linear(2, 1)
+    with pytest.raises(ValueError, match=r"^the batch has \d+ tensors of shape .*if they are examples, stack them"):
+        SAM(torch.optim.SGD(model.parameters(), lr=0.1), batch_fraction=0.5).passes(batch)
+    with pytest.raises(ValueError, match="stack them"):
+        step_seconds(lambda part: None, batch, model)
+    for _ in SAM(torch.optim.SGD(model.parameters(), lr=0.1)).passes(batch):  # which is cut by nobody
+        pass
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        [X, X],
+        (X, X, X),
+        [torch.zeros(2, 5), torch.zeros(2, 5)],
+        [torch.zeros(8, 3, 32, 32)] * 2 + [torch.zeros(8, 3, 16, 16)] * 6,
+        {"triplet": [X, X, X], "names": NAMES},
+        (IMAGE, torch.arange(3), ["a", "b", "c"]),
+    ],
+)
+def test_lists_of_fields(batch):
+    """Sees views, triplets and pairs refused, which have one row for each example."""
+    check_fields(batch)
+
+
+def test_a_small_last_batch():
+    """Sees training end at the last batch of an epoch, which has no more examples than fields."""
+    model = torch.nn.Linear(2, 1)
+    opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1), batch_fraction=0.5)
+    for size in (8, 3, 2, 1):
+        for fields in opt.passes([torch.zeros(size, 2)] * 3):
+            model(sum(fields)).sum().backward()
+        opt.step()
+        opt.zero_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["copied", "length", "part", "split"]
+__all__ = ["check_fields", "copied", "length", "part", "split"]
 
 
 def length(batch: Any) -> int | None:
@@ -29,6 +29,31 @@ def length(batch: Any) -> int | None:
             "give tensors of one length, or set batch_fraction = 1, which splits no batch"
         )
     return lengths[0] if lengths else None
+
+
+def check_fields(batch: Any) -> None:
+    """Check that the tensors in each list or tuple are fields of the batch, such as x and y, and not single examples.
+
+    Tensors of one shape are taken for examples if there are three or more, and as many as they have rows, or if another
+    list without such tensors has as many entries, such as labels.
+
+    >>> import torch
+    >>> check_fields([torch.zeros(8, 3), torch.zeros(8, 3), torch.zeros(8, 3)])
+
+    Raises:
+        ValueError: they are examples, which would be cut into pieces.
+    """
+    sequences = list(_sequences(batch))
+    others = {len(each) for each in sequences if not any(True for _ in _lengths(each))}
+    for each in sequences:
+        shapes = {tuple(value.shape) if isinstance(value, Tensor) else () for value in each}
+        shape = shapes.pop() if len(shapes) == 1 else ()
+        if shape and (len(each) >= max(3, shape[0]) or (len(each) in others and len(each) != shape[0])):
+            raise ValueError(
+                f"the batch has {len(each)} tensors of shape {shape} in a {type(each).__name__}, and batch_fraction "
+                "cuts each tensor along its first dimension: if they are examples, stack them, as in "
+                "passes(torch.stack(images)); if not, give them as a dict"
+            )
 
 
 def part(batch: Any, start: int, end: int) -> Any:
@@ -139,6 +164,15 @@ def _rebuilt(batch: Any, change: Callable[[Any], Any]) -> Any:
         for field in fields(batch):
             object.__setattr__(twin, field.name, change(getattr(batch, field.name)))
     return twin
+
+
+def _sequences(batch: Any) -> Iterator[list[Any] | tuple[Any, ...]]:
+    """Yield all lists and tuples in `batch`."""
+    if isinstance(batch, (list, tuple)) and not isinstance(batch, PackedSequence):
+        yield batch
+    if _is_nest(batch):
+        for value in _values(batch):
+            yield from _sequences(value)
 
 
 def _lengths(batch: Any) -> Iterator[int]:

@@ -3,13 +3,14 @@
 Changes are made in place, and are undone at the end of a block, also after an exception.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from sharpless.tensors import copies, foreach, local
 
@@ -40,7 +41,7 @@ def displaced(weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
         with torch.no_grad():
             foreach(torch._foreach_add_, weights, eps)
         eps.clear()
-        torch.clear_autocast_cache()  # casts of the weights before the change, if autocast surrounds the loop
+        forget_casts()
         yield
     finally:
         insist(lambda: put_back(weights, before))
@@ -50,14 +51,26 @@ def displaced(weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
 def put_back(weights: list[Tensor], before: list[Tensor]) -> None:
     """Give `weights` the values in `before`."""
     foreach(torch._foreach_copy_, weights, before)
+    forget_casts()
+
+
+def forget_casts() -> None:
+    """Forget what was computed from the weights before a change, if autocast or a cache surrounds the loop."""
     torch.clear_autocast_cache()
+    parametrize._cache.clear()
 
 
 LARGE = 1 << 16
 """The size in bytes from which on a buffer is copied only if forwards change it."""
 
+SAMPLE = 64
+"""As many values of a parameter that is not trained show whether a forward changes it."""
+
 Place = tuple[nn.Module, str]
-"""A module, and the name of one of its buffers."""
+"""A module, and the name of one of its buffers or parameters."""
+
+Glance = tuple[int, int, Tensor]
+"""The place of a tensor in memory, its version, and some of its values."""
 
 
 @dataclass
@@ -79,22 +92,43 @@ class Buffers:
     changes. A later change that this counter misses (through .data) is found at the next comparison. A buffer that is
     created late, or replaced by one of another shape, keeps its value from the clean pass, because layers with such
     caches also refer to them elsewhere.
+
+    Parameters that are not trained count as buffers if a forward changes them, such as those of a momentum encoder.
+    This is found out in the same loops from a few values of each, since a frozen network may be too large to copy. The
+    loop that finds one restores it after the perturbed pass, and later loops also before it.
     """
 
     def __init__(self) -> None:
         self._loops = 0
         self._constant: dict[Place, _Seen | None] = {}  # large buffers that were compared; None: it changes
+        self._moving: dict[Place, Tensor] = {}  # parameters that are not trained, but that forwards change
+        self._resting: dict[Place, tuple[Tensor, Glance]] = {}  # the others, as they were at the start of a loop
 
-    def remember(self, model: nn.Module) -> dict[Place, _Seen]:
-        """Return the buffers of `model` as they are now."""
-        found = _look(model)
+    def remember(self, model: nn.Module, trained: Collection[Tensor] | None = None) -> dict[Place, _Seen]:
+        """Return the buffers of `model` as they are now.
+
+        Args:
+            model: the network.
+            trained: the parameters that are trained; by default all.
+        """
+        found = self._look(model)
         _copy({place: seen for place, seen in found.items() if not self._is_constant(place, seen)})
+        if trained is not None and self._loops & (self._loops + 1) == 0:
+            self._resting = {
+                place: (tensor, _glance(tensor))
+                for place, tensor in _not_trained(model, set(map(id, trained)))
+                if place not in self._moving
+            }
         return found
 
     @contextmanager
     def again(self, model: nn.Module, found: dict[Place, _Seen]) -> Iterator[None]:
         """Within the block, set the buffers of `model` to the values in `found`; then restore their present values."""
-        left = _look(model)
+        resting, self._resting = self._resting, {}
+        for place, (tensor, before) in resting.items():
+            if _is_at(place, tensor) and not _looks_like(tensor, before):
+                self._moving[place] = tensor
+        left = self._look(model)
         self._compare(found, left)
         _copy({place: seen for place, seen in left.items() if not self._is_constant(place, seen)})
         try:
@@ -102,6 +136,10 @@ class Buffers:
             yield
         finally:
             insist(lambda: _restore(left))
+
+    def _look(self, model: nn.Module) -> dict[Place, _Seen]:
+        moving = {place: tensor for place, tensor in self._moving.items() if _is_at(place, tensor)}
+        return _look(model) | {place: _Seen(tensor, tensor._version) for place, tensor in moving.items()}
 
     def _is_constant(self, place: Place, now: _Seen) -> bool:
         known = self._constant.get(place)
@@ -146,6 +184,35 @@ def _look(model: nn.Module) -> dict[Place, _Seen]:
     }
 
 
+def _not_trained(model: nn.Module, trained: set[int]) -> Iterator[tuple[Place, Tensor]]:
+    """Yield the parameters of `model` whose ids are not among `trained`."""
+    for module in _modules(model):
+        for name, parameter in module._parameters.items():
+            if parameter is None or id(parameter) in trained or not _is_writable(parameter):
+                continue
+            values = local(parameter.detach())
+            if type(values) is Tensor and not values.is_meta:
+                yield (module, name), parameter
+
+
+def _is_at(place: Place, parameter: Tensor) -> bool:
+    """Return whether `parameter` is at its place; FSDP2 replaces parameters, and frees them."""
+    return getattr(place[0], place[1], None) is parameter
+
+
+def _glance(parameter: Tensor) -> Glance:
+    values = local(parameter.detach())
+    count = min(values.numel(), SAMPLE)
+    some = values.as_strided((count,), (max(values.numel() // SAMPLE, 1),)).clone()
+    return values.data_ptr(), parameter._version, some
+
+
+def _looks_like(parameter: Tensor, before: Glance) -> bool:
+    """Return whether nothing has changed `parameter` since a glance at it; this may wait for the device."""
+    pointer, version, some = _glance(parameter)
+    return (pointer, version) == before[:2] and torch.equal(some, before[2])
+
+
 def _is_writable(tensor: Tensor) -> bool:
     """Return whether a forward can have written to `tensor`, and it can be written back."""
     return (
@@ -169,7 +236,8 @@ def _restore(to: dict[Place, _Seen]) -> None:
     values: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for (module, name), seen in to.items():
         now = getattr(module, name, None)
-        if now is not None and now is not seen.tensor and now.shape == seen.tensor.shape:
+        is_buffer = name in module._buffers
+        if is_buffer and now is not None and now is not seen.tensor and now.shape == seen.tensor.shape:
             setattr(module, name, seen.tensor)
         if seen.copy is None:
             continue

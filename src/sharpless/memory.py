@@ -3,16 +3,28 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import local
 from typing import Any
+from weakref import WeakSet
 
 from torch import Tensor, nn
 
 from sharpless import ddp
 from sharpless.displaced import Buffers
-from sharpless.gradients import Mark, any_of, marks, take
+from sharpless.gradients import Mark, any_of, changed, marks, take
 from sharpless.rng import RepeatedRng
 
 __all__ = ["Draw", "Memory"]
+
+
+class _Open(local):
+    """The memories of the optimizers of this thread that are in the middle of a step."""
+
+    def __init__(self) -> None:
+        self.memories: WeakSet[Memory] = WeakSet()
+
+
+_OPEN = _Open()
 
 
 @dataclass
@@ -34,6 +46,15 @@ class Draw:
     """Whether no pass of the last loop gave a gradient."""
     has_graph: bool = False
     """Whether a gradient had an autograd graph, which the sum does not have."""
+    left_early: bool = False
+    """Whether the last loop was left early, which has discarded the gradients of the step."""
+    mixed: list[Mark] | None = None
+    """The gradients in `.grad` after the loop of another optimizer has added those of its passes to them."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the step certainly has one pass."""
+        return self.sharp is False
 
     def spend(self, passes: float) -> None:
         """Count passes."""
@@ -43,10 +64,11 @@ class Draw:
         """Record the gradients that a loop over passes has left in the `.grad` of `parameters`."""
         self.kept["plain_passes"] -= float(self.empty)
         self.left_gradients = any_of(parameters)
-        self.left = marks(parameters) if self.empty and self.sharp is not False else None
+        self.left = marks(parameters) if self.empty and not self.is_plain else None
+        self.left_early = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Memory:
     """The state of an optimizer within a step and between steps, in one object that proxies of frameworks share.
 
@@ -70,14 +92,18 @@ class Memory:
     """The model, and the DistributedDataParallel that wraps it, or the model again."""
     looked_outside: bool = False
     """Whether parameters that no base holds were searched for."""
+    looked_at_batch: bool = False
+    """Whether the first batch to be split was searched for lists of examples."""
     warned_of_part: bool = False
     """Whether the warning about a part that is small for BatchNorm was given."""
+    parameters: list[Tensor] = field(default_factory=list)
+    """The parameters of the last loop."""
     buffers: Buffers = field(default_factory=Buffers)
     rng: RepeatedRng = field(default_factory=RepeatedRng)
 
     def __getstate__(self) -> dict[str, Any]:
         # Gradients are recognized by identity, and no DistributedDataParallel wraps a copy of the model yet.
-        return {**self.__dict__, "spent": {}, "around": None}
+        return {**self.__dict__, "spent": {}, "around": None, "parameters": []}
 
     def is_cleared(self, parameters: list[Tensor]) -> bool:
         """Return whether the gradients of the current step were cleared without a step."""
@@ -91,6 +117,7 @@ class Memory:
             used: the parameters whose gradients decide on steps.
         """
         draw, self.draw = self.draw, None
+        _OPEN.memories.discard(self)
         self.spent = {parameter: Mark(parameter.grad) for parameter in used}
         if draw is None:
             return
@@ -102,17 +129,30 @@ class Memory:
     @contextmanager
     def loop(self, parameters: list[Tensor]) -> Iterator[None]:
         """Mark a loop over passes as running; discard its gradients if it fails or is left early."""
-        self.running = True
+        self.running, self.parameters = True, parameters
+        _OPEN.memories.add(self)
+        others = [(other, marks(other.parameters)) for other in _OPEN.memories if other is not self and other.draw]
         try:
             yield
         except BaseException as error:
             take(parameters)
-            if isinstance(error, GeneratorExit) and self.draw is not None and self.draw.sharp is not False:
-                self.draw.left = []  # next(iter(passes())) ends here, before its backward
+            if isinstance(error, GeneratorExit) and self.draw is not None:
+                self.draw.left_early = True  # next(iter(passes())) ends here, before its backward
+                self.draw.left = None if self.draw.is_plain else []
             raise
         finally:
             self.running = False
         self.reduced = True
+        for other, before in others:
+            self._mark_mixed(other, before)
+
+    def _mark_mixed(self, other: "Memory", before: list[Mark]) -> None:
+        """Mark the gradients of `other` if the loop that ends has added those of several passes to them."""
+        if self.draw is None or other.draw is None:
+            return
+        several = not self.draw.is_plain or (other.running and not other.draw.is_plain)
+        if several and changed(other.parameters, before):
+            other.draw.mixed = marks(other.parameters)
 
     def check_ended(self, call: str) -> None:
         """Check that no loop over passes is running when `call` is called.

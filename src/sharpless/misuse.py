@@ -7,17 +7,19 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sharpless import callers
-from sharpless.gradients import Mark, changed
+from sharpless.gradients import Mark, any_of, changed
 from sharpless.memory import Draw, Memory
 
 __all__ = [
     "FEW",
     "Outsiders",
+    "check_alone",
     "check_inside",
     "check_scaler",
     "has_batch_statistics",
     "outsiders",
     "warn_of_closure",
+    "warn_of_lost_gradients",
     "warn_of_plain_steps",
     "warn_of_small_part",
 ]
@@ -46,6 +48,31 @@ def warn_of_closure() -> None:
         )
 
 
+def warn_of_lost_gradients(draw: Draw | None, parameters: list[Tensor]) -> None:
+    """Warn if a step has no gradients because its loop over passes was left early."""
+    if draw is not None and draw.left_early and not any_of(parameters):
+        warnings.warn(
+            "step() changes nothing: the loop over passes() was left early (break, return, an exception, or zip and "
+            "islice, which do not come to its end), and its gradients are discarded; let the loop end, or call "
+            "opt.zero_grad() in place of step()",
+            stacklevel=5,
+        )
+
+
+def check_alone(draw: Draw | None, parameters: list[Tensor]) -> None:
+    """Check that the gradients of a pass or step are not those that the loop of another optimizer has added to.
+
+    Raises:
+        RuntimeError: they are.
+    """
+    if draw is not None and draw.mixed and not changed(parameters, draw.mixed):
+        raise RuntimeError(
+            "a loop over passes() of another optimizer has added the gradients of its passes to those of this one: "
+            "for one loss give both bases to one optimizer, as in SAM([base, other], …), and for two losses let the "
+            "loop of one end, and clear the gradients that it gives to the other, before that one's passes"
+        )
+
+
 def check_inside(draw: Draw | None, parameters: list[Tensor]) -> None:
     """Check that the gradients of a step did not arrive after its passes had ended.
 
@@ -60,9 +87,15 @@ def check_inside(draw: Draw | None, parameters: list[Tensor]) -> None:
                 "DeepSpeed keeps the gradients to itself until step(), so that no pass can climb along one: set the "
                 "stage of zero_optimization to 0, and torch_autocast in place of bf16 or fp16 (docs/hosts/deepspeed.md)"
             )
+        if draw.left_early:
+            raise RuntimeError(
+                "the last loop over passes() was left early, which discards its gradients, and a gradient arrived "
+                "after it: run forward and backward inside the loop, not after next(iter(opt.passes(…))), and call "
+                "opt.zero_grad() to give up a step"
+            )
         raise RuntimeError(
             "no pass of the last loop over passes() gave a gradient, and one arrived after the loop: run forward and "
-            "backward inside the loop, not after list(opt.passes(…)) or next(iter(opt.passes(…)))"
+            "backward inside the loop, not after list(opt.passes(…))"
         )
 
 

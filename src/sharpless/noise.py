@@ -93,7 +93,7 @@ def measuring(
                 clean = gradients.take(parameters)
                 weights, eps = _climb(parameters, clean, rho * math.sqrt(m / n))
                 scene = displaced(weights, eps)
-                with ddp.unreduced(model), scene, buffers.again(model, found), rng.again(drawn):
+                with ddp.unreduced(model), buffers.again(model, found), scene, rng.again(drawn):
                     yield part
                 each.append(_squared_distance(gradients.take(parameters), clean))
             squares[m] = fmean(each)

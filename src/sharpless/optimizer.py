@@ -142,8 +142,12 @@ class RST(Wrapper):
             An iterator over `batch`.
 
         Raises:
-            ValueError: `batch_fraction` is below 1, and the tensors of `batch` have different lengths, or none.
+            ValueError: `batch_fraction` is below 1, and the tensors of `batch` have different lengths, or none, or are
+                single examples in a list.
         """
+        if self.batch_fraction < 1 and not self._memory.looked_at_batch:  # once: the last batch may be a small one
+            batches.check_fields(batch)
+            self._memory.looked_at_batch = True
         if self.batch_fraction < 1 and batches.length(batch) is None:
             raise ValueError(
                 f"batch_fraction = {self.batch_fraction:g} splits the batch, and this one has no tensor with a length: "
@@ -164,10 +168,10 @@ class RST(Wrapper):
         if memory.is_cleared(parameters):
             self._close_draw()
         draw = memory.draw = memory.draw or self._open_draw()
-        outsiders = misuse.outsiders(memory, self.model, parameters) if draw.sharp is not False else None
+        outsiders = None if draw.is_plain else misuse.outsiders(memory, self.model, parameters)
         draw.kept["plain_passes"] += 1.0
         with memory.loop(parameters):
-            if draw.sharp is False:
+            if draw.is_plain:
                 yield from plain(batch, draw, parameters)
             else:
                 scene = Scene(memory, self._model_as_called(), self.freeze_batchnorm, self.repeat_dropout)
@@ -202,12 +206,14 @@ class RST(Wrapper):
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         memory, parameters = self._memory, self._parameters()
         memory.check_ended("step")
+        misuse.check_alone(memory.draw, parameters)
         misuse.check_inside(memory.draw, parameters)
         loss = None
         if closure is not None:
             loss = closures.evaluate(closure, memory, parameters, self._passes, self.schedule, self.batch_fraction)
         if memory.is_bare(self.param_groups, self.cost.steps) and self.schedule.mean() > 0:
             misuse.warn_of_plain_steps()
+        misuse.warn_of_lost_gradients(memory.draw, parameters)
         bases.step(self.base, loss, lost_graph=memory.draw is not None and memory.draw.has_graph)
         self._close_draw()
         return loss

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sharpless import batches, ddp, gradients
+from sharpless import batches, ddp, gradients, misuse
 from sharpless.gradients import Gradients, Sum
 from sharpless.memory import Draw
 from sharpless.scene import Scene
@@ -41,6 +41,7 @@ def plain(batch: Any, draw: Draw, parameters: list[Tensor]) -> Iterator[Any]:
     draw.spend(1.0)
     before = gradients.marks(parameters)
     yield batch
+    misuse.check_alone(draw, parameters)
     draw.empty = not gradients.changed(parameters, before)
     draw.spend(-float(draw.empty))
 
@@ -175,6 +176,7 @@ class Sharp:
         join = partial(gradients.add_to_grad, waiting, parameters) if waiting else None
         with gradients.arrival(watched, join) as arrived:
             yield term.batch
+        misuse.check_alone(self.draw, parameters)
         grads = [parameter.grad for parameter in parameters]
         new = [grad for grad, old in zip(grads, before, strict=True) if grad is not None and grad is not old]
         came = bool(arrived or new)

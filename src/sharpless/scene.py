@@ -45,14 +45,14 @@ class Scene:
             yield
             return
         model = self.model
-        self._found = self.memory.buffers.remember(model)
+        self._found = self.memory.buffers.remember(model, parameters)
         if not isinstance(model, DistributedDataParallel):
             yield
             return
 
         def after_broadcast(*_: Any) -> None:  # the first forward broadcasts the first rank's buffers
             hook.remove()
-            self._found = self.memory.buffers.remember(model)
+            self._found = self.memory.buffers.remember(model, parameters)
 
         hook = model.module.register_forward_pre_hook(after_broadcast)
         try:
@@ -65,9 +65,10 @@ class Scene:
         """Within the block, run a pass at displaced weights."""
         memory = self.memory
         with ExitStack() as scene:
-            scene.enter_context(displaced(weights, eps))
+            # First the buffers, since one may share its memory with a weight, which writing it back would restore.
             if self.model is not None and self.same_buffers:
                 scene.enter_context(memory.buffers.again(self.model, self._found))
+            scene.enter_context(displaced(weights, eps))
             if self.model is not None and self.same_noise:
                 scene.enter_context(memory.rng.again(self._drawn))
             memory.perturbed = True

@@ -159,6 +159,7 @@ def halves(batch: Any, sizes: Sequence[int] | None = None) -> list[int]:
     Raises:
         ValueError: the batch has no examples along a first dimension, or a size is out of range.
     """
+    batches.check_fields(batch)
     n = batches.length(batch)
     if n is None:
         raise ValueError("batch has no tensor with a length: hand over tensors, as in passes((x, y))")

@@ -1,0 +1,156 @@
+"""Loops that would train something else than was asked for: what is refused, what is said, and what is left alone."""
+
+from itertools import islice
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from problems import batches, identical, network, snapshot, train
+from sharpless import RST, SAM, schedules
+
+pytestmark = pytest.mark.quick
+
+((BATCH,),) = batches(1)
+
+
+def sgd(*networks):
+    return torch.optim.SGD([p for each in networks for p in each.parameters()], lr=0.05)
+
+
+class Two(nn.Module):
+    """A network of two parts, each with an optimizer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 4, dtype=torch.float64), nn.Linear(4, 1, dtype=torch.float64)
+
+    def forward(self, x):
+        return self.second(self.first(x).tanh())
+
+
+def backward(model, batch):
+    x, y = batch
+    mse_loss(model(x), y).backward()
+
+
+def nested(model, one, other):
+    for batch in one.passes(BATCH):
+        for same in other.passes(batch):
+            backward(model, same)
+    one.step()
+    other.step()
+
+
+def in_turn(model, one, other):
+    for opt in (one, other):
+        for batch in opt.passes(BATCH):
+            backward(model, batch)
+    one.step()
+    other.step()
+
+
+def micro_batches_in_turn(model, one, other):
+    for _ in range(2):
+        for opt in (one, other):
+            for batch in opt.passes(BATCH):
+                backward(model, batch)
+    one.step()
+    other.step()
+
+
+ADAPTIVE = schedules.Adaptive()
+
+
+BOTH = [(1.0, 1.0), (0.0, 1.0), (ADAPTIVE, ADAPTIVE)]
+LOOPS = [(loop, p) for loop in (nested, in_turn, micro_batches_in_turn) for p in BOTH] + [(nested, (1.0, 0.0))]
+
+
+@pytest.mark.parametrize(("loop", "p"), LOOPS)
+def test_two_optimizers_on_one_loss(loop, p):
+    """Sees each of two optimizers given the gradients of the other one's passes, and no word about it."""
+    model = Two()
+    one, other = (
+        RST(sgd(part), share, total_steps=9) for part, share in zip((model.first, model.second), p, strict=True)
+    )
+    start = snapshot(model)
+    with pytest.raises(
+        RuntimeError, match=r"for one loss give both bases to one optimizer, as in SAM\(\[base, other\]"
+    ):
+        loop(model, one, other)
+    assert identical(snapshot(model), start)
+    joint = SAM([one.base, other.base])  # the remedy
+    for batch in joint.passes(BATCH):
+        backward(model, batch)
+    joint.step()
+
+
+@pytest.mark.parametrize("loop", [nested, in_turn])
+def test_two_optimizers_with_p_0(loop):
+    """Sees a loop refused that is plain training, bit for bit."""
+    ours, theirs = Two(), Two()
+    theirs.load_state_dict(ours.state_dict())
+    loop(ours, RST(sgd(ours.first), p=0.0), RST(sgd(ours.second), p=0.0))
+    base = sgd(theirs)
+    for _ in range(1 if loop is nested else 2):
+        backward(theirs, BATCH)
+    base.step()
+    assert identical(snapshot(ours), snapshot(theirs))
+
+
+def test_two_optimizers_on_two_losses():
+    """Sees adversarial training refused: gradients that one loss gives to the other network, and a loop clears."""
+    generator, critic = network(), nn.Linear(1, 1, dtype=torch.float64)
+    ours, theirs = SAM(sgd(generator)), SAM(sgd(critic))
+    x, real = BATCH
+    for skipped in (False, True, False):  # a step that a scaler skips leaves the critic in the middle of a step
+        for a, b in theirs.passes((x, real)):
+            theirs.zero_grad()
+            (critic(generator(a).detach()) - critic(b)).mean().backward()
+        if not skipped:
+            theirs.step()
+        for a in ours.passes(x):
+            critic(generator(a)).mean().backward()
+        ours.step()
+        ours.zero_grad()
+    for a in theirs.passes(x):  # a loop within another one, on a network of its own
+        for b in ours.passes(x):
+            generator(b).mean().backward()
+        ours.step()
+        critic(generator(a).detach()).mean().backward()
+    theirs.step()
+
+
+LEFT = {
+    "break": lambda opt: next(b for b in opt.passes(BATCH)),
+    "islice": lambda opt: list(islice(opt.passes(BATCH), 1 if opt.schedule.mean() == 0 else 2)),
+    "zip": lambda opt: list(zip(range(1), opt.passes(BATCH), strict=False)),
+}
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0, ADAPTIVE], ids=str)
+@pytest.mark.parametrize("leave", LEFT)
+def test_a_step_after_a_loop_that_was_left(leave, p):
+    """Sees training that changes nothing, without a word: the loop over passes never comes to its end."""
+    model = network()
+    opt = RST(sgd(model), p, total_steps=9)
+    LEFT[leave](opt)
+    with pytest.warns(UserWarning, match=r"step\(\) changes nothing: the loop over passes\(\) was left early"):
+        opt.step()
+    LEFT[leave](opt)
+    opt.zero_grad()
+    train(model, opt, batches(1))
+
+
+def test_a_backward_after_a_loop_that_was_left():
+    """Sees the refusal of a gradient that comes later talk of next() and list(), where zero_grad() is the remedy."""
+    model = network()
+    opt = SAM(sgd(model))
+    for _ in opt.passes(BATCH):
+        break
+    backward(model, BATCH)
+    with pytest.raises(RuntimeError, match=r"was left early.* opt\.zero_grad\(\) to give up a step"):
+        opt.step()
+    opt.zero_grad()
+    train(model, opt, batches(1))
