@@ -175,6 +175,31 @@ def test_bad_schedules(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Constant("0.5"), r"^p = '0.5' is not a number: give one in \[0, 1\]"),
+        (lambda: Piecewise((0, 1), 0.75), r"^boundaries = 0.75 is not a tuple: give one, as in Piecewise"),
+        (
+            lambda: schedule(lambda u: None),
+            r"^p = <lambda> is not a function of progress \(TypeError at 0.0: .*\): give",
+        ),
+    ],
+)
+def test_schedules_of_a_wrong_type(make, message):
+    """Sees Python's own words for a text, a number or nothing where a schedule needs something else."""
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_a_cost_of_any_form():
+    """Sees a form of p that RST takes and its price does not, or a division by no steps."""
+    for form in (0.5, "0.5", Constant(0.5), lambda u: 0.5):
+        assert expected_cost(form) == expected_cost(form, 10) == 1.5
+    with pytest.raises(ValueError, match=r"^total_steps = 0 is not a number of steps: give 1 or more"):
+        expected_cost(0.5, 0)
+
+
 def test_texts_are_short():
     """Sees numbers spelled out where a reader typed a short one."""
     assert str(Linear(0, 1)) == "linear:0,1"

@@ -2,9 +2,11 @@
 
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 
 from sharpless import callers
 from sharpless.gradients import Mark, changed
@@ -13,6 +15,7 @@ from sharpless.memory import Draw, Memory
 __all__ = [
     "FEW",
     "Outsiders",
+    "check_batch",
     "check_inside",
     "check_scaler",
     "has_batch_statistics",
@@ -43,6 +46,23 @@ def warn_of_closure() -> None:
         warnings.warn(
             f"{host.title} hands step() a closure that {host.in_closure}, and it is called in each pass; {host.remedy}",
             stacklevel=5,
+        )
+
+
+def check_batch(batch: Any, *more: Any) -> None:
+    """Check that `passes` got one batch.
+
+    Raises:
+        TypeError: it got several arguments, or all batches.
+    """
+    if more:
+        raise TypeError(
+            f"passes takes the batch as one object, and got {1 + len(more)} arguments: write opt.passes((x, y))"
+        )
+    if isinstance(batch, DataLoader):
+        raise TypeError(
+            "batch = a DataLoader has all batches, and passes takes one: loop over it, as in `for batch in loader: "
+            "for x, y in opt.passes(batch): …`"
         )
 
 

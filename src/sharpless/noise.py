@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sharpless import batches, ddp, gradients
 from sharpless.ascent import sam
 from sharpless.displaced import Buffers, displaced
-from sharpless.options import check_number
+from sharpless.options import check_network, check_number
 from sharpless.rng import RepeatedRng
 from sharpless.tensors import global_norm, local
 from sharpless.timing import driven, halves
@@ -55,8 +55,10 @@ def part_noise(
         for which it is not finite are left out.
 
     Raises:
+        TypeError: `model` is not a network.
         ValueError: the batch has no examples along a first dimension, a size is out of range, or D is 0.
     """
+    check_network(model)
     found: dict[int, float] = driven(measuring(batch, model, rho=rho, sizes=sizes), run)
     return found
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class RST(Wrapper):
     ) -> None:
         one = as_one(base)
         self.schedule = schedule(p)
-        chosen = None if only is None else set(only)
+        chosen = options.chosen(only)
         options.check(one, self.schedule, rho, gamma, total_steps, model, seed, batch_fraction, ascent, chosen)
         self._when = when(self.schedule, total_steps, int(seed), systematic=systematic)
 
@@ -128,7 +128,7 @@ class RST(Wrapper):
         kept = self.param_groups[0]
         return Cost(kept["coin_step"], kept["sharp_steps"], kept["passes"], kept["plain_passes"])
 
-    def passes(self, batch: Any = None) -> Iterator[Any]:
+    def passes(self, batch: Any = None, *_more: Never) -> Iterator[Any]:
         """Yield the batch to run forward and backward on: once on a plain step, twice on a sharpness-aware step.
 
         The second time the weights are displaced. They are restored when the loop ends. `break` and exceptions also
@@ -142,8 +142,10 @@ class RST(Wrapper):
             An iterator over `batch`.
 
         Raises:
+            TypeError: `batch` is not one batch.
             ValueError: `batch_fraction` is below 1, and the tensors of `batch` have different lengths, or none.
         """
+        misuse.check_batch(batch, *_more)
         if self.batch_fraction < 1 and batches.length(batch) is None:
             raise ValueError(
                 f"batch_fraction = {self.batch_fraction:g} splits the batch, and this one has no tensor with a length: "

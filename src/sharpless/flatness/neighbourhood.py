@@ -20,7 +20,11 @@ LAST = 0.25
 
 @dataclass(frozen=True)
 class Ascent:
-    """The highest loss that was found within a radius, minus the loss at the weights."""
+    """The highest loss that was found within a radius, minus the loss at the weights.
+
+    >>> Ascent(0.3, [0.1, 0.2, 0.25, 0.3]).still_rising, Ascent(0.3, [0.1, 0.3, 0.3, 0.3]).still_rising
+    (True, False)
+    """
 
     value: float
     rises: list[float]  # L(θ+ε) − L(θ) after 0, 1, … steps

@@ -61,6 +61,14 @@ class _Function(Schedule):
     _GRID = 1000
 
     def __post_init__(self) -> None:
+        try:
+            float(self.function(0.0))
+        except Exception as error:
+            name = getattr(self.function, "__name__", f"a {type(self.function).__name__}")
+            raise TypeError(
+                f"p = {name} is not a function of progress ({type(error).__name__} at 0.0: {error}): give a number, a "
+                "schedule, or a function such as lambda u: u / 2"
+            ) from error
         for i in range(self._GRID + 1):
             self(i / self._GRID)
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from sharpless.lab.trials.trial import Trial
 
-__all__ = ["TaskError", "check_ended", "needed", "refused", "reported"]
+__all__ = ["TaskError", "check_ended", "named", "needed", "refused", "reported"]
 
 
 class TaskError(ValueError):
@@ -50,6 +50,17 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
         raise TaskError(f"trial.report: {name} = {str(value)[:60]} is not one number") from None
+
+
+def named(*bare: Any) -> None:
+    """Check that a task has named all values that it reports.
+
+    Raises:
+        TaskError: it reports a value without a name.
+    """
+    if bare:
+        value = str(bare[0])[:60]
+        raise TaskError(f"trial.report got {value} without a name: give trial.report(test=…), or validation=…")
 
 
 def reported(trial: "Trial", given: Mapping[str, Any]) -> dict[str, float]:
