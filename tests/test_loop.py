@@ -179,6 +179,8 @@ def message_of(kind, call):
         (TypeError, lambda base: SAM(base, p=0.5), ["p = 0.5", "SAM", "use GRST"]),
         (TypeError, lambda base: GRST(base, momentum=0.9), ["momentum = 0.9", "GRST", "base"]),
         (TypeError, lambda base: SAM(base, only=network()), ["only", "Sequential", "parameters()"]),
+        (TypeError, lambda base: SAM(base, only=network().named_parameters()), ["only", "generator", "parameters()"]),
+        (TypeError, lambda base: SAM(base, only=0.5), ["only", "float", "parameters()"]),
         (TypeError, lambda base: GRST.for_budget(base, 1.5, batch_size=8, model="resnet"), ["model", "Module"]),
     ],
 )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from sharpless import callers
+from sharpless import batches, callers
 from sharpless.gradients import Mark, changed
 from sharpless.memory import Draw, Memory
 
@@ -49,11 +49,12 @@ def warn_of_closure() -> None:
         )
 
 
-def check_batch(batch: Any, *more: Any) -> None:
-    """Check that `passes` got one batch.
+def check_batch(batch: Any, *more: Any, batch_fraction: float) -> None:
+    """Check that `passes` got one batch, which has examples if it is to be split.
 
     Raises:
         TypeError: it got several arguments, or all batches.
+        ValueError: `batch_fraction` is below 1, and the tensors of `batch` have different lengths, or none.
     """
     if more:
         raise TypeError(
@@ -63,6 +64,11 @@ def check_batch(batch: Any, *more: Any) -> None:
         raise TypeError(
             "batch = a DataLoader has all batches, and passes takes one: loop over it, as in `for batch in loader: "
             "for x, y in opt.passes(batch): …`"
+        )
+    if batch_fraction < 1 and batches.length(batch) is None:
+        raise ValueError(
+            f"batch_fraction = {batch_fraction:g} splits the batch, and this one has no tensor with a length: hand "
+            "over tensors, as in passes((x, y))"
         )
 
 

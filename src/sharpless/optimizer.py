@@ -7,7 +7,7 @@ from typing import Any, Never
 import torch
 from torch import Tensor, nn
 
-from sharpless import bases, batches, closures, ddp, gradients, misuse, options
+from sharpless import bases, closures, ddp, gradients, misuse, options
 from sharpless.ascent import Ascent, sam
 from sharpless.climb import Climb
 from sharpless.cost import Cost
@@ -145,12 +145,7 @@ class RST(Wrapper):
             TypeError: `batch` is not one batch.
             ValueError: `batch_fraction` is below 1, and the tensors of `batch` have different lengths, or none.
         """
-        misuse.check_batch(batch, *_more)
-        if self.batch_fraction < 1 and batches.length(batch) is None:
-            raise ValueError(
-                f"batch_fraction = {self.batch_fraction:g} splits the batch, and this one has no tensor with a length: "
-                "hand over tensors, as in passes((x, y))"
-            )
+        misuse.check_batch(batch, *_more, batch_fraction=self.batch_fraction)
         return self._passes(batch)
 
     def _passes(self, batch: Any, *, again: bool = True) -> Iterator[Any]:

@@ -64,11 +64,12 @@ def chosen(only: Any) -> set[Tensor] | None:
     """
     if only is None:
         return None
-    if isinstance(only, str | Tensor) or not isinstance(only, Iterable):
+    members: list[Any] = list(only) if isinstance(only, Iterable) and not isinstance(only, Tensor) else [None]
+    if not all(isinstance(member, Tensor) for member in members):
         raise TypeError(
             f"only is a {type(only).__name__}, not a list of parameters: give model.head.parameters(), for example"
         )
-    return set(only)
+    return set(members)
 
 
 def check_names(kind: str, given: Mapping[str, Any]) -> None:

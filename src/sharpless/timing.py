@@ -26,8 +26,15 @@ class Idle(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Read the gradients and write the same number of values."""
-        torch._foreach_mul([p.grad for group in self.param_groups for p in group["params"] if p.grad is not None], 0.5)
+        """Read the gradients and write the same number of values.
+
+        Raises:
+            ValueError: there are no gradients.
+        """
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not grads:
+            raise ValueError("no pass gave a gradient, so that no step can be measured: call backward() in run")
+        torch._foreach_mul(grads, 0.5)
 
 
 class Timed(RST):
@@ -150,8 +157,6 @@ def timing(
                     found[m].append(_now(parameters) - start)
     finally:
         gradients.put(kept, parameters)
-    if not steps[0].cost.passes:
-        raise ValueError("no pass gave a gradient, so that no step was measured: call backward() in run")
     return ddp.agreed({m: min(times[2:]) for m, times in found.items()}, module)
 
 

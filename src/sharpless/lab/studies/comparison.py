@@ -62,7 +62,7 @@ def compare(
 
     Args:
         task: a function of a `Trial`, or its name as on the command line, `FILE.py:function`.
-        methods: the rows of the table, see `sharpless.lab.methods.method`.
+        methods: the rows of the table, such as "g-rst:p=0.25" (docs/tasks.md).
         rho: radii. Each method chooses the best one on validation data; "auto" searches for radii. A single value is
             used without a choice. By default the task sets the radius.
         lr: learning rates, in the same way.

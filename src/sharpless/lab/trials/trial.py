@@ -16,15 +16,15 @@ from sharpless.cost import Cost
 from sharpless.lab.methods.method import Method
 from sharpless.lab.trials.average import Average, evaluation
 from sharpless.lab.trials.clock import Clock
-from sharpless.lab.trials.contract import TaskError, named, needed, refused, reported
+from sharpless.lab.trials.contract import TaskError, needed, refused, reported
 from sharpless.lab.trials.flat import measured
 from sharpless.lab.trials.varied import vary
 from sharpless.wrapper import as_one
 
 __all__ = ["Trial"]
 
-Value = float | Tensor
-"""A metric: a number, or a tensor with one element."""
+Value = float | Tensor | None
+"""A metric: a number, or a tensor with one element; None if there is none."""
 
 
 class Trial:
@@ -222,13 +222,7 @@ class Trial:
         if self._watch is not None:
             self._watch(cost.steps / self.total_steps if self.total_steps else 0.0)
 
-    def report(
-        self,
-        *_bare: Never,
-        validation: Value | None = None,
-        test: Value | None = None,
-        loss: Value | None = None,
-    ) -> None:
+    def report(self, *_bare: Never, validation: Value = None, test: Value = None, loss: Value = None) -> None:
         """Add a point to the curve of this run. The last point is the result.
 
         Args:
@@ -239,8 +233,7 @@ class Trial:
         Raises:
             TaskError: a value is missing, without a name or not a number, or other metrics were reported before.
         """
-        named(*_bare)
-        values = reported(self, {"validation": validation, "test": test, "loss": loss})
+        values = reported(self, {"validation": validation, "test": test, "loss": loss}, *_bare)
         with self.paused():
             point = {"step": self.cost.steps, "passes": self.cost.passes, "seconds": self.seconds, **values}
             for name, value in point.items():
