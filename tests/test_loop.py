@@ -176,6 +176,7 @@ def message_of(kind, call):
         (TypeError, lambda base: GRST(base, schedules.Linear), ["p = Linear", "'end'"]),
         (TypeError, lambda base: GRST(base, lambda: 0.5), ["p = <lambda>", "lambda u"]),
         (TypeError, lambda base: SAM(base, lr=0.1), ["lr = 0.1", "SAM", "torch.optim.SGD(…, lr=…)"]),
+        (TypeError, lambda base: GRST(torch.optim.SGD, lr=0.1), ["base = SGD", "instance"]),
         (TypeError, lambda base: SAM(base, p=0.5), ["p = 0.5", "SAM", "use GRST"]),
         (TypeError, lambda base: GRST(base, momentum=0.9), ["momentum = 0.9", "GRST", "base"]),
         (TypeError, lambda base: SAM(base, only=network()), ["only", "Sequential", "parameters()"]),

@@ -172,10 +172,12 @@ def test_what_cannot_be_timed(batch, options, message):
 
 
 def test_runs_that_measure_nothing():
-    """Sees forward passes alone taken for the duration of steps, or a function that was given for the network."""
+    """Sees torch's own words for a `run` without backward, or for a function that was given as the network."""
     model = torch.nn.Linear(3, 1)
     with pytest.raises(ValueError, match=r"no pass gave a gradient, .*: call backward\(\) in run"):
         step_seconds(lambda part: model(part).sum(), torch.ones(8, 3), model, repeats=1)
+    with pytest.raises(ValueError, match=r"no pass gave a gradient, .*: call backward\(\) in run"):
+        part_noise(lambda part: model(part).sum(), torch.ones(8, 3), model)
     for measure in (step_seconds, part_noise):
         with pytest.raises(TypeError, match=r"^model is a method, not a network: give the torch.nn.Module"):
             measure(lambda part: None, torch.ones(8, 3), model.forward)

@@ -56,7 +56,7 @@ class GRST(RST):
         total_steps: int | None = None,
         **options: Unpack[Options],
     ) -> None:
-        check_names("GRST", options)
+        check_names("GRST", base, options)
         if gamma is not None and not (degree is None and gamma_cap is None):
             given = "degree" if degree is not None else "gamma_cap"
             raise ValueError(f"gamma = {gamma} and {given} exclude each other: a degree is γ times mean p")
@@ -167,5 +167,5 @@ class SAM(RST):
     """
 
     def __init__(self, base: Base, rho: float = 0.05, **options: Unpack[Options]) -> None:
-        check_names("SAM", options)
+        check_names("SAM", base, options)
         super().__init__(base, 1.0, rho, **options)

@@ -56,7 +56,8 @@ def part_noise(
 
     Raises:
         TypeError: `model` is not a network.
-        ValueError: the batch has no examples along a first dimension, a size is out of range, or D is 0.
+        ValueError: the batch has no examples along a first dimension, a size is out of range, `run` gives no gradient,
+            or D is 0.
     """
     check_network(model)
     found: dict[int, float] = driven(measuring(batch, model, rho=rho, sizes=sizes), run)
@@ -75,7 +76,8 @@ def measuring(
         E‖D‖² for each number of examples, relative to that of the whole batch.
 
     Raises:
-        ValueError: the batch has no examples along a first dimension, a size is out of range, or D is 0.
+        ValueError: the batch has no examples along a first dimension, a size is out of range, the passes give no
+            gradient, or D is 0.
     """
     check_number("rho", rho)
     counts = halves(batch, sizes)
@@ -93,6 +95,8 @@ def measuring(
                 with ddp.unreduced(model), buffers.again(model, found), rng.again(drawn):
                     yield part
                 clean = gradients.take(parameters)
+                if not any(grad is not None for grad in clean):
+                    raise ValueError("no pass gave a gradient, so that there is no noise: call backward() in run")
                 weights, eps = _climb(parameters, clean, rho * math.sqrt(m / n))
                 scene = displaced(weights, eps)
                 with ddp.unreduced(model), scene, buffers.again(model, found), rng.again(drawn):

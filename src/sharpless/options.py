@@ -12,7 +12,7 @@ from sharpless.ascent import Ascent
 from sharpless.bases import parameters_of
 from sharpless.schedules import Schedule
 from sharpless.schedules.reading import Probability
-from sharpless.wrapper import keyed_groups
+from sharpless.wrapper import as_one, keyed_groups
 
 __all__ = [
     "Base",
@@ -72,14 +72,15 @@ def chosen(only: Any) -> set[Tensor] | None:
     return set(members)
 
 
-def check_names(kind: str, given: Mapping[str, Any]) -> None:
+def check_names(kind: str, base: Any, given: Mapping[str, Any]) -> None:
     """Check that `given` are options of the optimizer called `kind`.
 
     Raises:
-        TypeError: one is not.
+        TypeError: one is not, or `base` is no optimizer.
     """
     for name, value in given.items():
         if name not in Options.__annotations__:
+            as_one(base)  # in SAM(torch.optim.SGD, lr=0.1), the base is what is wrong
             known = name in {"p", "gamma", "total_steps", "degree", "gamma_cap"}
             remedy = "use GRST" if known else f"give it to base, as in torch.optim.SGD(…, {name}=…), or leave it out"
             raise TypeError(f"{name} = {_shown(value)} is no argument of {kind}: {remedy}")

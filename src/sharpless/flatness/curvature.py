@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpless.flatness.objective import Objective
+from sharpless.options import check_whole
 
 __all__ = ["Eigenvalues", "Estimate", "eigenvalues", "trace"]
 
@@ -63,6 +64,7 @@ def eigenvalues(objective: Objective, k: int = 3, *, seed: int = 0) -> Eigenvalu
         The eigenvalues, to a thousandth, and their residuals.
 
     Raises:
+        TypeError: k is not a whole number.
         ValueError: there are k weights or fewer.
         ModuleNotFoundError: SciPy is not installed.
 
@@ -72,6 +74,7 @@ def eigenvalues(objective: Objective, k: int = 3, *, seed: int = 0) -> Eigenvalu
     >>> [round(value, 3) for value in eigenvalues(objective, 2).values]
     [8.0, 4.5]
     """
+    check_whole("eigenvalues", k)
     if not 0 <= k < objective.size:
         raise ValueError(f"eigenvalues = {k} is out of range: give 0 to {objective.size - 1}, fewer than the weights")
     if k == 0:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -134,5 +135,5 @@ def _unit(objective: Objective, generator: torch.Generator) -> Tensor:
 
 
 def _check_radius(rho: float) -> None:
-    if not 0 < rho < math.inf:
-        raise ValueError(f"rho = {rho} is out of range: give a positive number")
+    if not (isinstance(rho, Real) and 0 < rho < math.inf):
+        raise ValueError(f"rho = {rho!r} is out of range: give a positive number")

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from numbers import Real
-from typing import Protocol
+from typing import Any, Protocol
 
 __all__ = ["Moments", "Policy", "Schedule", "as_text", "check_probability"]
 
@@ -69,7 +69,7 @@ class Schedule(ABC):
         return self(min(step, total_steps - 1) / total_steps)
 
 
-def check_probability(name: str, value: float) -> None:
+def check_probability(name: str, value: Any) -> None:
     """Refuse a `value` outside [0, 1].
 
     Raises:
@@ -78,7 +78,7 @@ def check_probability(name: str, value: float) -> None:
     """
     if not isinstance(value, Real):
         raise TypeError(f"{name} = {value!r} is not a number: give one in [0, 1]")
-    if not 0.0 <= value <= 1.0:
+    if not 0.0 <= float(value) <= 1.0:
         raise ValueError(f"{name} = {value} is not a probability: give a number in [0, 1]")
 
 

@@ -45,7 +45,7 @@ class Measure:
                 raise TypeError(f"{name} = {text!r} is not a text: give one")
 
 
-def task(*_bare: Never, metric: str = "metric", unit: str = "", goal: str = "max") -> Callable[[Function], Function]:
+def task(*_unnamed: Never, metric: str = "metric", unit: str = "", goal: str = "max") -> Callable[[Function], Function]:
     """Return a decorator that sets the metric of a task. Without it, the options of a comparison set the metric.
 
     >>> @task(metric="MSE", goal="min")
@@ -60,8 +60,8 @@ def task(*_bare: Never, metric: str = "metric", unit: str = "", goal: str = "max
         TypeError: it is used without parentheses, or an argument has a wrong type.
         ValueError: the goal is neither min nor max.
     """
-    if _bare:
-        given = getattr(_bare[0], "__name__", repr(_bare[0]))
+    if _unnamed:
+        given = getattr(_unnamed[0], "__name__", repr(_unnamed[0]))
         raise TypeError(
             f'@task got {given}, and takes its arguments by name: write @task(metric="MSE", goal="min"), or @task()'
         )

@@ -137,7 +137,8 @@ class Trial:
         Raises:
             TaskError: `epochs` is not 1 or more.
         """
-        if not isinstance(epochs, Real) or epochs % 1 or epochs < 1:
+        given: Any = epochs
+        if not isinstance(given, Real) or given % 1 or given < 1:
             raise TaskError(f"epochs = {epochs} is out of range: give trial.epochs a whole number from 1 on")
         self._planned = int(epochs)
         return self.method.epochs(self._planned)
@@ -222,7 +223,7 @@ class Trial:
         if self._watch is not None:
             self._watch(cost.steps / self.total_steps if self.total_steps else 0.0)
 
-    def report(self, *_bare: Never, validation: Value = None, test: Value = None, loss: Value = None) -> None:
+    def report(self, *_unnamed: Never, validation: Value = None, test: Value = None, loss: Value = None) -> None:
         """Add a point to the curve of this run. The last point is the result.
 
         Args:
@@ -233,7 +234,7 @@ class Trial:
         Raises:
             TaskError: a value is missing, without a name or not a number, or other metrics were reported before.
         """
-        values = reported(self, {"validation": validation, "test": test, "loss": loss}, *_bare)
+        values = reported(self, {"validation": validation, "test": test, "loss": loss}, *_unnamed)
         with self.paused():
             point = {"step": self.cost.steps, "passes": self.cost.passes, "seconds": self.seconds, **values}
             for name, value in point.items():
