@@ -465,10 +465,14 @@ def test_no_second_derivative(place):
         (lambda o: Objective(o.model, mse_loss, PAIRS, examples=0), "examples = 0 is out of range"),
         (lambda _: Settings(rho=(0.1, -1.0)), "rho = 0.1 -1.0 is out of range"),
         (lambda _: Settings(points=4), "points = 4 is out of range"),
+        (lambda o: sharpness(o, "0.1"), "rho = '0.1' is out of range: give a positive number"),
+        (lambda o: eigenvalues(o, 1.5), "eigenvalues = 1.5 is not a whole number"),
+        (lambda o: Objective(mse_loss, o.model, PAIRS), "model is a function, not a network"),
+        (lambda o: Objective(o.model, "mse", PAIRS), "loss = 'mse' is not a function: give one of output and y"),
     ],
 )
 def test_out_of_range(call, message):
-    """Sees arguments that give no measure taken without a word."""
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    """Sees arguments that give no measure taken without a word, or refused in Python's own words."""
+    with pytest.raises((TypeError, ValueError)) as caught:
         call(Objective(nn.Linear(6, 3), cross_entropy, PAIRS))
     assert message in str(caught.value)

@@ -3,7 +3,9 @@
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -106,3 +108,15 @@ def test_the_core_needs_torch_alone():
     )
     loaded = subprocess.run([sys.executable, "-c", code, *extras], capture_output=True, text=True, check=True).stdout
     assert loaded == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".ascent", ".cost", ".flatness", ".hosts.lightning", ".hosts.transformers", ".lab", ".schedules"]
+)
+def test_every_public_name_has_an_example(name):
+    """Sees a public class or function whose documentation does not show how it is used."""
+    module = import_module(f"sharpless{name}")
+    public = {each: getattr(module, each) for each in module.__all__}
+    documented = {each: found for each, found in public.items() if isinstance(found, type | FunctionType)}
+    assert documented
+    assert not [each for each, found in documented.items() if ">>> " not in (found.__doc__ or "")]

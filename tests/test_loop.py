@@ -170,6 +170,19 @@ def message_of(kind, call):
         (TypeError, lambda base: RST(RST(sgd(network()))), ["already"]),
         (TypeError, lambda base: RST(torch.optim.LBFGS([torch.zeros(1)])), ["LBFGS", "closure"]),
         (TypeError, lambda base: RST(base, model="resnet"), ["model", "Module"]),
+        (TypeError, lambda base: SAM(network()), ["base", "Sequential", "torch.optim.SGD(…)"]),
+        (TypeError, lambda base: SAM(base, network()), ["rho = a Sequential", "number"]),
+        (TypeError, lambda base: GRST(base, network()), ["p = a Sequential", "lambda u"]),
+        (TypeError, lambda base: GRST(base, schedules.Linear), ["p = Linear", "'end'"]),
+        (TypeError, lambda base: GRST(base, lambda: 0.5), ["p = <lambda>", "lambda u"]),
+        (TypeError, lambda base: SAM(base, lr=0.1), ["lr = 0.1", "SAM", "torch.optim.SGD(…, lr=…)"]),
+        (TypeError, lambda base: GRST(torch.optim.SGD, lr=0.1), ["base = SGD", "instance"]),
+        (TypeError, lambda base: SAM(base, p=0.5), ["p = 0.5", "SAM", "use GRST"]),
+        (TypeError, lambda base: GRST(base, momentum=0.9), ["momentum = 0.9", "GRST", "base"]),
+        (TypeError, lambda base: SAM(base, only=network()), ["only", "Sequential", "parameters()"]),
+        (TypeError, lambda base: SAM(base, only=network().named_parameters()), ["only", "generator", "parameters()"]),
+        (TypeError, lambda base: SAM(base, only=0.5), ["only", "float", "parameters()"]),
+        (TypeError, lambda base: GRST.for_budget(base, 1.5, batch_size=8, model="resnet"), ["model", "Module"]),
     ],
 )
 def test_bad_arguments(kind, make, names):
@@ -181,6 +194,30 @@ def test_bad_arguments(kind, make, names):
     assert all(name in message for name in names), message
     assert "\n" not in message
     assert repr(base.param_groups) == before
+
+
+def test_a_radius_in_the_place_of_p():
+    """Sees a weight of 20 taken without a word where p = 0.05 was meant as ρ."""
+    with pytest.warns(UserWarning, match=r"p = 0\.05 makes γ = 20, .* a radius is given as rho="):
+        GRST(sgd(network()), 0.05)
+    GRST(sgd(network()), 0.05, gamma=20.0)
+    GRST(sgd(network()), 0.05, gamma_cap=4.0)
+
+
+@pytest.mark.parametrize(
+    ("loop", "names"),
+    [
+        (lambda opt, x, y: opt.passes(x, y), ["2 arguments", "passes((x, y))"]),
+        (lambda opt, x, y: opt.passes(torch.utils.data.DataLoader(x)), ["DataLoader", "for batch in loader"]),
+        (lambda opt, x, y: opt.step(torch.tensor(0.5)), ["closure = tensor(0.5", "step()"]),
+    ],
+)
+def test_bad_loops(loop, names):
+    """Sees Python's own words for a batch in two arguments, for all batches, or for a loss in place of a closure."""
+    ((batch,),) = batches(1)
+    message = message_of(TypeError, lambda: loop(SAM(sgd(network())), *batch))
+    assert all(name in message for name in names), message
+    assert "\n" not in message
 
 
 def test_a_bad_rho_of_a_group():

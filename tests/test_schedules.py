@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sharpless.cost import Cost, expected_cost, expected_sharp_steps
 from sharpless.schedules import (
+    Adaptive,
     Constant,
     Cosine,
     Linear,
@@ -163,6 +164,8 @@ def test_callables_of_the_users():
         (lambda: Piecewise((0, 1, 0), (0.7, 0.5)), r"rise within \[0, 1\]"),
         (lambda: Periodic(0), r"every = 0 is not a period"),
         (lambda: Warmup(1.5, 0.5), r"fraction = 1.5 is not a share"),
+        (lambda: Warmup("0.1", 0.5), r"fraction = '0.1' is not a share"),
+        (lambda: Adaptive("1"), r"Adaptive\(1, -1.0\) has no finite thresholds"),
         (lambda: schedule(lambda u: 1 + u), r"p\(0.001\) = 1.001 is not a probability"),
         (lambda: parse("linear:0,2"), r"end = 2.0 is not a probability"),
         *((lambda text=text: parse(text), r"cannot be read: write 0.5, linear:0,1") for text in
@@ -173,6 +176,32 @@ def test_bad_schedules(make, message):
     """Sees a schedule accepted that leaves [0, 1] or has no meaning."""
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Constant("0.5"), r"^p = '0.5' is not a number: give one in \[0, 1\]"),
+        (lambda: parse(0.5), r"^text = 0.5 is not a text: give one, such as 'linear:0,1'"),
+        (lambda: Piecewise((0, 1), 0.75), r"^boundaries = 0.75 is not a tuple: give one, as in Piecewise"),
+        (
+            lambda: schedule(lambda u: None),
+            r"^p = <lambda> is not a function of progress \(TypeError at 0.0: .*\): give",
+        ),
+    ],
+)
+def test_schedules_of_a_wrong_type(make, message):
+    """Sees Python's own words for a text, a number or nothing where a schedule needs something else."""
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_a_cost_of_any_form():
+    """Sees a form of p that RST takes and its price does not, or a division by no steps."""
+    for form in (0.5, "0.5", Constant(0.5), lambda u: 0.5):
+        assert expected_cost(form) == expected_cost(form, 10) == 1.5
+    with pytest.raises(ValueError, match=r"^total_steps = 0 is not a number of steps: give 1 or more"):
+        expected_cost(0.5, 0)
 
 
 def test_texts_are_short():

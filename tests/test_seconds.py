@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sharpless import GRST, step_seconds
+from sharpless import GRST, part_noise, step_seconds
 from sharpless.cli import main
 from sharpless.climb import Climb
 from sharpless.cost import NOISE, BudgetError, plan
@@ -169,6 +169,18 @@ def test_what_cannot_be_timed(batch, options, message):
     model = torch.nn.Linear(3, 1)
     with pytest.raises(ValueError, match=message):
         step_seconds(lambda part: model(part).sum().backward(), batch, model, **options)
+
+
+def test_runs_that_measure_nothing():
+    """Sees torch's own words for a `run` without backward, or for a function that was given as the network."""
+    model = torch.nn.Linear(3, 1)
+    with pytest.raises(ValueError, match=r"no pass gave a gradient, .*: call backward\(\) in run"):
+        step_seconds(lambda part: model(part).sum(), torch.ones(8, 3), model, repeats=1)
+    with pytest.raises(ValueError, match=r"no pass gave a gradient, .*: call backward\(\) in run"):
+        part_noise(lambda part: model(part).sum(), torch.ones(8, 3), model)
+    for measure in (step_seconds, part_noise):
+        with pytest.raises(TypeError, match=r"^model is a method, not a network: give the torch.nn.Module"):
+            measure(lambda part: None, torch.ones(8, 3), model.forward)
 
 
 def test_prices_that_fall():

@@ -310,6 +310,8 @@ def test_compare_in_python(folder):
         ({"margin": "lots"}, "margin = lots"),
         ({"on": "slurm"}, "on = slurm is unknown: choose from local, ray"),
         ({"methods": "sam"}, r"methods = 'sam' is not a list: give \['sam'\]"),
+        ({"methods": 0.1}, r"methods = 0.1 is not a list: give \['sam'\]"),
+        ({"methods": [1]}, "method '1' is unknown: choose from sgd"),
         ({"seeds": "3"}, "seeds = '3' is not a whole number"),
         ({"seeds": 0}, "seeds = 0 is out of range"),
         ({"seeds": 2.5}, "seeds = 2.5 is not a whole number"),

@@ -43,6 +43,18 @@ def test_what_a_task_measures():
         Task.of(train, goal="up")
 
 
+def test_the_decorator_without_parentheses():
+    """Sees Python's own words, or a task that is a decorator, where the parentheses or the names are missing."""
+
+    def train(trial): ...
+
+    for given, name in ((train, "train"), ("MSE", "'MSE'")):
+        with pytest.raises(
+            TypeError, match=f"^@task got {name}, and takes its arguments by name: write @task\\(metric="
+        ):
+            task(given)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

@@ -189,6 +189,13 @@ def test_reports_that_say_nothing(given, message):
         trained(evaluate=lambda trial, model: trial.report(**given))
 
 
+@pytest.mark.parametrize("value", [0.3, {"test": 0.3}])
+def test_reports_without_a_name(value):
+    """Sees Python's own words for a value that is reported without its name."""
+    with pytest.raises(TaskError, match=r"^trial.report got .*0.3.* without a name: give trial.report\(test=…\)"):
+        trained(evaluate=lambda trial, model: trial.report(value))
+
+
 def test_reports_that_change():
     """Sees curves of unequal length."""
     reports = iter([{"test": 1.0}, {"validation": 1.0, "test": 1.0}])

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from sharpless import GRST, RST, SAM, Cost, ascent, part_noise, schedules, step_seconds
-from sharpless.lab import Trial, task
+from sharpless.cost import BudgetError, Plan, expected_cost, plan
+from sharpless.flatness import Objective, eigenvalues, sharpness
+from sharpless.lab import Trial, compare, task
 
 Batch = tuple[Tensor, Tensor]
 
@@ -71,6 +73,20 @@ def with_closure(model: nn.Module, opt: SAM) -> float:
     return float(opt.step(closure).detach())
 
 
+def planned(budget: float) -> Plan:
+    """Return the plan of a budget, or the cheapest one."""
+    try:
+        return plan(budget, batch_size=64, smallest_part=32)
+    except BudgetError as error:
+        return error.cheapest
+
+
+def flatness(model: nn.Module) -> tuple[float, list[float]]:
+    """Return the sharpness of a minimum, and the largest eigenvalue of the Hessian."""
+    objective = Objective(model, nn.functional.mse_loss, list(batches(2)))
+    return sharpness(objective, rho=0.05).value, eigenvalues(objective, 1).values
+
+
 @task(metric="error", goal="min")
 def own_task(trial: Trial, width: int = 4, folder: Path | None = None) -> None:
     """A task of one's own, for `sharpless compare`."""
@@ -86,7 +102,14 @@ def own_task(trial: Trial, width: int = 4, folder: Path | None = None) -> None:
         trial.report(test=nn.functional.mse_loss(model(x), y))
 
 
+def compared(folder: Path) -> list[float]:
+    """Return the costs of two methods on the task."""
+    summary = compare(own_task, ["sgd", "sam"], seeds=2, options={"width": 8}, folder=folder)
+    return [row["cost"] for row in summary["methods"]]
+
+
 if __name__ == "__main__":
+    print(planned(1.1).p, expected_cost("linear:0,1", 100), expected_cost(schedules.Linear(0, 1)))
     print([round(cost.ratio, 3) for cost in of_every_kind()])
     network = nn.Linear(3, 1)
     print(with_closure(network, SAM(torch.optim.SGD(network.parameters(), lr=0.1))))

@@ -33,7 +33,12 @@ def evaluate(
 
     Raises:
         RuntimeError: `batch_fraction` is below 1, or the closure computes gradients after `passes` did.
+        TypeError: `closure` is not a function.
     """
+    if not callable(closure):
+        raise TypeError(
+            f"closure = {closure!r} is not a function: call step() without it, or give a function that returns the loss"
+        )
     misuse.check_scaler()
     # Frameworks pass closures that clip, log or do nothing after passes(), or that loop over passes() themselves.
     if memory.closure_has_passes:

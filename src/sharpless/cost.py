@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 
-from sharpless.schedules import Schedule
+from sharpless.schedules import schedule as read
+from sharpless.schedules.reading import Probability
 
 __all__ = ["BudgetError", "Cost", "Plan", "expected_cost", "expected_sharp_steps", "plan"]
 
@@ -37,7 +38,7 @@ class Cost:
         return self.passes / self.plain_passes if self.plain_passes else 1.0
 
 
-def expected_sharp_steps(schedule: Schedule, total_steps: int) -> float:
+def expected_sharp_steps(schedule: Probability, total_steps: int) -> float:
     """Return the expected number of sharpness-aware steps, Σ p(t) over the steps t = 0 … T−1.
 
     Beyond 100,000 steps it is T times the mean of p, by its integral. This differs from the sum by less than one step
@@ -46,30 +47,50 @@ def expected_sharp_steps(schedule: Schedule, total_steps: int) -> float:
     >>> from sharpless.schedules import Linear
     >>> expected_sharp_steps(Linear(0, 1), 5)
     2.0
+
+    Args:
+        schedule: p(t), in any form that RST takes.
+        total_steps: T.
+
+    Raises:
+        ValueError: `total_steps` is not 1 or more.
     """
+    p = read(schedule)
+    if total_steps < 1:
+        raise ValueError(f"total_steps = {total_steps} is not a number of steps: give 1 or more")
     if total_steps > ADDED_UP:
-        return total_steps * schedule.mean()
-    return sum(schedule.at(step, total_steps) for step in range(total_steps))
+        return total_steps * p.mean()
+    return sum(p.at(step, total_steps) for step in range(total_steps))
 
 
-def expected_cost(schedule: Schedule, total_steps: int | None = None, batch_fraction: float = 1.0) -> float:
+def expected_cost(schedule: Probability, total_steps: int | None = None, batch_fraction: float = 1.0) -> float:
     """Return the expected propagation count η̂ = 1 + q·mean p, in gradients per step (plain: 1, SAM: 2).
 
     Exact for a run of `total_steps` steps; without it the limit for many steps, in closed form.
 
-    >>> from sharpless.schedules import Constant, Linear
-    >>> expected_cost(Constant(0.5)), expected_cost(Linear(0, 1)), expected_cost(Linear(0, 1), 5)
+    >>> from sharpless.schedules import Linear
+    >>> expected_cost(0.5), expected_cost(Linear(0, 1)), expected_cost("linear:0,1", 5)
     (1.5, 1.5, 1.4)
-    >>> expected_cost(Constant(0.5), batch_fraction=0.25)
+    >>> expected_cost(0.5, batch_fraction=0.25)
     1.125
+
+    Args:
+        schedule: p(t), in any form that RST takes.
+        total_steps: T.
+        batch_fraction: the share q of the batch that a sharpness-aware step climbs with.
     """
-    share = schedule.mean() if total_steps is None else expected_sharp_steps(schedule, total_steps) / total_steps
+    share = read(schedule).mean() if total_steps is None else expected_sharp_steps(schedule, total_steps) / total_steps
     return 1.0 + batch_fraction * share
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The p, q and γ of G-RST that a budget allows."""
+    """The p, q and γ of G-RST that a budget allows, as `plan` returns them.
+
+    >>> half = Plan(p=0.5, batch_fraction=0.25, gamma=2.0, why="an example")
+    >>> half.cost  # 1 + p·q gradients a step
+    1.125
+    """
 
     p: float
     """The probability of a sharpness-aware step."""
@@ -106,7 +127,14 @@ TOLERANCE = 0.01
 
 
 class BudgetError(ValueError):
-    """No plan fits the budget; `cheapest` is the cheapest plan."""
+    """No plan fits the budget; `cheapest` is the cheapest plan.
+
+    >>> try:
+    ...     plan(1.1, batch_size=64, smallest_part=32)
+    ... except BudgetError as error:
+    ...     print(error.cheapest.p, error.cheapest.batch_fraction, error.cheapest.cost)
+    0.25 0.5 1.125
+    """
 
     def __init__(self, message: str, cheapest: Plan) -> None:
         super().__init__(message)

@@ -1,16 +1,21 @@
 """G-RST, which is RST with a chosen regularization degree, and SAM, which is RST at every step."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any, Self, Unpack
 
 from sharpless import misuse
 from sharpless.cost import SMALLEST_PART, BudgetError, plan
 from sharpless.optimizer import RST
-from sharpless.options import Base, Options, Probability, check_number
+from sharpless.options import Base, Options, Probability, check_model, check_names, check_number
 from sharpless.schedules import schedule
+from sharpless.wrapper import as_one
 
 __all__ = ["GRST", "SAM"]
+
+LARGE_GAMMA = 10.0
+"""A weight beyond this one is rarely meant: often a radius was given in the place of p."""
 
 
 class GRST(RST):
@@ -35,6 +40,7 @@ class GRST(RST):
         **options: the options of RST.
 
     Raises:
+        TypeError: an argument has a wrong type, or is no option of GRST.
         ValueError: an argument is out of range, or `gamma` is combined with `degree` or `gamma_cap`.
     """
 
@@ -50,6 +56,7 @@ class GRST(RST):
         total_steps: int | None = None,
         **options: Unpack[Options],
     ) -> None:
+        check_names("GRST", base, options)
         if gamma is not None and not (degree is None and gamma_cap is None):
             given = "degree" if degree is not None else "gamma_cap"
             raise ValueError(f"gamma = {gamma} and {given} exclude each other: a degree is γ times mean p")
@@ -63,6 +70,12 @@ class GRST(RST):
             gamma = self._gamma_for(p.mean())
             if gamma == math.inf:
                 raise ValueError(f"p = {p} is too small for degree = {self._degree}: γ = degree / mean p overflows")
+            if gamma > LARGE_GAMMA and gamma_cap is None:
+                warnings.warn(
+                    f"p = {p} makes γ = {gamma:.3g}, and such a weight can break training: give a larger p or gamma; a "
+                    "radius is given as rho=…",
+                    stacklevel=2,
+                )
         super().__init__(base, p, rho, gamma, total_steps, **options)
 
     @classmethod
@@ -102,6 +115,7 @@ class GRST(RST):
 
         Raises:
             BudgetError: no plan fits the budget; the message gives the smallest possible cost.
+            TypeError: an argument has a wrong type.
             ValueError: an argument is out of range.
         """
         given: dict[str, Any] = dict(options)
@@ -109,6 +123,7 @@ class GRST(RST):
             if name in given:
                 raise ValueError(f"{name} = {given[name]} is chosen by the budget: leave it out")
         model = given.get("model")
+        check_model(model, as_one(base))
         guarded = noise is None and model is not None and misuse.has_batch_statistics(model)
         try:
             chosen = plan(budget, batch_size, degree, seconds, noise, misuse.FEW if guarded else SMALLEST_PART)
@@ -152,4 +167,5 @@ class SAM(RST):
     """
 
     def __init__(self, base: Base, rho: float = 0.05, **options: Unpack[Options]) -> None:
+        check_names("SAM", base, options)
         super().__init__(base, 1.0, rho, **options)

@@ -2,11 +2,13 @@
 
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 
-from sharpless import callers
+from sharpless import batches, callers
 from sharpless.gradients import Mark, any_of, changed
 from sharpless.memory import Draw, Memory
 
@@ -14,6 +16,7 @@ __all__ = [
     "FEW",
     "Outsiders",
     "check_alone",
+    "check_batch",
     "check_inside",
     "check_scaler",
     "has_batch_statistics",
@@ -70,6 +73,32 @@ def check_alone(draw: Draw | None, parameters: list[Tensor]) -> None:
             "a loop over passes() of another optimizer has added the gradients of its passes to those of this one: "
             "for one loss give both bases to one optimizer, as in SAM([base, other], …), and for two losses let the "
             "loop of one end, and clear the gradients that it gives to the other, before that one's passes"
+        )
+
+
+def check_batch(batch: Any, *more: Any, batch_fraction: float, is_first: bool = False) -> None:
+    """Check that `passes` got one batch, which has examples if it is to be split.
+
+    Raises:
+        TypeError: it got several arguments, or all batches.
+        ValueError: `batch_fraction` is below 1, and the tensors of `batch` have different lengths, or none,
+            or are single examples in a list, which is looked for in the first batch, since the last one may be small.
+    """
+    if more:
+        raise TypeError(
+            f"passes takes the batch as one object, and got {1 + len(more)} arguments: write opt.passes((x, y))"
+        )
+    if isinstance(batch, DataLoader):
+        raise TypeError(
+            "batch = a DataLoader has all batches, and passes takes one: loop over it, as in `for batch in loader: "
+            "for x, y in opt.passes(batch): …`"
+        )
+    if batch_fraction < 1 and is_first:
+        batches.check_fields(batch)
+    if batch_fraction < 1 and batches.length(batch) is None:
+        raise ValueError(
+            f"batch_fraction = {batch_fraction:g} splits the batch, and this one has no tensor with a length: hand "
+            "over tensors, as in passes((x, y))"
         )
 
 

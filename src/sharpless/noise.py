@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sharpless import batches, ddp, gradients
 from sharpless.ascent import sam
 from sharpless.displaced import Buffers, displaced
-from sharpless.options import check_number
+from sharpless.options import check_network, check_number
 from sharpless.rng import RepeatedRng
 from sharpless.tensors import global_norm, local
 from sharpless.timing import driven, halves
@@ -55,8 +55,11 @@ def part_noise(
         for which it is not finite are left out.
 
     Raises:
-        ValueError: the batch has no examples along a first dimension, a size is out of range, or D is 0.
+        TypeError: `model` is not a network.
+        ValueError: the batch has no examples along a first dimension, a size is out of range, `run` gives no gradient,
+            or D is 0.
     """
+    check_network(model)
     found: dict[int, float] = driven(measuring(batch, model, rho=rho, sizes=sizes), run)
     return found
 
@@ -73,7 +76,8 @@ def measuring(
         E‖D‖² for each number of examples, relative to that of the whole batch.
 
     Raises:
-        ValueError: the batch has no examples along a first dimension, a size is out of range, or D is 0.
+        ValueError: the batch has no examples along a first dimension, a size is out of range, the passes give no
+            gradient, or D is 0.
     """
     check_number("rho", rho)
     counts = halves(batch, sizes)
@@ -91,6 +95,8 @@ def measuring(
                 with ddp.unreduced(model), buffers.again(model, found), rng.again(drawn):
                     yield part
                 clean = gradients.take(parameters)
+                if not any(grad is not None for grad in clean):
+                    raise ValueError("no pass gave a gradient, so that there is no noise: call backward() in run")
                 weights, eps = _climb(parameters, clean, rho * math.sqrt(m / n))
                 scene = displaced(weights, eps)
                 with ddp.unreduced(model), buffers.again(model, found), scene, rng.again(drawn):

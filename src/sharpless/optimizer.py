@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
 
-from sharpless import bases, batches, closures, ddp, gradients, misuse, options
+from sharpless import bases, closures, ddp, gradients, misuse, options
 from sharpless.ascent import Ascent, sam
 from sharpless.climb import Climb
 from sharpless.cost import Cost
@@ -96,7 +96,7 @@ class RST(Wrapper):
     ) -> None:
         one = as_one(base)
         self.schedule = schedule(p)
-        chosen = None if only is None else set(only)
+        chosen = options.chosen(only)
         options.check(one, self.schedule, rho, gamma, total_steps, model, seed, batch_fraction, ascent, chosen)
         self._when = when(self.schedule, total_steps, int(seed), systematic=systematic)
 
@@ -128,7 +128,7 @@ class RST(Wrapper):
         kept = self.param_groups[0]
         return Cost(kept["coin_step"], kept["sharp_steps"], kept["passes"], kept["plain_passes"])
 
-    def passes(self, batch: Any = None) -> Iterator[Any]:
+    def passes(self, batch: Any = None, *_more: Never) -> Iterator[Any]:
         """Yield the batch to run forward and backward on: once on a plain step, twice on a sharpness-aware step.
 
         The second time the weights are displaced. They are restored when the loop ends. `break` and exceptions also
@@ -142,17 +142,13 @@ class RST(Wrapper):
             An iterator over `batch`.
 
         Raises:
+            TypeError: `batch` is not one batch.
             ValueError: `batch_fraction` is below 1, and the tensors of `batch` have different lengths, or none, or are
                 single examples in a list.
         """
-        if self.batch_fraction < 1 and not self._memory.looked_at_batch:  # once: the last batch may be a small one
-            batches.check_fields(batch)
-            self._memory.looked_at_batch = True
-        if self.batch_fraction < 1 and batches.length(batch) is None:
-            raise ValueError(
-                f"batch_fraction = {self.batch_fraction:g} splits the batch, and this one has no tensor with a length: "
-                "hand over tensors, as in passes((x, y))"
-            )
+        is_first = not self._memory.looked_at_batch
+        misuse.check_batch(batch, *_more, batch_fraction=self.batch_fraction, is_first=is_first)
+        self._memory.looked_at_batch = not is_first or self.batch_fraction < 1
         return self._passes(batch)
 
     def _passes(self, batch: Any, *, again: bool = True) -> Iterator[Any]:

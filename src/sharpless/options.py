@@ -1,7 +1,7 @@
 """The arguments of the optimizers, and their checks."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypedDict
 
@@ -12,7 +12,7 @@ from sharpless.ascent import Ascent
 from sharpless.bases import parameters_of
 from sharpless.schedules import Schedule
 from sharpless.schedules.reading import Probability
-from sharpless.wrapper import keyed_groups
+from sharpless.wrapper import as_one, keyed_groups
 
 __all__ = [
     "Base",
@@ -22,9 +22,12 @@ __all__ = [
     "check_change",
     "check_group",
     "check_model",
+    "check_names",
+    "check_network",
     "check_number",
     "check_radii",
     "check_whole",
+    "chosen",
 ]
 
 _FIXED = {
@@ -51,6 +54,36 @@ class Options(TypedDict, total=False):
     systematic: bool
     ascent: Ascent
     only: Iterable[Tensor] | None
+
+
+def chosen(only: Any) -> set[Tensor] | None:
+    """Return the parameters to perturb, None for all.
+
+    Raises:
+        TypeError: `only` is not a list of parameters.
+    """
+    if only is None:
+        return None
+    members: list[Any] = list(only) if isinstance(only, Iterable) and not isinstance(only, Tensor) else [None]
+    if not all(isinstance(member, Tensor) for member in members):
+        raise TypeError(
+            f"only is a {type(only).__name__}, not a list of parameters: give model.head.parameters(), for example"
+        )
+    return set(members)
+
+
+def check_names(kind: str, base: Any, given: Mapping[str, Any]) -> None:
+    """Check that `given` are options of the optimizer called `kind`.
+
+    Raises:
+        TypeError: one is not, or `base` is no optimizer.
+    """
+    for name, value in given.items():
+        if name not in Options.__annotations__:
+            as_one(base)  # in SAM(torch.optim.SGD, lr=0.1), the base is what is wrong
+            known = name in {"p", "gamma", "total_steps", "degree", "gamma_cap"}
+            remedy = "use GRST" if known else f"give it to base, as in torch.optim.SGD(…, {name}=…), or leave it out"
+            raise TypeError(f"{name} = {_shown(value)} is no argument of {kind}: {remedy}")
 
 
 def check(
@@ -98,8 +131,7 @@ def check_model(model: Any, base: torch.optim.Optimizer) -> None:
     """
     if model is None:
         return
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}, not a network: give the torch.nn.Module")
+    check_network(model)
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise ValueError(
             "model is sharded by FullyShardedDataParallel, under which no rank knows the norm of the gradient: "
@@ -107,6 +139,16 @@ def check_model(model: Any, base: torch.optim.Optimizer) -> None:
         )
     if set(parameters_of(base)).isdisjoint(model.parameters()):
         raise ValueError("model has no parameter in common with base: give the network that base trains")
+
+
+def check_network(model: Any) -> None:
+    """Check that `model` is a network.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}, not a network: give the torch.nn.Module")
 
 
 def check_change(name: str, value: Any) -> None:
@@ -157,7 +199,7 @@ def check_number(name: str, value: Any) -> None:
         ValueError: it is negative or not finite.
     """
     if not isinstance(value, Real):
-        raise TypeError(f"{name} = {value!r} is not a number: give a finite number, 0 or more")
+        raise TypeError(f"{name} = {_shown(value)} is not a number: give a finite number, 0 or more")
     if not 0.0 <= float(value) < math.inf:
         raise ValueError(f"{name} = {value} is out of range: give a finite number, 0 or more")
 
@@ -170,3 +212,9 @@ def check_whole(name: str, value: Any) -> None:
     """
     if not isinstance(value, Integral):
         raise TypeError(f"{name} = {value!r} is not a whole number: give one")
+
+
+def _shown(value: Any) -> str:
+    """Return a value for a sentence: a network would fill many lines."""
+    text = repr(value)
+    return text if len(text) < 60 else f"a {type(value).__name__}"

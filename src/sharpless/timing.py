@@ -11,6 +11,7 @@ from sharpless import batches, ddp, gradients
 from sharpless.cost import SMALLEST_PART
 from sharpless.displaced import Buffers
 from sharpless.optimizer import RST
+from sharpless.options import check_network
 from sharpless.rng import RepeatedRng
 
 __all__ = ["driven", "halves", "step_seconds", "timing"]
@@ -25,8 +26,15 @@ class Idle(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Read the gradients and write the same number of values."""
-        torch._foreach_mul([p.grad for group in self.param_groups for p in group["params"] if p.grad is not None], 0.5)
+        """Read the gradients and write the same number of values.
+
+        Raises:
+            ValueError: there are no gradients.
+        """
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not grads:
+            raise ValueError("no pass gave a gradient, so that no step can be measured: call backward() in run")
+        torch._foreach_mul(grads, 0.5)
 
 
 class Timed(RST):
@@ -79,8 +87,11 @@ def step_seconds(
         shortest of the repeats, because other load on the machine only makes them longer.
 
     Raises:
-        ValueError: the batch has no examples along a first dimension, or a size is out of range.
+        TypeError: `model` is not a network.
+        ValueError: the batch has no examples along a first dimension, a size is out of range, or `run` gives no
+            gradient.
     """
+    check_network(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     seconds: dict[int, float] = driven(timing(batch, trained, model, sizes=sizes, repeats=repeats), run)
     return seconds
@@ -124,7 +135,8 @@ def timing(
         The shortest duration in seconds for each number of examples, 0 for a plain step.
 
     Raises:
-        ValueError: the batch has no examples along a first dimension, or a size is out of range.
+        ValueError: the batch has no examples along a first dimension, a size is out of range, or the passes give no
+            gradient.
     """
     if repeats < 1:
         raise ValueError(f"repeats = {repeats} is out of range: give 1 or more")

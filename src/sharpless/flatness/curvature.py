@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpless.flatness.objective import Objective
+from sharpless.options import check_whole
 
 __all__ = ["Eigenvalues", "Estimate", "eigenvalues", "trace"]
 
@@ -18,7 +19,11 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over random samples."""
+    """A mean over random samples, with its standard error.
+
+    >>> Estimate.of([1.0, 2.0, 3.0])
+    Estimate(mean=2.0, standard_error=0.5773502691896258, samples=3)
+    """
 
     mean: float
     standard_error: float
@@ -26,18 +31,21 @@ class Estimate:
 
     @classmethod
     def of(cls, values: list[float]) -> "Estimate":
-        """Return the mean of two values or more.
-
-        >>> Estimate.of([1.0, 2.0, 3.0]).mean
-        2.0
-        """
+        """Return the mean of two values or more."""
         found = torch.tensor(values, dtype=torch.float64)
         return cls(float(found.mean()), float(found.std()) / sqrt(len(values)), len(values))
 
 
 @dataclass(frozen=True)
 class Eigenvalues:
-    """The largest eigenvalues that were found."""
+    """The largest eigenvalues that were found.
+
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> objective = Objective(model, torch.nn.functional.mse_loss, [(torch.eye(2), torch.zeros(2, 1))])
+    >>> found = eigenvalues(objective, 1)  # the Hessian is that of ‖w‖² / 2
+    >>> [round(value, 3) for value in found.values], max(found.residuals) < 1e-3, found.wanted
+    ([1.0], True, 1)
+    """
 
     values: list[float]  # (k,), the largest first; fewer where the others did not converge
     residuals: list[float]  # (k,), ‖Hv − λv‖ for the unit eigenvector v: an eigenvalue is this close to λ
@@ -56,6 +64,7 @@ def eigenvalues(objective: Objective, k: int = 3, *, seed: int = 0) -> Eigenvalu
         The eigenvalues, to a thousandth, and their residuals.
 
     Raises:
+        TypeError: k is not a whole number.
         ValueError: there are k weights or fewer.
         ModuleNotFoundError: SciPy is not installed.
 
@@ -65,6 +74,7 @@ def eigenvalues(objective: Objective, k: int = 3, *, seed: int = 0) -> Eigenvalu
     >>> [round(value, 3) for value in eigenvalues(objective, 2).values]
     [8.0, 4.5]
     """
+    check_whole("eigenvalues", k)
     if not 0 <= k < objective.size:
         raise ValueError(f"eigenvalues = {k} is out of range: give 0 to {objective.size - 1}, fewer than the weights")
     if k == 0:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -20,7 +21,11 @@ LAST = 0.25
 
 @dataclass(frozen=True)
 class Ascent:
-    """The highest loss that was found within a radius, minus the loss at the weights."""
+    """The highest loss that was found within a radius, minus the loss at the weights.
+
+    >>> Ascent(0.3, [0.1, 0.2, 0.25, 0.3]).still_rising, Ascent(0.3, [0.1, 0.3, 0.3, 0.3]).still_rising
+    (True, False)
+    """
 
     value: float
     rises: list[float]  # L(θ+ε) − L(θ) after 0, 1, … steps
@@ -130,5 +135,5 @@ def _unit(objective: Objective, generator: torch.Generator) -> Tensor:
 
 
 def _check_radius(rho: float) -> None:
-    if not 0 < rho < math.inf:
-        raise ValueError(f"rho = {rho} is out of range: give a positive number")
+    if not (isinstance(rho, Real) and 0 < rho < math.inf):
+        raise ValueError(f"rho = {rho!r} is out of range: give a positive number")

@@ -14,6 +14,7 @@ from sharpless.batches import part
 from sharpless.displaced import displaced
 from sharpless.flatness.checks import ONCE, check_losses, check_second_derivatives, has_python_functions
 from sharpless.flatness.examples import frozen
+from sharpless.options import check_network
 
 __all__ = ["Objective", "Spent"]
 
@@ -52,12 +53,16 @@ class Objective:
         examples: how many to take, from the first one on; all, if there are fewer.
 
     Raises:
+        TypeError: `model` is not a network, or `loss` is not a function.
         ValueError: an argument is out of range, or two passes disagree.
     """
 
     def __init__(
         self, model: nn.Module, loss: Callable[[Any, Any], Tensor], data: Iterable[Any], examples: int = 2000
     ) -> None:
+        check_network(model)
+        if not callable(loss):
+            raise TypeError(f"loss = {loss!r} is not a function: give one of output and y, such as cross_entropy")
         if examples < 1:
             raise ValueError(f"examples = {examples} is out of range: give 1 or more")
         self.model = model

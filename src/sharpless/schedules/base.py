@@ -1,7 +1,8 @@
 """The base class of scheduling functions, and of policies that replace the coin."""
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from numbers import Real
+from typing import Any, Protocol
 
 __all__ = ["Moments", "Policy", "Schedule", "as_text", "check_probability"]
 
@@ -20,7 +21,12 @@ class Policy(Protocol):
 
 
 class Schedule(ABC):
-    """A scheduling function: the probability of a sharpness-aware step as a function of progress."""
+    """A scheduling function: the probability of a sharpness-aware step as a function of progress.
+
+    >>> from sharpless.schedules import Linear
+    >>> isinstance(Linear(0, 1), Schedule), Linear(0, 1)(0.25)
+    (True, 0.25)
+    """
 
     needs_total_steps = True
     """Whether `at` needs the number of steps of the run."""
@@ -63,13 +69,16 @@ class Schedule(ABC):
         return self(min(step, total_steps - 1) / total_steps)
 
 
-def check_probability(name: str, value: float) -> None:
+def check_probability(name: str, value: Any) -> None:
     """Refuse a `value` outside [0, 1].
 
     Raises:
+        TypeError: it is not a number.
         ValueError: it is not a probability.
     """
-    if not 0.0 <= value <= 1.0:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} = {value!r} is not a number: give one in [0, 1]")
+    if not 0.0 <= float(value) <= 1.0:
         raise ValueError(f"{name} = {value} is not a probability: give a number in [0, 1]")
 
 

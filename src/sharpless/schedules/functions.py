@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -48,8 +49,11 @@ class Piecewise(Schedule):
     boundaries: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(self.values))
-        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        for name in ("values", "boundaries"):
+            given = getattr(self, name)
+            if not isinstance(given, Iterable):
+                raise TypeError(f"{name} = {given!r} is not a tuple: give one, as in Piecewise((0, 1), (0.75,))")
+            object.__setattr__(self, name, tuple(given))
         for value in self.values:
             check_probability("a value of Piecewise", value)
         edges = (0.0, *self.boundaries, 1.0)

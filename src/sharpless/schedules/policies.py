@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from sharpless.schedules.base import Moments, Policy, Schedule, as_text
 
@@ -57,7 +58,7 @@ class Adaptive(Schedule):
     decay: float = 0.9
 
     def __post_init__(self) -> None:
-        if not (abs(self.start) <= 1e100 and abs(self.end) <= 1e100):
+        if not all(isinstance(each, Real) and abs(each) <= 1e100 for each in (self.start, self.end)):
             raise ValueError(f"Adaptive({self.start}, {self.end}) has no finite thresholds: give numbers like 1 and -1")
         if not 0.0 <= self.decay < 1.0:
             raise ValueError(f"decay = {self.decay} is out of range: give a number in [0, 1)")

@@ -29,8 +29,8 @@ class Warmup(Schedule):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "then", schedule(self.then))
-        if not 0.0 <= self.fraction <= 1.0:
-            raise ValueError(f"fraction = {self.fraction} is not a share of the run: give a number in [0, 1]")
+        if not (isinstance(self.fraction, Real) and 0.0 <= self.fraction <= 1.0):
+            raise ValueError(f"fraction = {self.fraction!r} is not a share of the run: give a number in [0, 1]")
 
     def __call__(self, progress: float) -> float:
         return 0.0 if progress < self.fraction else self.then(progress)
@@ -61,6 +61,14 @@ class _Function(Schedule):
     _GRID = 1000
 
     def __post_init__(self) -> None:
+        try:
+            float(self.function(0.0))
+        except Exception as error:
+            name = getattr(self.function, "__name__", f"a {type(self.function).__name__}")
+            raise TypeError(
+                f"p = {name} is not a function of progress ({type(error).__name__} at 0.0: {error}): give a number, a "
+                "schedule, or a function such as lambda u: u / 2"
+            ) from error
         for i in range(self._GRID + 1):
             self(i / self._GRID)
 
@@ -114,8 +122,11 @@ def parse(text: str) -> Schedule:
     ['0.5', 'linear:0,1', 'piecewise:0,1@0.75', 'warmup:0.1/periodic:5']
 
     Raises:
+        TypeError: `text` is not a text.
         ValueError: `text` has none of these forms, or gives values outside [0, 1].
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text = {text!r} is not a text: give one, such as 'linear:0,1'")
     try:
         return _read(text.strip())
     except (_FormError, RecursionError):  # the latter by deeply nested warm-ups

@@ -46,7 +46,7 @@ class Method:
     given: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        head, _, tail = self.name.partition(":")
+        head, _, tail = str(self.name).partition(":")
         if head not in KINDS:
             raise ValueError(f"method {head!r} is unknown: choose from {', '.join(KINDS)}")
         kind = KINDS[head]

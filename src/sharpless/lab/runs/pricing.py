@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from torch import nn
 
@@ -14,6 +14,7 @@ from sharpless.lab.methods.method import Method
 from sharpless.lab.threads import computing_with
 from sharpless.lab.trials.contract import TaskError
 from sharpless.lab.trials.trial import Trial
+from sharpless.misuse import check_batch
 from sharpless.noise import measuring
 from sharpless.optimizer import RST
 from sharpless.timing import timing
@@ -52,12 +53,13 @@ class Measuring(RST):
         super().__init__(base, 0.0, rho, model=model)
         self.radius = rho
 
-    def passes(self, batch: Any = None) -> Iterator[Any]:
+    def passes(self, batch: Any = None, *_more: Never) -> Iterator[Any]:
         """Yield parts of the batch repeatedly.
 
         Raises:
             Measured: the measurement is finished.
         """
+        check_batch(batch, *_more, batch_fraction=1.0)
         parameters, model = self._parameters(), self._model_as_called()
         module = nn.ParameterList(parameters) if model is None else model
         noise = yield from measuring(batch, module, rho=self.radius)  # first: it warms up

@@ -58,8 +58,8 @@ def check(
     read_margin(margin)
     if on not in PLACES:
         raise ValueError(f"on = {on} is unknown: choose from {', '.join(PLACES)}")
-    if isinstance(methods, str):
-        raise TypeError(f"methods = {methods!r} is not a list: give [{methods!r}]")
+    if isinstance(methods, str) or not isinstance(methods, Sequence):
+        raise TypeError(f"methods = {methods!r} is not a list: give {[methods if isinstance(methods, str) else 'sam']}")
     if not methods:
         raise ValueError(f"methods = nothing: choose from {', '.join(KINDS)}")
     for method in map(Method, methods):

@@ -18,8 +18,8 @@ __all__ = ["compare"]
 
 def compare(
     task: str | Callable[..., Any],
-    *,
     methods: Sequence[str] = DEFAULTS,
+    *,
     rho: Sequence[float] | float | str = (),
     lr: Sequence[float] | float = (),
     weight_decay: Sequence[float] | float = (),
@@ -43,9 +43,26 @@ def compare(
     The same call continues an interrupted comparison and repeats no finished run. The folder gets the run files, the
     returned summary as `summary.json`, and the page `report.html`.
 
+    >>> import tempfile, torch
+    >>> def train(trial):
+    ...     torch.manual_seed(trial.seed)
+    ...     model = torch.nn.Linear(3, 1)
+    ...     opt = trial.optimizer(torch.optim.SGD(model.parameters(), lr=0.1), model=model)
+    ...     for x in torch.randn(8, 16, 3):
+    ...         for part in opt.passes(x):
+    ...             (model(part) - part.sum(1, keepdim=True)).square().mean().backward()
+    ...         opt.step()
+    ...         opt.zero_grad()
+    ...     with trial.evaluating(model):
+    ...         trial.report(test=(model.weight - 1).norm())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     summary = compare(train, ["sgd", "sam"], seeds=2, goal="min", folder=folder, jobs=1)
+    >>> [(row["label"], row["cost"]) for row in summary["methods"]]
+    [('SGD', 1.0), ('SAM', 2.0)]
+
     Args:
         task: a function of a `Trial`, or its name as on the command line, `FILE.py:function`.
-        methods: the rows of the table, see `sharpless.lab.methods.method`.
+        methods: the rows of the table, such as "g-rst:p=0.25" (docs/tasks.md).
         rho: radii. Each method chooses the best one on validation data; "auto" searches for radii. A single value is
             used without a choice. By default the task sets the radius.
         lr: learning rates, in the same way.

@@ -52,12 +52,20 @@ def _number(name: str, value: Any) -> float:
         raise TaskError(f"trial.report: {name} = {str(value)[:60]} is not one number") from None
 
 
-def reported(trial: "Trial", given: Mapping[str, Any]) -> dict[str, float]:
+def reported(trial: "Trial", given: Mapping[str, Any], *bare: Any) -> dict[str, float]:
     """Return the values that a task reports, as numbers.
+
+    Args:
+        trial: the trial.
+        given: the values by name.
+        *bare: values without a name.
 
     Raises:
         TaskError: the values are not a valid point of the curve.
     """
+    if bare:
+        value = str(bare[0])[:60]
+        raise TaskError(f"trial.report got {value} without a name: give trial.report(test=…) or validation=…")
     values = {name: _number(name, value) for name, value in given.items() if value is not None}
     if values.keys() <= {"loss"}:
         raise TaskError("trial.report got neither validation nor test: give at least one of them")

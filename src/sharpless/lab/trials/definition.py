@@ -11,7 +11,7 @@ from functools import cached_property
 from hashlib import blake2b
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 from sharpless.lab.faults import culprit, reason
 from sharpless.lab.store import plain
@@ -45,7 +45,7 @@ class Measure:
                 raise TypeError(f"{name} = {text!r} is not a text: give one")
 
 
-def task(*, metric: str = "metric", unit: str = "", goal: str = "max") -> Callable[[Function], Function]:
+def task(*_unnamed: Never, metric: str = "metric", unit: str = "", goal: str = "max") -> Callable[[Function], Function]:
     """Return a decorator that sets the metric of a task. Without it, the options of a comparison set the metric.
 
     >>> @task(metric="MSE", goal="min")
@@ -55,10 +55,20 @@ def task(*, metric: str = "metric", unit: str = "", goal: str = "max") -> Callab
         metric: its name, for tables and figures.
         unit: its unit; "%" for accuracies.
         goal: `max` if higher is better, `min` if lower is.
+
+    Raises:
+        TypeError: it is used without parentheses, or an argument has a wrong type.
+        ValueError: the goal is neither min nor max.
     """
+    if _unnamed:
+        given = getattr(_unnamed[0], "__name__", repr(_unnamed[0]))
+        raise TypeError(
+            f'@task got {given}, and takes its arguments by name: write @task(metric="MSE", goal="min"), or @task()'
+        )
+    measure = Measure(metric, unit, goal)
 
     def decorate(function: Function) -> Function:
-        function.measure = Measure(metric, unit, goal)  # type: ignore[attr-defined]
+        function.measure = measure  # type: ignore[attr-defined]
         return function
 
     return decorate

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,8 @@ from sharpless.wrapper import as_one
 
 __all__ = ["Trial"]
 
-Value = float | Tensor
-"""A metric: a number, or a tensor with one element."""
+Value = float | Tensor | None
+"""A metric: a number, or a tensor with one element; None if there is none."""
 
 
 class Trial:
@@ -136,7 +137,8 @@ class Trial:
         Raises:
             TaskError: `epochs` is not 1 or more.
         """
-        if epochs != int(epochs) or epochs < 1:
+        given: Any = epochs
+        if not isinstance(given, Real) or given % 1 or given < 1:
             raise TaskError(f"epochs = {epochs} is out of range: give trial.epochs a whole number from 1 on")
         self._planned = int(epochs)
         return self.method.epochs(self._planned)
@@ -144,8 +146,8 @@ class Trial:
     def optimizer(
         self,
         base: Optimizer | Sequence[Optimizer],
-        *,
         model: nn.Module | None = None,
+        *,
         total_steps: int | None = None,
         batch_size: int | None = None,
         rho: float = 0.05,
@@ -221,7 +223,7 @@ class Trial:
         if self._watch is not None:
             self._watch(cost.steps / self.total_steps if self.total_steps else 0.0)
 
-    def report(self, *, validation: Value | None = None, test: Value | None = None, loss: Value | None = None) -> None:
+    def report(self, *_unnamed: Never, validation: Value = None, test: Value = None, loss: Value = None) -> None:
         """Add a point to the curve of this run. The last point is the result.
 
         Args:
@@ -230,9 +232,9 @@ class Trial:
             loss: the training loss, at unperturbed weights.
 
         Raises:
-            TaskError: a value is missing or not a number, or other metrics were reported before.
+            TaskError: a value is missing, without a name or not a number, or other metrics were reported before.
         """
-        values = reported(self, {"validation": validation, "test": test, "loss": loss})
+        values = reported(self, {"validation": validation, "test": test, "loss": loss}, *_unnamed)
         with self.paused():
             point = {"step": self.cost.steps, "passes": self.cost.passes, "seconds": self.seconds, **values}
             for name, value in point.items():
