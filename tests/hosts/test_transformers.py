@@ -87,7 +87,7 @@ def test_an_epoch_that_ends_within_a_step(method, tmp_path):
 
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "adafactor", "rmsprop", "schedule_free_adamw"])
 def test_optimizers_of_the_arguments(optim, tmp_path):
-    """Sees an optimizer that the Trainer makes given another gradient, or switched to training in the second pass."""
+    """Sees an optimizer that the Trainer makes given another gradient, or never switched to training."""
     if "schedule_free" in optim:
         pytest.importorskip("schedulefree")
     theirs, ours = Classifier(reference.network()), Classifier(reference.network())
