@@ -210,6 +210,8 @@ def test_what_is_refused(tmp_path, monkeypatch):
         made(type("Other", (SharpTrainer,), other)).train()
     with pytest.raises(ValueError, match=r"optim = 'galore_adamw_layerwise' takes its step during backward"):
         made(optim="galore_adamw_layerwise")
+    with pytest.raises(ValueError, match=r"Buffered takes another batch from its own buffer in each pass"):
+        made(type("Buffered", (SharpTrainer,), {"_buffered_inputs": None}))
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
     with pytest.raises(ValueError, match=r"2 GPUs in one process are trained by DataParallel"):
         made()
