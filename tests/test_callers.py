@@ -20,6 +20,7 @@ def called_from(*modules, function):
     [
         (["mine", "transformers.trainer", "accelerate.optimizer"], "Transformers"),
         (["ray.train", "lightning.pytorch.trainer.call", "lightning.fabric.strategies"], "Lightning"),
+        (["lightning.pytorch.loops.optimization.manual", "mine"], "Lightning"),
         (["accelerate.launchers", "lightning.fabric.wrappers"], "Fabric"),
         (["accelerate.utils.deepspeed", "deepspeed.runtime.engine"], "Accelerate"),
         (["keras.src.trainers"], "Keras"),

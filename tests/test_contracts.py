@@ -371,6 +371,26 @@ def test_a_closure_that_adds_gradients_to_those_of_passes(p):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("p", [0.5, 1.0])
+def test_a_closure_that_does_nothing(p):
+    """Sees plain training without a word in a host whose every step has a closure, as in Lightning; or its cost."""
+    model = network()
+    opt, before = RST(sgd(model), p=p, rho=RHO), sgd(twin := copy.deepcopy(model))
+
+    def train():
+        for ((x, y),) in batches(3):
+            for net, step in ((model, lambda: opt.step(lambda: None)), (twin, before.step)):
+                net.zero_grad()
+                mse_loss(net(x), y).backward()
+                step()
+
+    with pytest.warns(UserWarning, match=r"^step\(\) was called without passes\(\)") as warned:
+        train()
+    assert len(warned) == 1
+    assert distance(model, twin) == 0
+    assert (opt.cost.steps, opt.cost.passes) == (0, 0)
+
+
 def bare(model, opt):
     for (x, y), *_ in batches(1):
         mse_loss(model(x), y).backward()

@@ -16,17 +16,19 @@ class Host:
         title: its name in messages.
         name: the name of its page in docs/hosts, and of its module in sharpless.hosts if it has one.
         in_closure: what its closures do besides forward and backward, if it passes closures to `step`.
+        own_loop: whether the user writes the loop, so that a module of sharpless.hosts cannot help.
     """
 
     title: str
     name: str
     in_closure: str = "clips and logs"
+    own_loop: bool = False
 
     @property
     def remedy(self) -> str:
         """How to make its steps sharpness-aware."""
         page = f"docs/hosts/{self.name}.md"
-        if util.find_spec(f"sharpless.hosts.{self.name}") is None:
+        if self.own_loop or util.find_spec(f"sharpless.hosts.{self.name}") is None:
             return f"see {page}"
         return f"use sharpless.hosts.{self.name} ({page})"
 
@@ -36,7 +38,10 @@ ACCELERATE = Host("Accelerate", "accelerate", "runs the last of accumulated micr
 SKORCH = Host("skorch", "skorch")
 COMPOSER = Host("Composer", "composer")
 FABRIC = Host("Fabric", "fabric")
+MANUAL = Host("Lightning", "lightning", own_loop=True)
 HOSTS = {
+    "lightning.pytorch.loops.optimization.manual": MANUAL,
+    "pytorch_lightning.loops.optimization.manual": MANUAL,
     "lightning.pytorch": LIGHTNING,
     "pytorch_lightning": LIGHTNING,
     "transformers": Host("Transformers", "transformers"),
@@ -51,7 +56,7 @@ HOSTS = {
     "accelerate": ACCELERATE,
     "deepspeed": Host("DeepSpeed", "deepspeed"),
 }
-"""Frameworks by the modules that call `step`; those that other frameworks are built on come last."""
+"""Frameworks by the modules that call `step`; parts come before the whole, and what others are built on comes last."""
 CLOSURES = {
     "lightning.pytorch.loops.optimization.automatic": LIGHTNING,
     "pytorch_lightning.loops.optimization.automatic": LIGHTNING,

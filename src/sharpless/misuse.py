@@ -15,6 +15,7 @@ from sharpless.memory import Draw, Memory
 __all__ = [
     "FEW",
     "Outsiders",
+    "any_nonzero",
     "check_alone",
     "check_batch",
     "check_inside",
@@ -110,7 +111,7 @@ def check_inside(draw: Draw | None, parameters: list[Tensor]) -> None:
     """
     if draw is None or draw.left is None or not changed(parameters, draw.left):
         return
-    if any(bool(parameter.grad.any()) for parameter in parameters if parameter.grad is not None):  # and not cleared
+    if any_nonzero(parameters):  # and not cleared
         if callers.is_called_by("deepspeed"):
             raise RuntimeError(
                 "DeepSpeed keeps the gradients to itself until step(), so that no pass can climb along one: set the "
@@ -126,6 +127,11 @@ def check_inside(draw: Draw | None, parameters: list[Tensor]) -> None:
             "no pass of the last loop over passes() gave a gradient, and one arrived after the loop: run forward and "
             "backward inside the loop, not after list(opt.passes(…))"
         )
+
+
+def any_nonzero(parameters: list[Tensor]) -> bool:
+    """Return whether a parameter has a gradient other than zero; this waits for the device."""
+    return any(bool(parameter.grad.any()) for parameter in parameters if parameter.grad is not None)
 
 
 class Outsiders:

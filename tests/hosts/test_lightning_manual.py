@@ -5,10 +5,13 @@ import pytest
 pytest.importorskip("lightning")
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.nn.functional import cross_entropy
 
-from hosts import examples, on_ranks
+from hosts import examples, on_ranks, reference
 from hosts.lightning_fits import WARNINGS, Kill, Killed, Manual, fitted, scaled
-from hosts.reference import METHODS, STEPS, distance, expected, network, noisy_network
+from hosts.methods import wrapped
+from hosts.reference import METHODS, STEPS, distance, expected, network, noisy_network, sgd
 
 pytestmark = pytest.mark.filterwarnings(*WARNINGS)
 CASES = {method: (on_ranks.lightning, {"method": method, "sizes": (8, 8), "kind": "Manual"}) for method in METHODS}
@@ -65,6 +68,75 @@ def test_resume(method, tmp_path):
     two = manual(method, resumed, ckpt_path=tmp_path / "half.ckpt")
     assert distance(whole, resumed) == 0
     assert one.optimizers().optimizer.cost == two.optimizers().optimizer.cost
+
+
+class Quiet(Manual):
+    """Manual optimization that records nothing."""
+
+    def on_before_optimizer_step(self, optimizer):
+        pass
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        pass
+
+
+class Turns(Quiet):
+    """Two optimizers that take turns, each with the weights of the other toggled off."""
+
+    def configure_optimizers(self):
+        return [wrapped("SAM", sgd(part), model=self.net) for part in halves(self.net)]
+
+    def training_step(self, batch, batch_idx):
+        for opt in self.optimizers():
+            self.toggle_optimizer(opt)
+            for x, y in opt.passes(batch):
+                self.manual_backward(cross_entropy(self.net(x), y))
+            opt.step()
+            opt.zero_grad()
+            self.untoggle_optimizer(opt)
+
+
+class Part(nn.Module):
+    """One layer of a network, with the output of the whole."""
+
+    def __init__(self, layer, whole):
+        super().__init__()
+        self.layer, self.whole = layer, [whole]  # a list, so that the other layers are no parameters
+
+    def forward(self, x):
+        return self.whole[0](x)
+
+
+def halves(net):
+    return Part(net[0], net), Part(net[2], net)
+
+
+def test_toggled_optimizers():
+    """Sees a climb of weights that are toggled off, or a gradient lost where those of others are."""
+    ours, theirs = network(), network()
+    fitted("SAM", ours, kind=Turns, callbacks=[])
+    bases = [(part, sgd(part)) for part in halves(theirs)]
+    for step in reference.batches():
+        for part, base in bases:
+            reference.train(part, base, [step], "SAM")
+    assert distance(ours, theirs) < 1e-6
+
+
+class Bare(Quiet):
+    """Manual optimization as it was before the passes."""
+
+    def training_step(self, batch, batch_idx):
+        opt = self.optimizers()
+        opt.zero_grad()
+        self.manual_backward(cross_entropy(self.net(batch[0]), batch[1]))
+        opt.step()
+
+
+@pytest.mark.parametrize("options", [dict, scaled])
+def test_without_passes(options):
+    """Sees plain training without a word, since Lightning hands every step a closure that does nothing."""
+    with pytest.warns(UserWarning, match=r"Lightning called step\(\) without passes.* see docs/hosts/lightning.md"):
+        fitted("SAM", network(), kind=Bare, **options(callbacks=[]))
 
 
 def test_the_example():

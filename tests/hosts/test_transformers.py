@@ -9,7 +9,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hosts import examples, on_ranks, reference
 from hosts.reference import by_norm, sgd
@@ -50,6 +50,54 @@ def test_clipping_and_scheduler(method, tmp_path):
     )  # fmt: skip
     options = {"max_grad_norm": 0.1, "lr_scheduler_type": "linear"}
     trainer(method, ours, reference.batches((8, 8)), tmp_path, **options).train()
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+class ClipByValue(TrainerCallback):
+    """Clipping by value, as the page has it."""
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        nn.utils.clip_grad_value_(model.parameters(), 0.02)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_clipping_by_value(method, tmp_path):
+    """Sees a callback clip the passes, or a micro-batch, in place of the mixture."""
+    theirs, ours = Classifier(reference.network()), Classifier(reference.network())
+    reference.expected(method, theirs.network, (8, 6), clip=reference.by_value(0.02))
+    host = trainer(method, ours, reference.batches((8, 6)), tmp_path)
+    host.add_callback(ClipByValue())
+    host.train()
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_epoch_that_ends_within_a_step(method, tmp_path):
+    """Sees the micro-batches of a last, shorter step that do not climb, weigh too little, or wait for another epoch."""
+    theirs, ours = Classifier(reference.noisy_network()), Classifier(reference.noisy_network())
+    steps = reference.batches((8, 6, 4))
+    steps[-1] = steps[-1][:2]
+    losses = reference.train(theirs.network, sgd(theirs), steps, method)
+    host = trainer(method, ours, steps, tmp_path)
+    host.train()
+    assert reference.distance(ours, theirs) < 1e-6
+    assert [row["loss"] for row in host.state.log_history[:-1]] == pytest.approx(losses, abs=1e-5)
+    assert host.opt.cost.steps == reference.STEPS
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adafactor", "rmsprop", "schedule_free_adamw"])
+def test_optimizers_of_the_arguments(optim, tmp_path):
+    """Sees an optimizer that the Trainer makes given another gradient, or never switched to training."""
+    if "schedule_free" in optim:
+        pytest.importorskip("schedulefree")
+    theirs, ours = Classifier(reference.network()), Classifier(reference.network())
+    options = {"optim": optim, "learning_rate": 0.01}
+    base = Trainer(theirs, arguments(tmp_path, **options)).create_optimizer()
+    getattr(base, "train", lambda: None)()
+    reference.train(theirs.network, base, reference.batches(), "SAM")
+    host = trainer("SAM", ours, reference.batches(), tmp_path, **options)
+    host.optimizer_cls_and_kwargs = None
+    host.train()
     assert reference.distance(ours, theirs) < 1e-6
 
 
@@ -162,6 +210,8 @@ def test_what_is_refused(tmp_path, monkeypatch):
         made(type("Other", (SharpTrainer,), other)).train()
     with pytest.raises(ValueError, match=r"optim = 'galore_adamw_layerwise' takes its step during backward"):
         made(optim="galore_adamw_layerwise")
+    with pytest.raises(ValueError, match=r"Buffered takes another batch from its own buffer in each pass"):
+        made(type("Buffered", (SharpTrainer,), {"_buffered_inputs": None}))
     monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
     with pytest.raises(ValueError, match=r"2 GPUs in one process are trained by DataParallel"):
         made()

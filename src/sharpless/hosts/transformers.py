@@ -38,7 +38,8 @@ class Sharpness(Trainer):
     `self.opt.perturbed` is False.
 
     Raises:
-        ValueError: the setup is not supported: DeepSpeed, DataParallel, or an optimizer that steps during backward.
+        ValueError: the setup is not supported: DeepSpeed, DataParallel, an optimizer that steps during backward, or a
+            Trainer that takes its batches from a buffer.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -56,6 +57,11 @@ class Sharpness(Trainer):
         if "layerwise" in optim or "lomo" in optim:
             raise ValueError(
                 f"optim = {optim!r} takes its step during backward, where no second pass can follow: choose another one"
+            )
+        if hasattr(self, "_buffered_inputs"):
+            raise ValueError(
+                f"{type(self).__name__} takes another batch from its own buffer in each pass, as GRPOTrainer does, "
+                "so that the second pass would not see the data of the first: train it without Sharpness"
             )
 
     def wrap_optimizer(self, base: torch.optim.Optimizer) -> RST:
