@@ -4,6 +4,8 @@ import importlib.util
 import re
 from pathlib import Path
 
+from torch.optim import lr_scheduler
+
 FOLDER = Path(__file__).parents[2] / "examples" / "hosts"
 
 
@@ -13,6 +15,25 @@ def load(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def schedules(monkeypatch, module=lr_scheduler):
+    """Return a list that gets the cosine schedules of an example, which takes their class from `module`."""
+    made = []
+
+    class Recorded(lr_scheduler.CosineAnnealingLR):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            made.append(self)
+
+    monkeypatch.setattr(module, "CosineAnnealingLR", Recorded)
+    return made
+
+
+def assert_ended(made):
+    """See a schedule that is stepped too often or too rarely, or twice: it is one, and training ends at its end."""
+    (schedule,) = made
+    assert schedule.last_epoch == schedule.T_max
 
 
 def run_page(name, **names):

@@ -165,9 +165,11 @@ def test_closures(micros):
     assert all("Accelerate hands step() a closure that runs the last of accumulated" in text for text in told)
 
 
-def test_the_example():
-    """Sees an example that a user cannot run, or of which nothing is learned."""
+def test_the_example(monkeypatch):
+    """Sees an example that a user cannot run, that learns nothing, or whose schedule counts something else."""
+    made = examples.schedules(monkeypatch)
     assert examples.load("accelerate").main(epochs=3) > 0.5
+    examples.assert_ended(made)
 
 
 outcomes = on_ranks.outcomes(CASES | SHARDED)

@@ -126,9 +126,11 @@ def test_without_passes():
         opt.step()
 
 
-def test_the_example():
-    """Sees an example that a user cannot run, or of which nothing is learned."""
+def test_the_example(monkeypatch):
+    """Sees an example that a user cannot run, that learns nothing, or whose schedule counts something else."""
+    made = examples.schedules(monkeypatch)
     assert examples.load("fabric").main(epochs=3) > 0.5
+    examples.assert_ended(made)
 
 
 outcomes = on_ranks.outcomes(CASES)

@@ -128,9 +128,11 @@ def test_the_page():
     assert opt.cost.steps == 7
 
 
-def test_the_example():
-    """Sees an example that a user cannot run."""
+def test_the_example(monkeypatch):
+    """Sees an example that a user cannot run, or whose schedule counts something else."""
+    made = examples.schedules(monkeypatch)
     assert example.main(epochs=2) > 0.5
+    examples.assert_ended(made)
 
 
 outcomes = on_ranks.outcomes(CASES)

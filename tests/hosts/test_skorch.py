@@ -1,6 +1,5 @@
 """skorch against two gradients by hand."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,7 +9,7 @@ from hosts.methods import wrapped
 from hosts.on_ranks import accelerator
 
 pytest.importorskip("skorch")
-from skorch.callbacks import Callback, Checkpoint, GradientNormClipping, LoadInitState, LRScheduler
+from skorch.callbacks import Callback, Checkpoint, GradientNormClipping, LoadInitState, LRScheduler, lr_scheduler
 from skorch.hf import AccelerateMixin
 
 METHODS = list(reference.METHODS)
@@ -144,16 +143,21 @@ def test_numbers_of_groups():
 
 
 def test_predictions_of_the_clean_passes():
-    """Sees scores of training that count examples twice, or none of the rest of a batch."""
-    host, (x, y) = net("parts", reference.network()), data()
-    host.initialize()
-    step = host.train_step((torch.as_tensor(x[:8]), torch.as_tensor(y[:8])))
-    assert np.shape(step["y_pred"].detach()) == (8, 3)
+    """Sees scores of training that count examples twice, at displaced weights, or none of the rest of a batch."""
+    host = net("parts", reference.network()).initialize()
+    for (batch,) in reference.batches():
+        before = host.module_(batch[0]).detach()
+        torch.testing.assert_close(host.train_step(batch)["y_pred"].detach(), before)
+    assert host.optimizer_.cost.sharp_steps == 3
 
 
-def test_the_example():
-    """Sees an example that a user cannot run."""
+def test_the_example(monkeypatch):
+    """Sees an example that a user cannot run, whose schedule counts something else, or whose BatchNorm both passes."""
+    made = examples.schedules(monkeypatch, lr_scheduler)
     assert example.main(epochs=2) > 0.5
+    examples.assert_ended(made)
+    host = example.SharpClassifier(reference.network(), criterion=nn.CrossEntropyLoss).initialize()
+    assert host.optimizer_.model is host.module_
 
 
 outcomes = on_ranks.outcomes(CASES)
