@@ -15,7 +15,9 @@ class SharpModel(keras.Model):
     """A Model with sharpness-aware steps of `self.opt`, whose base is of torch. `compile` sets loss and metrics."""
 
     def train_step(self, data):
-        """Take a step, and return the metrics at the unperturbed weights."""
+        """Take a step, and return the metrics at the unperturbed weights."""  # noqa: DOC501
+        if any(layer.compute_dtype == "float16" for layer in self.layers):
+            raise ValueError("float16 needs a loss scale, which this train_step lacks: set the policy mixed_bfloat16")
         opt, others = self.opt, self.non_trainable_variables  # moving averages and seeds, which are not buffers
         found = [variable.value.clone() for variable in others]
         for part in opt.passes(data):

@@ -85,6 +85,15 @@ def test_bf16(method):
     assert reference.distance(back(ours, reference.network()), theirs) < 1e-6
 
 
+def test_fp16():
+    """Sees training in float16 without a loss scale, in which small gradients vanish without a word."""
+    inputs = keras.Input((5,))
+    model = example.SharpModel(inputs, keras.layers.Dense(3, dtype="mixed_float16")(inputs))
+    model.compile(loss="mse")
+    with pytest.raises(ValueError, match="set the policy mixed_bfloat16"):
+        model.train_on_batch(torch.randn(8, 5), torch.randn(8, 3))
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("clip", [reference.by_norm(0.05), reference.by_value(0.02)], ids=["norm", "value"])
 def test_clipping_and_scheduler(method, clip):
