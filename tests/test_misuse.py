@@ -154,3 +154,62 @@ def test_a_backward_after_a_loop_that_was_left():
         opt.step()
     opt.zero_grad()
     train(model, opt, batches(1))
+
+
+def test_steps_without_gradients():
+    """Sees training that never moves this optimizer's weights, as where hooks step and clear them in backward()."""
+    model = network()
+    bases = {p: torch.optim.SGD([p], lr=0.05) for p in model.parameters()}
+
+    def step_and_clear(p):
+        bases[p].step()
+        bases[p].zero_grad()
+
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(step_and_clear)
+    opt = SAM(sgd(model))
+    train(model, opt, batches(1))  # one such step may be a batch that the body has skipped
+    with pytest.warns(UserWarning, match=r"in two steps no pass has left a gradient .* let no hook clear gradients"):
+        train(model, opt, batches(1))
+    train(model, opt, batches(2))
+    with pytest.raises(RuntimeError, match=r"in the middle of passes\(\)"):
+        train(model, SAM(list(bases.values())), batches(1))
+
+
+class Counting(nn.Module):
+    """A network whose noise falls with the number of its forwards, which it counts in an attribute."""
+
+    def __init__(self, counts):
+        super().__init__()
+        self.layer, self.forwards, self.counts, self.width = nn.LazyLinear(1, dtype=torch.float64), 0, counts, 0
+
+    def forward(self, x):
+        self.forwards += int(self.counts())
+        self.width = x.shape[1]
+        return self.layer(x)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_forward_that_counts():
+    """Sees a schedule within the network run at twice its pace, since each pass counts a step."""
+    model = nn.Sequential(Counting(lambda: True))
+    opt = SAM(sgd(model), model=model)
+    with pytest.warns(UserWarning, match=r"each pass changes 0\.forwards of model.*if not opt\.perturbed"):
+        train(model, opt, batches(1))
+    train(model, opt, batches(2))  # once said is enough
+    model = nn.Sequential(Counting(lambda: not opt.perturbed))
+    train(model, opt := SAM(sgd(model), model=model), batches(2))
+    assert model[0].forwards == 2
+
+
+def test_a_group_that_joins_between_micro_batches():
+    """Sees a group that the base got in the middle of a step end in an error about rho."""
+    model, extra = network(), nn.Parameter(torch.ones(1, dtype=torch.float64))
+    opt = SAM(sgd(model), model=model)
+    for batch in opt.passes(BATCH):
+        backward(model, batch)
+    opt.base.add_param_group({"params": [extra]})
+    for x, y in opt.passes(BATCH):
+        mse_loss(model(x) * extra, y).backward()
+    opt.step()
+    assert float(extra.detach()) != 1.0
