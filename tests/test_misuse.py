@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader, TensorDataset
 
 from problems import batches, identical, network, snapshot, train
 from sharpless import RST, SAM, schedules
@@ -213,3 +214,69 @@ def test_a_group_that_joins_between_micro_batches():
         mse_loss(model(x) * extra, y).backward()
     opt.step()
     assert float(extra.detach()) != 1.0
+
+
+def endless(loader):
+    while True:
+        yield from loader
+
+
+def endless_too(loader):
+    while True:
+        for batch in loader:  # noqa: UP028 - the loop that many have
+            yield batch
+
+
+@pytest.mark.parametrize("kind", [iter, endless, endless_too])
+@pytest.mark.parametrize("where", ["body", "closure", "self", "before"])
+def test_a_batch_for_each_pass(kind, where):
+    """Sees passes over different batches, which the body takes from a loader, and no word about it."""
+    x, y = BATCH
+    model, taken = network(), kind(DataLoader(TensorDataset(x, y), batch_size=2))
+    opt = SAM(sgd(model))
+
+    class Trainer:
+        def __init__(self):
+            self.taken = taken
+
+        def fit(self):
+            for _ in opt.passes():
+                backward(model, next(self.taken))
+
+    def fit():
+        for batch in opt.passes(next(taken) if where == "before" else None):
+            backward(model, batch if where == "before" else next(taken))
+
+    def fit_by_closure():
+        def closure():
+            opt.zero_grad()
+            a, b = next(taken)
+            loss = mse_loss(model(a), b)
+            loss.backward()
+            return loss
+
+        opt.step(closure)
+
+    loop = {"self": Trainer().fit, "closure": fit_by_closure}.get(where, fit)
+    if where == "before":
+        loop()
+        return
+    with pytest.warns(UserWarning, match=r"takes a batch from a DataLoader.*passes\(next\(batches\)\)"):
+        loop()
+
+
+def test_weights_that_are_saved_in_the_middle_of_a_loop():
+    """Sees a checkpoint of displaced weights, as of the best loss in the body, or by a signal handler."""
+    model = nn.ModuleList([network()])
+    opt = SAM(sgd(model), model=model)
+    for where in (model, model[0]):
+        for number, batch in enumerate(opt.passes(BATCH)):
+            backward(model[0], batch)
+            if number == 0 or where is not model:
+                where.state_dict()  # of clean weights, or of a part of the model, which is not watched
+            else:
+                with pytest.warns(UserWarning, match=r"has the weights of the perturbed pass: save .* after step\(\)"):
+                    where.state_dict()
+        opt.step()
+        where.state_dict()
+    assert not model._state_dict_pre_hooks

@@ -1,11 +1,17 @@
-"""What the first perturbed pass shows: weights that do not move, and attributes of the model that each pass changes."""
+"""What the first perturbed pass shows: weights that do not move, and attributes or data that change in each pass."""
 
+import gc
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import GeneratorType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+from sharpless import callers
 
 __all__ = ["watched"]
 
@@ -21,9 +27,25 @@ def watched(model: nn.Module | None, weights: list[Tensor], eps: list[Tensor]) -
     """
     _warn_of_rounding(weights, eps)
     before = {} if model is None else _numbers_of(model)
+    loaders = [(loader, loader._num_yielded) for loader in _loaders()]
     yield
+    if any(loader._num_yielded > number for loader, number in loaders):
+        warnings.warn(
+            "the body of the loop over passes() takes a batch from a DataLoader, so that the passes of a "
+            "sharpness-aware step see different data: take it before the loop, as in passes(next(batches))",
+            stacklevel=2,
+        )
     if model is not None:
         _warn_of_counters(model, before)
+
+
+def _loaders() -> list[Any]:
+    """Return the running iterators over DataLoaders among the variables of the loop, also within its generators."""
+    values = callers.variables()
+    for value in list(values):
+        if isinstance(value, GeneratorType):
+            values.extend(gc.get_referents(value))
+    return [value for value in values if issubclass(type(value), _BaseDataLoaderIter)]
 
 
 def _numbers_of(model: nn.Module) -> dict[str, float]:

@@ -1,11 +1,13 @@
 """Checks for loops that train something else than the user asked for, and their messages."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from sharpless import batches, callers
@@ -26,6 +28,7 @@ __all__ = [
     "warn_of_no_gradients",
     "warn_of_plain_steps",
     "warn_of_small_part",
+    "watch_saving",
 ]
 
 FEW = 32
@@ -180,6 +183,27 @@ def outsiders(memory: Memory, model: nn.Module | None, held: Iterable[Tensor]) -
         return None
     memory.looked_outside = True
     return Outsiders(model, held)
+
+
+def watch_saving(model: nn.Module) -> Callable[[], None]:
+    """Warn from now on if the weights of `model`, which are displaced, are saved.
+
+    Returns:
+        A function that ends the watch.
+    """
+    if isinstance(model, torch.jit.ScriptModule):  # takes no hooks
+        return lambda: None
+
+    def warn(*_: Any) -> None:
+        warnings.warn(
+            "model.state_dict() was called in the middle of passes(), and has the weights of the perturbed pass: save "
+            "and average weights after step(), also from a signal handler",
+            stacklevel=3,
+        )
+
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    remove: Callable[[], None] = inner.register_state_dict_pre_hook(warn).remove
+    return remove
 
 
 def check_scaler() -> None:

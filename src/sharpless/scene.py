@@ -72,6 +72,8 @@ class Scene:
                 memory.looked_at_climb = True
                 scene.enter_context(diagnosis.watched(self.model, weights, eps))
             scene.enter_context(displaced(weights, eps))
+            if self.model is not None:
+                scene.callback(misuse.watch_saving(self.model))
             if self.model is not None and self.same_noise:
                 scene.enter_context(memory.rng.again(self._drawn))
             memory.perturbed = True
