@@ -280,3 +280,15 @@ def test_weights_that_are_saved_in_the_middle_of_a_loop():
         opt.step()
         where.state_dict()
     assert not model._state_dict_pre_hooks
+
+
+def test_epochs_in_place_of_steps():
+    """Sees a schedule that is over after the first few steps, since total_steps was taken for the number of epochs."""
+    model = network()
+    opt = RST(sgd(model), "linear:0,1", total_steps=3)
+    train(model, opt, batches(6))
+    with pytest.warns(UserWarning, match=r"total_steps = 3, and 6 steps are done.* epochs · len\(loader\)"):
+        train(model, opt, batches(1))
+    train(model, opt, batches(2))
+    model = network()
+    train(model, RST(sgd(model), 0.5, total_steps=3), batches(9))

@@ -236,8 +236,8 @@ class RST(Wrapper):
 
     def _open_draw(self) -> Draw:
         self._listen()
-        options.check_radii(self.base)
         kept = {name: self.param_groups[0][name] for name in self._common}
+        options.check_step(self.base, self.schedule, kept["coin_step"], self.total_steps)
         p = self.schedule.at(kept["coin_step"], self.total_steps)
         gamma = self._gamma_at(p) if p > 0 else 0.0
         # With γ = 0 or ρ = 0 a sharpness-aware step is a plain one: one pass is enough.
