@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.utils.data import DataLoader, TensorDataset
 
 from problems import batches, identical, network, snapshot, train
 from sharpless import RST, SAM, schedules
@@ -154,3 +155,140 @@ def test_a_backward_after_a_loop_that_was_left():
         opt.step()
     opt.zero_grad()
     train(model, opt, batches(1))
+
+
+def test_steps_without_gradients():
+    """Sees training that never moves this optimizer's weights, as where hooks step and clear them in backward()."""
+    model = network()
+    bases = {p: torch.optim.SGD([p], lr=0.05) for p in model.parameters()}
+
+    def step_and_clear(p):
+        bases[p].step()
+        bases[p].zero_grad()
+
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(step_and_clear)
+    opt = SAM(sgd(model))
+    train(model, opt, batches(1))  # one such step may be a batch that the body has skipped
+    with pytest.warns(UserWarning, match=r"in two steps no pass has left a gradient .* let no hook clear gradients"):
+        train(model, opt, batches(1))
+    train(model, opt, batches(2))
+    with pytest.raises(RuntimeError, match=r"in the middle of passes\(\)"):
+        train(model, SAM(list(bases.values())), batches(1))
+
+
+class Counting(nn.Module):
+    """A network whose noise falls with the number of its forwards, which it counts in an attribute."""
+
+    def __init__(self, counts):
+        super().__init__()
+        self.layer, self.forwards, self.counts, self.width = nn.LazyLinear(1, dtype=torch.float64), 0, counts, 0
+
+    def forward(self, x):
+        self.forwards += int(self.counts())
+        self.width = x.shape[1]
+        return self.layer(x)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_forward_that_counts():
+    """Sees a schedule within the network run at twice its pace, since each pass counts a step."""
+    model = nn.Sequential(Counting(lambda: True))
+    opt = SAM(sgd(model), model=model)
+    with pytest.warns(UserWarning, match=r"each pass changes 0\.forwards of model.*if not opt\.perturbed"):
+        train(model, opt, batches(1))
+    train(model, opt, batches(2))  # once said is enough
+    model = nn.Sequential(Counting(lambda: not opt.perturbed))
+    train(model, opt := SAM(sgd(model), model=model), batches(2))
+    assert model[0].forwards == 2
+
+
+def test_a_group_that_joins_between_micro_batches():
+    """Sees a group that the base got in the middle of a step end in an error about rho."""
+    model, extra = network(), nn.Parameter(torch.ones(1, dtype=torch.float64))
+    opt = SAM(sgd(model), model=model)
+    for batch in opt.passes(BATCH):
+        backward(model, batch)
+    opt.base.add_param_group({"params": [extra]})
+    for x, y in opt.passes(BATCH):
+        mse_loss(model(x) * extra, y).backward()
+    opt.step()
+    assert float(extra.detach()) != 1.0
+
+
+def endless(loader):
+    while True:
+        yield from loader
+
+
+def endless_too(loader):
+    while True:
+        for batch in loader:  # noqa: UP028 - the loop that many have
+            yield batch
+
+
+@pytest.mark.parametrize("kind", [iter, endless, endless_too])
+@pytest.mark.parametrize("where", ["body", "closure", "self", "before"])
+def test_a_batch_for_each_pass(kind, where):
+    """Sees passes over different batches, which the body takes from a loader, and no word about it."""
+    x, y = BATCH
+    model, taken = network(), kind(DataLoader(TensorDataset(x, y), batch_size=2))
+    opt = SAM(sgd(model))
+
+    class Trainer:
+        def __init__(self):
+            self.taken = taken
+
+        def fit(self):
+            for _ in opt.passes():
+                backward(model, next(self.taken))
+
+    def fit():
+        for batch in opt.passes(next(taken) if where == "before" else None):
+            backward(model, batch if where == "before" else next(taken))
+
+    def fit_by_closure():
+        def closure():
+            opt.zero_grad()
+            a, b = next(taken)
+            loss = mse_loss(model(a), b)
+            loss.backward()
+            return loss
+
+        opt.step(closure)
+
+    loop = {"self": Trainer().fit, "closure": fit_by_closure}.get(where, fit)
+    if where == "before":
+        loop()
+        return
+    with pytest.warns(UserWarning, match=r"takes a batch from a DataLoader.*passes\(next\(batches\)\)"):
+        loop()
+
+
+def test_weights_that_are_saved_in_the_middle_of_a_loop():
+    """Sees a checkpoint of displaced weights, as of the best loss in the body, or by a signal handler."""
+    model = nn.ModuleList([network()])
+    opt = SAM(sgd(model), model=model)
+    for where in (model, model[0]):
+        for number, batch in enumerate(opt.passes(BATCH)):
+            backward(model[0], batch)
+            if number == 0 or where is not model:
+                where.state_dict()  # of clean weights, or of a part of the model, which is not watched
+            else:
+                with pytest.warns(UserWarning, match=r"has the weights of the perturbed pass: save .* after step\(\)"):
+                    where.state_dict()
+        opt.step()
+        where.state_dict()
+    assert not model._state_dict_pre_hooks
+
+
+def test_epochs_in_place_of_steps():
+    """Sees a schedule that is over after the first few steps, since total_steps was taken for the number of epochs."""
+    model = network()
+    opt = RST(sgd(model), "linear:0,1", total_steps=3)
+    train(model, opt, batches(6))
+    with pytest.warns(UserWarning, match=r"total_steps = 3, and 6 steps are done.* epochs · len\(loader\)"):
+        train(model, opt, batches(1))
+    train(model, opt, batches(2))
+    model = network()
+    train(model, RST(sgd(model), 0.5, total_steps=3), batches(9))

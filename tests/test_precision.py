@@ -170,3 +170,23 @@ def test_gradients_that_are_not_finite(value):
     train(model, opt, rest)
     train(twin, SAM(sgd(twin), rho=0.1), rest)
     assert identical(snapshot(model), snapshot(twin))
+
+
+def test_weights_that_do_not_move():
+    """Sees plain training at twice the price where bfloat16 rounds w + ε to w, and no word about it."""
+    ((batch,),) = batches(1, dtype=torch.bfloat16)
+
+    def step(rho, dtype=torch.bfloat16):
+        model = network(dtype=dtype)
+        x, y = (tensor.to(dtype) for tensor in batch)
+        opt = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=rho)
+        for _ in range(2):  # once said is enough
+            for a, b in opt.passes((x, y)):
+                mse_loss(model(a), b).backward()
+            opt.zero_grad()
+
+    with pytest.warns(UserWarning, match=r"lose \d+% of their perturbation to rounding") as caught:
+        step(1e-4)
+    assert len(caught) == 1
+    step(0.1)
+    step(1e-4, torch.float32)

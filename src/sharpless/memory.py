@@ -84,6 +84,8 @@ class Memory:
     """The gradients that the last step has used, if gradients decide on steps."""
     bare_steps: int = 0
     """Steps without passes, since the last one with passes."""
+    idle_steps: int = 0
+    """Steps without a gradient, since the last one with gradients."""
     closure_has_passes: bool = False
     """Whether the closures that a framework passes to `step` loop over the passes themselves."""
     looked_at_closure: bool = False
@@ -92,6 +94,8 @@ class Memory:
     """The model, and the DistributedDataParallel that wraps it, or the model again."""
     looked_outside: bool = False
     """Whether parameters that no base holds were searched for."""
+    looked_at_climb: bool = False
+    """Whether the first perturbed pass was looked at."""
     looked_at_batch: bool = False
     """Whether the first batch to be split was searched for lists of examples."""
     warned_of_part: bool = False

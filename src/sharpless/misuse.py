@@ -1,11 +1,13 @@
 """Checks for loops that train something else than the user asked for, and their messages."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from sharpless import batches, callers
@@ -23,9 +25,10 @@ __all__ = [
     "has_batch_statistics",
     "outsiders",
     "warn_of_closure",
-    "warn_of_lost_gradients",
+    "warn_of_no_gradients",
     "warn_of_plain_steps",
     "warn_of_small_part",
+    "watch_saving",
 ]
 
 FEW = 32
@@ -52,13 +55,23 @@ def warn_of_closure() -> None:
         )
 
 
-def warn_of_lost_gradients(draw: Draw | None, parameters: list[Tensor]) -> None:
-    """Warn if a step has no gradients because its loop over passes was left early."""
-    if draw is not None and draw.left_early and not any_of(parameters):
+def warn_of_no_gradients(memory: Memory, parameters: list[Tensor]) -> None:
+    """Warn if a step has no gradients: at once if its loop over passes was left early, else at the second one."""
+    if memory.draw is None or any_of(parameters):
+        memory.idle_steps = 0
+        return
+    memory.idle_steps += 1
+    if memory.draw.left_early:
         warnings.warn(
             "step() changes nothing: the loop over passes() was left early (break, return, an exception, or zip and "
             "islice, which do not come to its end), and its gradients are discarded; let the loop end, or call "
             "opt.zero_grad() in place of step()",
+            stacklevel=5,
+        )
+    elif memory.idle_steps == 2:
+        warnings.warn(
+            "step() changes nothing: in two steps no pass has left a gradient in a parameter of base; wrap the "
+            "optimizer of the network that the loop runs, and let no hook clear gradients during backward()",
             stacklevel=5,
         )
 
@@ -77,7 +90,7 @@ def check_alone(draw: Draw | None, parameters: list[Tensor]) -> None:
         )
 
 
-def check_batch(batch: Any, *more: Any, batch_fraction: float, is_first: bool = False) -> None:
+def check_batch(batch: Any, *more: Any, batch_fraction: float, memory: Memory | None = None) -> None:
     """Check that `passes` got one batch, which has examples if it is to be split.
 
     Raises:
@@ -94,8 +107,9 @@ def check_batch(batch: Any, *more: Any, batch_fraction: float, is_first: bool = 
             "batch = a DataLoader has all batches, and passes takes one: loop over it, as in `for batch in loader: "
             "for x, y in opt.passes(batch): …`"
         )
-    if batch_fraction < 1 and is_first:
+    if batch_fraction < 1 and memory is not None and not memory.looked_at_batch:
         batches.check_fields(batch)
+        memory.looked_at_batch = True
     if batch_fraction < 1 and batches.length(batch) is None:
         raise ValueError(
             f"batch_fraction = {batch_fraction:g} splits the batch, and this one has no tensor with a length: hand "
@@ -169,6 +183,27 @@ def outsiders(memory: Memory, model: nn.Module | None, held: Iterable[Tensor]) -
         return None
     memory.looked_outside = True
     return Outsiders(model, held)
+
+
+def watch_saving(model: nn.Module) -> Callable[[], None]:
+    """Warn from now on if the weights of `model`, which are displaced, are saved.
+
+    Returns:
+        A function that ends the watch.
+    """
+    if isinstance(model, torch.jit.ScriptModule):  # takes no hooks
+        return lambda: None
+
+    def warn(*_: Any) -> None:
+        warnings.warn(
+            "model.state_dict() was called in the middle of passes(), and has the weights of the perturbed pass: save "
+            "and average weights after step(), also from a signal handler",
+            stacklevel=3,
+        )
+
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    remove: Callable[[], None] = inner.register_state_dict_pre_hook(warn).remove
+    return remove
 
 
 def check_scaler() -> None:

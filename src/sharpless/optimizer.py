@@ -133,7 +133,7 @@ class RST(Wrapper):
 
         The second time the weights are displaced. They are restored when the loop ends. `break` and exceptions also
         restore them, and discard the gradients of the step. A pass without a gradient (for example `continue` if the
-        loss is not finite) makes the step a plain one, or leaves no gradient.
+        loss is not finite) makes the step a plain one, or leaves no gradient. Take the data before the loop.
 
         Args:
             batch: the (micro-)batch: any nest of tensors, with examples along the first dimension.
@@ -146,9 +146,7 @@ class RST(Wrapper):
             ValueError: `batch_fraction` is below 1, and the tensors of `batch` have different lengths, or none, or are
                 single examples in a list.
         """
-        is_first = not self._memory.looked_at_batch
-        misuse.check_batch(batch, *_more, batch_fraction=self.batch_fraction, is_first=is_first)
-        self._memory.looked_at_batch = not is_first or self.batch_fraction < 1
+        misuse.check_batch(batch, *_more, batch_fraction=self.batch_fraction, memory=self._memory)
         return self._passes(batch)
 
     def _passes(self, batch: Any, *, again: bool = True) -> Iterator[Any]:
@@ -163,6 +161,7 @@ class RST(Wrapper):
         misuse.check_inside(memory.draw, parameters)
         if memory.is_cleared(parameters):
             self._close_draw()
+        self._complete_groups()
         draw = memory.draw = memory.draw or self._open_draw()
         outsiders = None if draw.is_plain else misuse.outsiders(memory, self.model, parameters)
         draw.kept["plain_passes"] += 1.0
@@ -209,7 +208,7 @@ class RST(Wrapper):
             loss = closures.evaluate(closure, memory, parameters, self._passes, self.schedule, self.batch_fraction)
         if memory.is_bare(self.param_groups, self.cost.steps) and self.schedule.mean() > 0:
             misuse.warn_of_plain_steps()
-        misuse.warn_of_lost_gradients(memory.draw, parameters)
+        misuse.warn_of_no_gradients(memory, parameters)
         bases.step(self.base, loss, lost_graph=memory.draw is not None and memory.draw.has_graph)
         self._close_draw()
         return loss
@@ -237,9 +236,8 @@ class RST(Wrapper):
 
     def _open_draw(self) -> Draw:
         self._listen()
-        self._complete_groups()
-        options.check_radii(self.base)
         kept = {name: self.param_groups[0][name] for name in self._common}
+        options.check_step(self.base, self.schedule, kept["coin_step"], self.total_steps)
         p = self.schedule.at(kept["coin_step"], self.total_steps)
         gamma = self._gamma_at(p) if p > 0 else 0.0
         # With γ = 0 or ρ = 0 a sharpness-aware step is a plain one: one pass is enough.

@@ -1,6 +1,7 @@
 """The arguments of the optimizers, and their checks."""
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypedDict
@@ -26,6 +27,7 @@ __all__ = [
     "check_network",
     "check_number",
     "check_radii",
+    "check_step",
     "check_whole",
     "chosen",
 ]
@@ -189,6 +191,22 @@ def check_radii(base: torch.optim.Optimizer, default: float = 0.0) -> None:
         value = group.get(key, default)
         if type(value) is not float or not 0.0 <= value < math.inf:  # the text of a message takes time in each step
             check_number(f"{key} of a parameter group", value)
+
+
+def check_step(base: torch.optim.Optimizer, p: Schedule, step: int, total_steps: int | None) -> None:
+    """Check the radii at the start of a step, and warn if the run has twice as many steps as it was said to have.
+
+    Raises:
+        TypeError: a radius is not a number.
+        ValueError: a radius is negative or not finite.
+    """
+    check_radii(base)
+    if total_steps is not None and step == 2 * total_steps and p.needs_total_steps:
+        warnings.warn(
+            f"total_steps = {total_steps}, and {step} steps are done: p = {p} has reached its last value; give the "
+            "number of optimizer steps, such as epochs · len(loader), not of epochs",
+            stacklevel=2,
+        )
 
 
 def check_number(name: str, value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sharpless import batches, misuse
+from sharpless import batches, diagnosis, misuse
 from sharpless.displaced import displaced
 from sharpless.memory import Memory
 
@@ -68,7 +68,12 @@ class Scene:
             # First the buffers, since one may share its memory with a weight, which writing it back would restore.
             if self.model is not None and self.same_buffers:
                 scene.enter_context(memory.buffers.again(self.model, self._found))
+            if not memory.looked_at_climb:
+                memory.looked_at_climb = True
+                scene.enter_context(diagnosis.watched(self.model, weights, eps))
             scene.enter_context(displaced(weights, eps))
+            if self.model is not None:
+                scene.callback(misuse.watch_saving(self.model))
             if self.model is not None and self.same_noise:
                 scene.enter_context(memory.rng.again(self._drawn))
             memory.perturbed = True

@@ -1,0 +1,88 @@
+"""What the first perturbed pass shows: weights that do not move, and attributes or data that change in each pass."""
+
+import gc
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import GeneratorType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+from sharpless import callers
+
+__all__ = ["watched"]
+
+
+@contextmanager
+def watched(model: nn.Module | None, weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
+    """Watch a pass in the block, at the displaced weights, and warn of what would go wrong in each step.
+
+    Args:
+        model: the network.
+        weights: the weights before the displacement.
+        eps: their perturbation.
+    """
+    _warn_of_rounding(weights, eps)
+    before = {} if model is None else _numbers_of(model)
+    loaders = [(loader, loader._num_yielded) for loader in _loaders()]
+    yield
+    if any(loader._num_yielded > number for loader, number in loaders):
+        warnings.warn(
+            "the body of the loop over passes() takes a batch from a DataLoader, so that the passes of a "
+            "sharpness-aware step see different data: take it before the loop, as in passes(next(batches))",
+            stacklevel=2,
+        )
+    if model is not None:
+        _warn_of_counters(model, before)
+
+
+def _loaders() -> list[Any]:
+    """Return the running iterators over DataLoaders among the variables of the loop, also within its generators."""
+    values = callers.variables()
+    for value in list(values):
+        if isinstance(value, GeneratorType):
+            values.extend(gc.get_referents(value))
+    return [value for value in values if issubclass(type(value), _BaseDataLoaderIter)]
+
+
+def _numbers_of(model: nn.Module) -> dict[str, float]:
+    """Return the plain numbers among the attributes of the modules of `model`, by name."""
+    return {
+        f"{name}.{attribute}".lstrip("."): value
+        for name, module in model.named_modules()
+        for attribute, value in vars(module).items()
+        if type(value) in {int, float}
+    }
+
+
+def _warn_of_counters(model: nn.Module, before: dict[str, float]) -> None:
+    """Warn if a perturbed pass has changed plain numbers of `model`, which are not restored as buffers are."""
+    now = _numbers_of(model)
+    names = [name for name in before if name in now and now[name] != before[name]]
+    if names:
+        shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        warnings.warn(
+            f"each pass changes {shown} of model, so that it changes twice in a sharpness-aware step: register it as a "
+            "buffer, which is restored, or change it only `if not opt.perturbed`",
+            stacklevel=2,
+        )
+
+
+@torch.no_grad()
+def _warn_of_rounding(weights: list[Tensor], eps: list[Tensor]) -> None:
+    """Warn if weights of half precision hardly move, since ε is lost in rounding; this waits for the device."""
+    asked = moved = 0.0
+    for weight, step in zip(weights, eps, strict=True):
+        if weight.dtype in {torch.float16, torch.bfloat16}:
+            asked += float(step.float().square().sum())
+            moved += float((((weight + step).float() - weight.float()) * step.float()).sum())
+    if moved < 0.5 * asked:
+        warnings.warn(
+            f"weights of half precision lose {1 - moved / asked:.0%} of their perturbation to rounding, so that a "
+            "sharpness-aware step is nearly a plain one: keep the weights in float32 and run forwards under "
+            "torch.autocast, or choose a larger rho",
+            stacklevel=2,
+        )
