@@ -471,6 +471,35 @@ def test_small_parts_warn_beside_batchnorm():
         step(torch.jit.script(nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))), 0.1)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_large_gamma_warns_in_fine_tuning():
+    """Sees a pretrained network with BatchNorm broken by a large γ without a word, or a word without reason."""
+    torch.manual_seed(0)
+    fresh = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)).double()
+    trained = copy.deepcopy(fresh)
+    for _ in range(20):
+        trained(torch.randn(64, 5, dtype=torch.float64))
+    old = copy.deepcopy(trained)
+    old[1].num_batches_tracked.zero_()  # as in files from before this counter
+
+    def run(model, *, state=None, **options):
+        opt = GRST(sgd(model), rho=RHO, model=model, **options)
+        if state is not None:
+            opt.load_state_dict(state)
+        for batch in batches(12):
+            train(model, opt, [batch])
+        return opt.state_dict()
+
+    state = run(fresh, p=0.25)
+    run(fresh, p=0.25, state=state)  # resumed
+    for model in (trained, old):
+        for options in ({"p": 0.5}, {"p": 0.25, "gamma": 1.0}, {"p": 1.0}):
+            run(copy.deepcopy(model), **options)
+        with pytest.warns(UserWarning, match="γ = 4, and the BatchNorm layers of model were trained before") as warned:
+            run(copy.deepcopy(model), p=0.25)
+        assert len(warned) == 1
+
+
 def test_words_about_lengths():
     """Sees a remedy that leads into the next error."""
     opt = RST(sgd(network()), p=1.0, batch_fraction=0.5)

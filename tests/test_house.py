@@ -20,7 +20,7 @@ FLOORS = [
     {"gradients", "ascent", "displaced", "wrapper", "ddp"},
     {"rng", "climb", "options"},
     {"memory"},
-    {"misuse", "diagnosis"},
+    {"misuse", "diagnosis", "batchnorm"},
     {"scene", "closures"},
     {"passes"},
     {"optimizer"},

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Self, Unpack
 
-from sharpless import misuse
+from sharpless import batchnorm
 from sharpless.cost import SMALLEST_PART, BudgetError, plan
 from sharpless.optimizer import RST
 from sharpless.options import Base, Options, Probability, check_model, check_names, check_number
@@ -124,9 +124,9 @@ class GRST(RST):
                 raise ValueError(f"{name} = {given[name]} is chosen by the budget: leave it out")
         model = given.get("model")
         check_model(model, as_one(base))
-        guarded = noise is None and model is not None and misuse.has_batch_statistics(model)
+        guarded = noise is None and model is not None and batchnorm.has_batch_statistics(model)
         try:
-            chosen = plan(budget, batch_size, degree, seconds, noise, misuse.FEW if guarded else SMALLEST_PART)
+            chosen = plan(budget, batch_size, degree, seconds, noise, batchnorm.FEW if guarded else SMALLEST_PART)
         except BudgetError as error:
             if not guarded:
                 raise

@@ -94,6 +94,8 @@ class Memory:
     """The model, and the DistributedDataParallel that wraps it, or the model again."""
     looked_outside: bool = False
     """Whether parameters that no base holds were searched for."""
+    looked_at_statistics: bool = False
+    """Whether BatchNorm layers that were trained before were searched for, at the start of the run."""
     looked_at_climb: bool = False
     """Whether the first perturbed pass was looked at."""
     looked_at_batch: bool = False

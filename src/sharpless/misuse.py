@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -15,24 +14,18 @@ from sharpless.gradients import Mark, any_of, changed
 from sharpless.memory import Draw, Memory
 
 __all__ = [
-    "FEW",
     "Outsiders",
     "any_nonzero",
     "check_alone",
     "check_batch",
     "check_inside",
     "check_scaler",
-    "has_batch_statistics",
     "outsiders",
     "warn_of_closure",
     "warn_of_no_gradients",
     "warn_of_plain_steps",
-    "warn_of_small_part",
     "watch_saving",
 ]
-
-FEW = 32
-"""With parts of fewer examples, trainings of networks with BatchNorm have failed (docs/results/batchnorm.md)."""
 
 
 def warn_of_plain_steps() -> None:
@@ -217,34 +210,3 @@ def check_scaler() -> None:
             "GradScaler.step(opt, closure) cannot unscale what the closure computes: "
             "run forward and backward in passes(), and call GradScaler.step(opt)"
         )
-
-
-def has_batch_statistics(model: nn.Module) -> bool:
-    """Return whether a layer of `model` normalizes by the statistics of the batch, which need two examples."""
-    return any(
-        isinstance(module, _BatchNorm)
-        or "BatchNorm" in getattr(module, "original_name", "")  # scripted
-        or ("Instance" not in type(module).__name__ and getattr(module, "running_var", None) is not None)
-        for module in model.modules()
-    )
-
-
-def warn_of_small_part(examples: int | None, batch_fraction: float) -> bool:
-    """Warn if a part of the batch is small for a network with BatchNorm.
-
-    Args:
-        examples: the size of the part.
-        batch_fraction: the requested share of the batch.
-
-    Returns:
-        Whether the part is small.
-    """
-    if examples is None or examples >= FEW:
-        return False
-    warnings.warn(
-        f"batch_fraction = {batch_fraction:.3g} climbs with {examples} examples, and model has BatchNorm: parts of "
-        f"fewer than about {FEW} examples have made the fine-tuning of such a network fail "
-        "(docs/results/batchnorm.md); compare with SAM first, or choose a larger batch_fraction or budget",
-        stacklevel=5,
-    )
-    return True

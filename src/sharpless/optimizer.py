@@ -7,7 +7,7 @@ from typing import Any, Never
 import torch
 from torch import Tensor, nn
 
-from sharpless import bases, closures, ddp, gradients, misuse, options
+from sharpless import bases, batchnorm, closures, ddp, gradients, misuse, options
 from sharpless.ascent import Ascent, sam
 from sharpless.climb import Climb
 from sharpless.cost import Cost
@@ -238,6 +238,8 @@ class RST(Wrapper):
         self._listen()
         kept = {name: self.param_groups[0][name] for name in self._common}
         options.check_step(self.base, self.schedule, kept["coin_step"], self.total_steps)
+        if kept["coin_step"] == 0:
+            batchnorm.warn_of_fine_tuning(self._memory, self.model, self.gamma)
         p = self.schedule.at(kept["coin_step"], self.total_steps)
         gamma = self._gamma_at(p) if p > 0 else 0.0
         # With γ = 0 or ρ = 0 a sharpness-aware step is a plain one: one pass is enough.

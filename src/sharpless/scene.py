@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sharpless import batches, diagnosis, misuse
+from sharpless import batches, batchnorm, diagnosis, misuse
 from sharpless.displaced import displaced
 from sharpless.memory import Memory
 
@@ -86,8 +86,8 @@ class Scene:
         """Return the part of the batch to climb with, its share, and the rest, None if the part is the whole batch."""
         if batch_fraction == 1:
             return batch, 1.0, None
-        together = self.model is not None and misuse.has_batch_statistics(self.model)
+        together = self.model is not None and batchnorm.has_batch_statistics(self.model)
         part, share, rest = batches.split(batch, batch_fraction, fewest=2 if together else 1)
         if together and rest is not None and not self.memory.warned_of_part:
-            self.memory.warned_of_part = misuse.warn_of_small_part(batches.length(part), batch_fraction)
+            self.memory.warned_of_part = batchnorm.warn_of_small_part(batches.length(part), batch_fraction)
         return part, share, rest
