@@ -48,9 +48,12 @@ def warn_of_small_part(examples: int | None, batch_fraction: float) -> bool:
     return True
 
 
-def warn_of_fine_tuning(memory: Memory, model: nn.Module | None, gamma: float) -> None:
-    """Warn if a run begins with a large γ, and with BatchNorm layers that were trained before. Waits for the device."""
-    if memory.looked_at_statistics or model is None:
+def warn_of_fine_tuning(memory: Memory, model: nn.Module | None, gamma: float, step: int) -> None:
+    """Warn if a run begins with a large γ, and with BatchNorm layers that were trained before.
+
+    This waits for the device, once, at step 0. A resumed run begins later.
+    """
+    if step > 0 or memory.looked_at_statistics or model is None:
         return
     memory.looked_at_statistics = True
     layers = (module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats)

@@ -102,8 +102,7 @@ class RST(Wrapper):
 
         ledger = {"coin_step": 0, "sharp_steps": 0, "passes": 0.0, "plain_passes": 0.0}
         super().__init__(one, common=self._when.kept | ledger, rho=float(rho))
-        self.gamma, self.batch_fraction = float(gamma), float(batch_fraction)
-        self.total_steps = total_steps
+        self.gamma, self.batch_fraction, self.total_steps = float(gamma), float(batch_fraction), total_steps
         self.model = getattr(model, "_orig_mod", model)  # the network inside torch.compile
         self.freeze_batchnorm, self.repeat_dropout, self.climb_locally = freeze_batchnorm, repeat_dropout, climb_locally
         self.keep_strength, self.systematic, self.ascent = keep_strength, systematic, ascent
@@ -238,8 +237,7 @@ class RST(Wrapper):
         self._listen()
         kept = {name: self.param_groups[0][name] for name in self._common}
         options.check_step(self.base, self.schedule, kept["coin_step"], self.total_steps)
-        if kept["coin_step"] == 0:
-            batchnorm.warn_of_fine_tuning(self._memory, self.model, self.gamma)
+        batchnorm.warn_of_fine_tuning(self._memory, self.model, self.gamma, kept["coin_step"])
         p = self.schedule.at(kept["coin_step"], self.total_steps)
         gamma = self._gamma_at(p) if p > 0 else 0.0
         # With γ = 0 or ρ = 0 a sharpness-aware step is a plain one: one pass is enough.
