@@ -71,7 +71,7 @@ CASES = {
         f"table-{name}": Case("table", (0.03, 0.1, 0.3, 1.0), (1e-4, *SMALL), {"name": name})
         for name in ("breast_cancer", "diabetes")
     },
-    "images": Case("few_images", (0.02, 0.05, 0.1), (0.01, 0.02, 0.05), {"images": 500}, 0.95),
+    "images": Case("few_images", (0.02, 0.05, 0.1), (0.01, 0.02, 0.05, 0.1), {"images": 500}, 0.95),
     "text": Case("text", (0.005, 0.01, 0.02, 0.05), SMALL),
 }
 CASES |= {f"{name}-auto": replace(case, rho=AUTO) for name, case in CASES.items()}
@@ -169,7 +169,7 @@ def main() -> None:
             study(name, *asked, runs=options.runs, jobs=options.jobs)
             print(f"\r{RESULTS / f'real-{name}.json'}", flush=True)
     if options.table:
-        names = [*CASES, *(f"{name}-base-lr" for name in CASES)]  # of the present study, and an earlier one
+        names = [name + kind for kind in ("", "-base-lr", "-one-seed") for name in CASES]  # and of earlier studies
         there = {name: path for name in names if (path := RESULTS / f"real-{name}.json").exists()}
         summaries = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in there.items()}
         store.write(RESULTS / "real-tasks.md", real_page.page(summaries))
