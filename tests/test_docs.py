@@ -116,7 +116,7 @@ QUOTED = {  # what a page says: the file and the row that it is from
     "37.4 [24.9, 49.8] points better": ("schedules-vit.md", "| +37.36 [+24.92, +49.80] | 8e-05 | 0.00024 |"),
     "ended 5.2 [3.3, 7.1] points below SGD": (
         "real-tasks.md",
-        "| 44.96 ± 1.7 |  | 0.05 | 0.02 | -5.19 [-7.05, -3.33] |",
+        "| 44.96 ± 1.7 |  | 0.05 | 0.02 | -5.19 [-7.05, -3.33]",
     ),
     "but 12 epochs at 0.02 ended at 57.7 %": ("real-tasks.md", "| SGD, 12 epochs | 57.66 ± 1 |  | 0.02 |"),
     "loses 7 points on average": ("finetune-batchnorm.md", "| 25 of 50 | 0.05 | 3 | 55.7 ± 2.9 | 1.12 | 103 | -7.0 ["),
