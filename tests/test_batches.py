@@ -15,6 +15,7 @@ pytestmark = pytest.mark.quick
 X, Y = torch.arange(12.0).reshape(6, 2), torch.arange(6)
 NAMES = list("abcdef")
 Pair = namedtuple("Pair", ["x", "y"])
+Triplet = namedtuple("Triplet", ["anchor", "positive", "negative"])
 
 
 class Encoding(UserDict):
@@ -119,6 +120,8 @@ IMAGE, SERIES = torch.zeros(3, 8, 8), torch.zeros(100, 2)
         ((SERIES,) * 8, tuple(range(8))),
         ([SERIES] * 8, list("abcdefgh")),
         ((SERIES, SERIES), (torch.tensor(1), torch.tensor(0))),
+        ([IMAGE] * 8, [IMAGE] * 8),
+        ([IMAGE] * 8, [{"boxes": torch.zeros(3, 4), "labels": torch.zeros(3)}] * 8),
     ],
 )
 def test_lists_of_examples(batch):
@@ -141,10 +144,16 @@ def test_lists_of_examples(batch):
         [torch.zeros(8, 3, 32, 32)] * 2 + [torch.zeros(8, 3, 16, 16)] * 6,
         {"triplet": [X, X, X], "names": NAMES},
         (IMAGE, torch.arange(3), ["a", "b", "c"]),
+        Triplet(torch.zeros(3, 5), torch.zeros(3, 5), torch.zeros(3, 5)),
+        (Y[:3], torch.ones(3, dtype=torch.bool), Y[:3], Y[:3]),
+        ([torch.zeros(3, 8)] * 4, torch.zeros(3, 1)),
+        {"images": [torch.zeros(64, 3, 8, 8)] * 2, "size": (8, 8)},
+        ((X, X), ("weak", "strong")),
+        ((X, X, X), Y, ("anchor", "positive", "negative")),
     ],
 )
 def test_lists_of_fields(batch):
-    """Sees views, triplets and pairs refused, which have one row for each example."""
+    """Sees views, triplets, pairs and tokens refused, which have one row for each example, beside sizes and names."""
     check_fields(batch)
 
 

@@ -1,7 +1,7 @@
 """A batch, any nest of tensors: its length, and parts of it."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -34,8 +34,9 @@ def length(batch: Any) -> int | None:
 def check_fields(batch: Any) -> None:
     """Check that the tensors in each list or tuple are fields of the batch, such as x and y, and not single examples.
 
-    Tensors of one shape are taken for examples if there are three or more, and as many as they have rows, or if another
-    list without such tensors has as many entries, such as labels.
+    Tensors of one shape and dtype are taken for examples if there are three or more, and as many as they have rows. If
+    no tensor outside of lists of that length shows the number of examples, they are also taken for examples if they
+    have fewer rows, or if another list has as many entries, such as labels. The entries of a named tuple are fields.
 
     >>> import torch
     >>> check_fields([torch.zeros(8, 3), torch.zeros(8, 3), torch.zeros(8, 3)])
@@ -44,11 +45,18 @@ def check_fields(batch: Any) -> None:
         ValueError: they are examples, which would be cut into pieces.
     """
     sequences = list(_sequences(batch))
-    others = {len(each) for each in sequences if not any(True for _ in _lengths(each))}
-    for each in sequences:
-        shapes = {tuple(value.shape) if isinstance(value, Tensor) else () for value in each}
-        shape = shapes.pop() if len(shapes) == 1 else ()
-        if shape and (len(each) >= max(3, shape[0]) or (len(each) in others and len(each) != shape[0])):
+    alike = [each for each in sequences if _are_alike(each) and each[0].dim() > 0]
+    # Two entries that are no tensors are rather the size of an image, or the names of two views.
+    labels = {
+        len(each) for each in sequences if not any(True for _ in _lengths(each)) and (len(each) > 2 or _are_alike(each))
+    }
+    for each in alike:
+        count, shape = len(each), tuple(each[0].shape)
+        lists = [other for other in sequences if len(other) == count and not any(value is each for value in other)]
+        inside = sum(len(list(_lengths(other))) for other in lists)
+        alone = inside >= len(list(_lengths(batch)))
+        few = count >= 3 and (count == shape[0] or (alone and count > shape[0]))
+        if few or (alone and count in labels and count != shape[0]):
             raise ValueError(
                 f"the batch has {len(each)} tensors of shape {shape} in a {type(each).__name__}, and batch_fraction "
                 "cuts each tensor along its first dimension: if they are examples, stack them, as in "
@@ -167,12 +175,19 @@ def _rebuilt(batch: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _sequences(batch: Any) -> Iterator[list[Any] | tuple[Any, ...]]:
-    """Yield all lists and tuples in `batch`."""
-    if isinstance(batch, (list, tuple)) and not isinstance(batch, PackedSequence):
+    """Yield all lists and tuples in `batch`, except named tuples."""
+    if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
         yield batch
     if _is_nest(batch):
         for value in _values(batch):
             yield from _sequences(value)
+
+
+def _are_alike(values: Sequence[Any]) -> bool:
+    """Return whether `values` are tensors of one shape and dtype."""
+    return (
+        all(isinstance(value, Tensor) for value in values) and len({(each.shape, each.dtype) for each in values}) == 1
+    )
 
 
 def _lengths(batch: Any) -> Iterator[int]:
