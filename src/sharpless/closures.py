@@ -59,7 +59,7 @@ def evaluate(
     for _ in passes(None, again=again):
         with torch.enable_grad():
             losses.append(closure())
-    if again and memory.draw is not None and memory.draw.empty and misuse.any_nonzero(parameters):
+    if not memory.has_worked and memory.draw is not None and memory.draw.empty and misuse.any_nonzero(parameters):
         memory.draw = None  # the gradients were there before: this closure does nothing, and the step has no passes
     return losses[0]
 

@@ -70,7 +70,7 @@ class GRST(RST):
             gamma = self._gamma_for(p.mean())
             if gamma == math.inf:
                 raise ValueError(f"p = {p} is too small for degree = {self._degree}: γ = degree / mean p overflows")
-            if gamma > LARGE_GAMMA and gamma_cap is None:
+            if round(gamma, 6) > LARGE_GAMMA and gamma_cap is None:
                 warnings.warn(
                     f"p = {p} makes γ = {gamma:.3g}, and such a weight can break training: give a larger p or gamma; a "
                     "radius is given as rho=…",

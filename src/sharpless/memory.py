@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import local
 from typing import Any
 from weakref import WeakSet
@@ -80,6 +80,8 @@ class Memory:
     perturbed: bool = False
     reduced: bool = False
     """Whether a backward of this process was reduced by DistributedDataParallel."""
+    has_worked: bool = False
+    """Whether a loop over passes has given a gradient."""
     spent: dict[Tensor, Mark] = field(default_factory=dict)
     """The gradients that the last step has used, if gradients decide on steps."""
     bare_steps: int = 0
@@ -109,7 +111,8 @@ class Memory:
 
     def __getstate__(self) -> dict[str, Any]:
         # Gradients are recognized by identity, and no DistributedDataParallel wraps a copy of the model yet.
-        return {**self.__dict__, "spent": {}, "around": None, "parameters": []}
+        draw = self.draw and replace(self.draw, left=None, mixed=None)
+        return {**self.__dict__, "draw": draw, "spent": {}, "around": None, "parameters": []}
 
     def is_cleared(self, parameters: list[Tensor]) -> bool:
         """Return whether the gradients of the current step were cleared without a step."""
@@ -149,6 +152,7 @@ class Memory:
         finally:
             self.running = False
         self.reduced = True
+        self.has_worked = self.has_worked or (self.draw is not None and not self.draw.empty)
         for other, before in others:
             self._mark_mixed(other, before)
 

@@ -110,13 +110,16 @@ def check_batch(batch: Any, *more: Any, batch_fraction: float, memory: Memory | 
         )
 
 
-def check_inside(draw: Draw | None, parameters: list[Tensor]) -> None:
+def check_inside(memory: Memory, parameters: list[Tensor]) -> None:
     """Check that the gradients of a step did not arrive after its passes had ended.
+
+    Where a loop has given gradients before, this one was skipped, and a gradient outside of it is meant.
 
     Raises:
         RuntimeError: they did.
     """
-    if draw is None or draw.left is None or not changed(parameters, draw.left):
+    draw = memory.draw
+    if memory.has_worked or draw is None or draw.left is None or not changed(parameters, draw.left):
         return
     if any_nonzero(parameters):  # and not cleared
         if callers.is_called_by("deepspeed"):

@@ -157,7 +157,7 @@ class RST(Wrapper):
         memory, parameters = self._memory, self._parameters()
         if memory.running:
             raise RuntimeError("passes() was called within passes(): end the running loop first")
-        misuse.check_inside(memory.draw, parameters)
+        misuse.check_inside(memory, parameters)
         if memory.is_cleared(parameters):
             self._close_draw()
         self._complete_groups()
@@ -201,7 +201,7 @@ class RST(Wrapper):
         memory, parameters = self._memory, self._parameters()
         memory.check_ended("step")
         misuse.check_alone(memory.draw, parameters)
-        misuse.check_inside(memory.draw, parameters)
+        misuse.check_inside(memory, parameters)
         loss = None
         if closure is not None:
             loss = closures.evaluate(closure, memory, parameters, self._passes, self.schedule, self.batch_fraction)
