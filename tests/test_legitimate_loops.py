@@ -143,6 +143,20 @@ def test_a_penalty_outside_the_loop(kind):
     assert distance(found, penalized(lambda net: Half(kind, sgd(net)), 4)) < 1e-10
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_that_are_left_out(kind):
+    """Sees a warning of an optimizer that never trains, where two batches in a row are not finite."""
+    model = network()
+    opt = KINDS[kind](sgd(model), model=model)
+    for step, batch in enumerate(STEPS):
+        for x, y in opt.passes(batch):
+            if step not in (3, 4, 5):
+                mse_loss(model(x), y).backward()
+        opt.step()
+        opt.zero_grad()
+    assert opt.cost.plain_passes == len(STEPS) - 3
+
+
 @pytest.mark.parametrize("kind", ["SAM", "RST", "GRST"])
 def test_a_closure_that_skips_a_batch(kind):
     """Sees a closure that returns early taken for one that never does anything, and a warning of plain steps."""

@@ -61,7 +61,7 @@ def warn_of_no_gradients(memory: Memory, parameters: list[Tensor]) -> None:
             "opt.zero_grad() in place of step()",
             stacklevel=5,
         )
-    elif memory.idle_steps == 2:
+    elif memory.idle_steps == 2 and not memory.has_worked:  # a loop that has worked may skip batches
         warnings.warn(
             "step() changes nothing: in two steps no pass has left a gradient in a parameter of base; wrap the "
             "optimizer of the network that the loop runs, and let no hook clear gradients during backward()",
