@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if name == "images":
         if options.data_dir is None:
             parser.error("the images are CIFAR-10's: give the folder of its Parquet files with --data-dir")
-        source, own = f"{Path(__file__).with_name('images.py')}:train", {"folder": str(options.data_dir)}
+        source, own = f"{Path(__file__).with_name('images.py')}:train", {"data": str(options.data_dir)}
         command += " --data-dir CIFAR-10"
     found = {}
     for number, (task, changes) in enumerate(study.tasks.items()):

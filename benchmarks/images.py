@@ -1,4 +1,4 @@
-"""CIFAR-10 from two Parquet files of JPEG or PNG images, for `frontier.py` (reduced to 16 by 16) and `finetune.py`."""
+"""CIFAR-10 of two Parquet files: at 16 by 16 pixels for `frontier.py` and `schedules.py`, and for `finetune.py`."""
 
 from functools import cache
 from pathlib import Path
@@ -66,13 +66,14 @@ def images(folder: Path, noise: float, seed: int, validation: float) -> Data:
 
 
 @task(metric="accuracy", unit="%", goal="max")
-def train(trial: Trial, folder: str) -> None:
-    """Train on CIFAR-10 at 16 by 16 pixels, with 40 % of the labels replaced.
+def train(trial: Trial, data: str, noise: float = 0.4, epochs: int = 20) -> None:
+    """Train on CIFAR-10 at 16 by 16 pixels.
 
     Args:
         trial: one run of a comparison.
-        folder: the folder of the Parquet files.
+        data: the folder of the Parquet files.
+        noise: share of the training labels that are replaced at random.
+        epochs: epochs of plain training.
     """
-    recipe = Recipe(noise=0.4, network="convnet-strided", width=24, epochs=20, lr_warmup=0.05)
-    data = images(Path(folder), recipe.noise, trial.seed, 0.2 if trial.choosing else 0.0)
-    training.train(trial, recipe, data=data)
+    recipe = Recipe(noise=noise, network="convnet-strided", width=24, epochs=epochs, lr_warmup=0.05)
+    training.train(trial, recipe, data=images(Path(data), noise, trial.seed, 0.2 if trial.choosing else 0.0))

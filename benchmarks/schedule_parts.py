@@ -97,6 +97,7 @@ QUARTER = (
     ("γ = 1/p against γ = 1, p = 0.25", "g-rst:p=0.25", "rst:p=0.25"),
     ("a late quarter against SAM", f"rst:p={LATE}0.75", "sam"),
 )
+LONGER = ("a longer plain training against SAM", "sgd-long", "sam")
 AFTER_WARMUP = (
     ("SAM with warm-up against SAM", "rst:p=warmup:0.1/1", "sam"),
     ("RST with warm-up against RST", "rst:p=warmup:0.1/0.5", "rst:p=0.5"),
@@ -122,7 +123,7 @@ PARTS = {
         {WHOLE: Case({}, (*FEW, *UNEQUAL, "sgd-long")), OWN_TAIL: Case({"anneal": 0.3}, ANNEALED)},
         (),
         (0.2, 0.5, 1.0),
-        (*QUARTER, *EQUAL, *OWN_ANNEAL, *BY_WEIGHT[:3], ("a longer plain training against SAM", "sgd-long", "sam")),
+        (*QUARTER, *EQUAL, *OWN_ANNEAL, *BY_WEIGHT[:3], LONGER),
         {"months": 2, "epochs": 8, "lr": 2e-3},
         choice_seeds=1,
     ),
@@ -158,6 +159,15 @@ PARTS = {
         },
         (*FEW, "sgd-long"),
         (0.05, 0.1, 0.2, 0.4),
-        (*QUARTER, *EQUAL, ("a longer plain training against SAM", "sgd-long", "sam")),
+        (*QUARTER, *EQUAL, LONGER),
+    ),
+    "images": Part(
+        "benchmarks/images.py:train",
+        {"4000 clean images": Case()},
+        (*FEW, "sgd-long"),
+        (0.05, 0.1, 0.2),
+        (*QUARTER, *EQUAL, LONGER),
+        {"noise": 0.0, "epochs": 10},
+        choice_seeds=1,
     ),
 }

@@ -2,6 +2,7 @@
 
     python benchmarks/schedules.py digits [--jobs 1] [--seeds 10] [--runs runs/schedules] [--out benchmarks/results]
     python benchmarks/schedules.py forecast --data ETTh1.csv
+    python benchmarks/schedules.py images --data CIFAR-10
 
 Run it in the root of the repository. Every method chooses its ρ from the same grid, on validation data and with other
 seeds. `schedule_parts.py` sets the comparisons before the runs: pairs of methods, with differences paired by seed and
@@ -128,13 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="the methods to execute; by default all")
-    parser.add_argument("--data", help="the CSV file of ETTh1, for forecast")
+    parser.add_argument("--data", help="the CSV file of ETTh1, for forecast, or the folder of CIFAR-10, for images")
     parser.add_argument("--runs", type=Path, default=Path("runs/schedules"), help="folder of the runs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args(arguments)
     name, part = options.part, PARTS[options.part]
     command = f"python benchmarks/schedules.py {name} --jobs {options.jobs} --seeds {options.seeds}"
-    command += " --data ETTh1.csv" * (options.data is not None)
+    command += f" --data {Path(options.data).name}" if options.data else ""
     command += f" --methods {' '.join(options.methods)}" if options.methods else ""
     found = study(part, options.runs / name, options.seeds, options.jobs, options.data, options.methods)
     results = {"command": command, "rho grid": part.rho, "choice seeds": part.choice_seeds, **found}
