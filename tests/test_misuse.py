@@ -177,32 +177,6 @@ def test_steps_without_gradients():
         train(model, SAM(list(bases.values())), batches(1))
 
 
-class Counting(nn.Module):
-    """A network whose noise falls with the number of its forwards, which it counts in an attribute."""
-
-    def __init__(self, counts):
-        super().__init__()
-        self.layer, self.forwards, self.counts, self.width = nn.LazyLinear(1, dtype=torch.float64), 0, counts, 0
-
-    def forward(self, x):
-        self.forwards += int(self.counts())
-        self.width = x.shape[1]
-        return self.layer(x)
-
-
-@pytest.mark.filterwarnings("ignore:Lazy modules")
-def test_a_forward_that_counts():
-    """Sees a schedule within the network run at twice its pace, since each pass counts a step."""
-    model = nn.Sequential(Counting(lambda: True))
-    opt = SAM(sgd(model), model=model)
-    with pytest.warns(UserWarning, match=r"each pass changes 0\.forwards of model.*if not opt\.perturbed"):
-        train(model, opt, batches(1))
-    train(model, opt, batches(2))  # once said is enough
-    model = nn.Sequential(Counting(lambda: not opt.perturbed))
-    train(model, opt := SAM(sgd(model), model=model), batches(2))
-    assert model[0].forwards == 2
-
-
 def test_a_group_that_joins_between_micro_batches():
     """Sees a group that the base got in the middle of a step end in an error about rho."""
     model, extra = network(), nn.Parameter(torch.ones(1, dtype=torch.float64))

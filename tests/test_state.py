@@ -105,7 +105,6 @@ class Caching(nn.Module):
         return x * self.scale * self.table[self.forwards - 1] + self.range
 
 
-@pytest.mark.filterwarnings("ignore:each pass changes .* of model")
 def test_caches_that_are_made_late():
     """Sees a cache taken away, or put back to a smaller one, which the layer believes to have."""
     model = nn.Sequential(nn.Linear(6, 6), Caching(), nn.Linear(6, 1))

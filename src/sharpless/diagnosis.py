@@ -1,4 +1,4 @@
-"""What the first perturbed pass shows: weights that do not move, and attributes or data that change in each pass."""
+"""What the first perturbed pass shows: weights that do not move, and data that change in each pass."""
 
 import gc
 import warnings
@@ -8,7 +8,7 @@ from types import GeneratorType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from sharpless import callers
@@ -17,16 +17,14 @@ __all__ = ["watched"]
 
 
 @contextmanager
-def watched(model: nn.Module | None, weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
+def watched(weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
     """Watch a pass in the block, at the displaced weights, and warn of what would go wrong in each step.
 
     Args:
-        model: the network.
         weights: the weights before the displacement.
         eps: their perturbation.
     """
     _warn_of_rounding(weights, eps)
-    before = {} if model is None else _numbers_of(model)
     loaders = [(loader, loader._num_yielded) for loader in _loaders()]
     yield
     if any(loader._num_yielded > number for loader, number in loaders):
@@ -35,8 +33,6 @@ def watched(model: nn.Module | None, weights: list[Tensor], eps: list[Tensor]) -
             "sharpness-aware step see different data: take it before the loop, as in passes(next(batches))",
             stacklevel=2,
         )
-    if model is not None:
-        _warn_of_counters(model, before)
 
 
 def _loaders() -> list[Any]:
@@ -46,29 +42,6 @@ def _loaders() -> list[Any]:
         if isinstance(value, GeneratorType):
             values.extend(gc.get_referents(value))
     return [value for value in values if issubclass(type(value), _BaseDataLoaderIter)]
-
-
-def _numbers_of(model: nn.Module) -> dict[str, float]:
-    """Return the plain numbers among the attributes of the modules of `model`, by name."""
-    return {
-        f"{name}.{attribute}".lstrip("."): value
-        for name, module in model.named_modules()
-        for attribute, value in vars(module).items()
-        if type(value) in {int, float}
-    }
-
-
-def _warn_of_counters(model: nn.Module, before: dict[str, float]) -> None:
-    """Warn if a perturbed pass has changed plain numbers of `model`, which are not restored as buffers are."""
-    now = _numbers_of(model)
-    names = [name for name in before if name in now and now[name] != before[name]]
-    if names:
-        shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        warnings.warn(
-            f"each pass changes {shown} of model, so that it changes twice in a sharpness-aware step: register it as a "
-            "buffer, which is restored, or change it only `if not opt.perturbed`",
-            stacklevel=2,
-        )
 
 
 @torch.no_grad()

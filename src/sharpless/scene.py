@@ -70,7 +70,7 @@ class Scene:
                 scene.enter_context(memory.buffers.again(self.model, self._found))
             if not memory.looked_at_climb:
                 memory.looked_at_climb = True
-                scene.enter_context(diagnosis.watched(self.model, weights, eps))
+                scene.enter_context(diagnosis.watched(weights, eps))
             scene.enter_context(displaced(weights, eps))
             if self.model is not None:
                 scene.callback(misuse.watch_saving(self.model))
