@@ -28,6 +28,11 @@ CONTROL = {
     "rst:p=periodic:2": "every 2nd step, γ = 1", "rst:p=piecewise:0,1@0.5": "last half, γ = 1",
     "g-rst:p=0.5": "p = 0.5, γ = 2", "sam:shorter": "SAM, ¾ of the steps", "sam": "SAM",
 }  # fmt: skip
+COMPARED = {
+    "digits, 30 % wrong labels": ("digits", ""), "digits, 10 % wrong labels": ("labels", "10 % wrong labels"),
+    "160 clean digits": ("labels", "160 examples, no wrong labels"), "ETTh1": ("forecast", ""),
+    "4,000 images of CIFAR-10, 16 × 16": ("images", ""),
+}  # fmt: skip
 TAILS = {"sgd": "base", "rst:p=0.3": "p = 0.3, γ = 1", "temperon:tail=0.3": "last 30 %", "sam": "SAM"}
 
 
@@ -37,10 +42,9 @@ def figures(folder: Path) -> dict[str, tuple[Figure, str]]:
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
     made: dict[str, tuple[Figure, str]] = {}
     places, control = {}, {}
-    titles = {"digits": "digits, 30 % wrong labels", "forecast": "ETTh1", "clean": "160 clean digits"}
-    for name, title in titles.items():
+    for title, (name, case) in COMPARED.items():
         if name in found:
-            rows, metric = rows_of(found[name]), found[name]["metric"]
+            rows, metric = rows_of(found[name], case), found[name]["metric"]
             unit = "accuracy %" if metric["unit"] == "%" else f"{metric['name']}, lower is better"
             places[title] = rows, PLACES, unit
             shorter = {"sam:shorter": rows_of(found[name], SHORTER)["sam"]} if SHORTER in found[name]["cases"] else {}
@@ -49,9 +53,14 @@ def figures(folder: Path) -> dict[str, tuple[Figure, str]]:
         digits = found["digits"]
         places["digits, a quarter of the batch, cost 1.05"] = rows_of(digits), OF_PARTS, "accuracy %"
         made["strength"] = strength(digits), "Accuracy against the mean of p, at γ = 1, 1/p and 2/p"
-        made["all"] = schedules(digits, list(SCHEDULES)), "Accuracy of every scheduling function, with each weight γ"
-        varying = [RISING, FALLING, "linear:0,1", "linear:1,0"]
-        made["weights"] = schedules(digits, ["0.5", *varying]), "Accuracy of schedules that vary, with each weight γ"
+        rows, title = rows_of(digits), "digits, 30 % wrong labels"
+        every = schedules({title: (rows, list(SCHEDULES), "accuracy %")})
+        made["all"] = every, "Accuracy of every scheduling function, with each weight γ"
+        of = {title: (rows, ["0.5", RISING, FALLING, "linear:0,1", "linear:1,0"], "accuracy %")}
+        if "forecast" in found:
+            varying = ["0.5", RISING, FALLING, "linear:0,1"]
+            of["ETTh1"] = rows_of(found["forecast"]), varying, "MSE, lower is better"
+        made["weights"] = schedules(of), "Results of schedules that vary, with each weight γ"
     if places:
         made["place"] = panels(places), "Late, early and constant at a cost of 1.25, and of 1.05"
         made["control"] = panels(control), "Temperon's control, a tail and G-RST at a cost of 1.5, and SAM"
@@ -64,8 +73,9 @@ def figures(folder: Path) -> dict[str, tuple[Figure, str]]:
     }
     if tails:
         made["anneal"] = panels(tails), "A tail of 30 % that owns the fall of the learning rate, and one that does not"
-    if "warmup" in found:
-        made["warmup"] = warmup(found["warmup"]), "Accuracy against ρ, with p = 0 in warm-up and without"
+    warmed = {"warmup": "a perceptron, SGD", "vit": "a vision transformer, AdamW"}
+    if there := {title: found[name] for name, title in warmed.items() if name in found}:
+        made["warmup"] = warmup(there), "Accuracy against ρ, with p = 0 in warm-up and without"
     if "flatness" in found:
         made["flatness"] = (
             flatness(found["flatness"]),

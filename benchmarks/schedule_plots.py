@@ -57,26 +57,31 @@ def curve(
 
 def frame(axes: Axes, rows: Rows, labels: Sequence[str], unit: str) -> None:
     """Draw the base and SAM as lines, and label the axes."""
-    for method, name, color in ("sgd", rows["sgd"]["label"], BASE), ("sam", "SAM", SAM):
-        at = rows[method]["value"]["mean"]
-        axes.axvline(at, color=color, linewidth=1.0, zorder=0)
-        axes.text(at, -0.62, name, color=color, ha="center", va="bottom", fontsize=7.5)
+    lines = {"sgd": (rows["sgd"]["label"], BASE), "sam": ("SAM", SAM)}
+    at = {method: rows[method]["value"]["mean"] for method in lines}
+    close = abs(at["sgd"] - at["sam"]) < 0.1 * (axes.get_xlim()[1] - axes.get_xlim()[0])
+    for method, (name, color) in lines.items():
+        side = "center" if not close else "right" if at[method] == min(at.values()) else "left"
+        axes.axvline(at[method], color=color, linewidth=1.0, zorder=0)
+        axes.text(at[method], -0.62, name, color=color, ha=side, va="bottom", fontsize=7.5)
     axes.set_yticks(range(len(labels)), labels)
     axes.set(ylim=(len(labels) - 0.4, -0.6), xlabel=unit)
 
 
-def schedules(results: Mapping[str, Any], shown: Sequence[str]) -> Figure:
-    """Return a row for each schedule, with each of its weights γ."""
-    rows = rows_of(results)
-    figure, (axes,) = frames(1.0 + 0.26 * len(shown))
-    for number, schedule in enumerate(shown):
-        for place, (form, look) in enumerate(WEIGHTS.items()):
-            if (method := form.format(schedule)) in rows:
-                label, color, marker = look
-                mark(axes, rows[method], number + (place - 1) * 0.22, color, marker, label)
-    frame(axes, rows, [SCHEDULES[schedule] for schedule in shown], "accuracy %")
-    handles, labels = axes.get_legend_handles_labels()
-    known = dict(zip(labels, handles, strict=True))
+def schedules(of: Mapping[str, tuple[Rows, Sequence[str], str]]) -> Figure:
+    """Return panels with a row for each schedule, with each of its weights γ."""
+    figure, found = frames(0.4 + sum(0.8 + 0.26 * len(shown) for _, shown, _ in of.values()), len(of))
+    known = {}
+    for axes, (title, (rows, shown, unit)) in zip(found, of.items(), strict=True):
+        for number, schedule in enumerate(shown):
+            for place, (form, look) in enumerate(WEIGHTS.items()):
+                if (method := form.format(schedule)) in rows:
+                    label, color, marker = look
+                    mark(axes, rows[method], number + (place - 1) * 0.22, color, marker, label)
+        frame(axes, rows, [SCHEDULES[schedule] for schedule in shown], unit)
+        axes.set_title(title, pad=14)
+        handles, labels = axes.get_legend_handles_labels()
+        known |= dict(zip(labels, handles, strict=True))
     figure.legend(known.values(), known, frameon=False, loc="outside lower center", ncols=3, handletextpad=0)
     return figure
 
@@ -112,18 +117,30 @@ def panels(of: Mapping[str, tuple[Rows, Mapping[str, str], str]]) -> Figure:
     return figure
 
 
-def warmup(results: Mapping[str, Any]) -> Figure:
-    """Return accuracy against ρ, with p = 0 in warm-up (dashed) and without."""
-    figure, (axes,) = frames(4.0)
-    cases = {float(case.removeprefix("ρ = ")): rows_of(results, case) for case in results["cases"]}
-    for name, form in {"SAM": "rst:p={}1", "RST, p = 0.5": "rst:p={}0.5", "G-RST, p = 0.5": "g-rst:p={}0.5"}.items():
-        color, marker = (SAM, "D") if name == "SAM" else (RST, "^") if name.startswith("RST") else (GRST, "v")
-        for before, dashes in ("", ()), ("warmup:0.1/", (3, 2)):
-            method = form.format(before).replace("rst:p=1", "sam") if not before else form.format(before)
-            label = name + ", p = 0 in warm-up" * bool(before)
-            curve(axes, list(cases), [rows[method] for rows in cases.values()], color, marker, label, dashes)
-    axes.set(xlabel="ρ", ylabel="accuracy %")
-    figure.legend(frameon=False, loc="outside lower center")
+def warmup(of: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Return panels of accuracy against ρ, with p = 0 in warm-up (dashed) and without."""
+    figure, found = frames(1.3 + 2.4 * len(of), len(of))
+    known = {}
+    for axes, (title, results) in zip(found, of.items(), strict=True):
+        cases = {float(case.removeprefix("ρ = ")): rows_of(results, case) for case in results["cases"]}
+        base = rows_of(results)["sgd"]
+        axes.axhline(base["value"]["mean"], color=BASE, linewidth=1.0, zorder=0, label="base")
+        for name, form in {
+            "SAM": "rst:p={}1",
+            "RST, p = 0.5": "rst:p={}0.5",
+            "G-RST, p = 0.5": "g-rst:p={}0.5",
+        }.items():
+            color, marker = (SAM, "D") if name == "SAM" else (RST, "^") if name.startswith("RST") else (GRST, "v")
+            for before, dashes in ("", ()), ("warmup:0.1/", (3, 2)):
+                method = form.format(before).replace("rst:p=1", "sam") if not before else form.format(before)
+                rows = [rows[method] for rows in cases.values() if method in rows]
+                if rows:
+                    label = name + ", p = 0 in warm-up" * bool(before)
+                    curve(axes, list(cases), rows, color, marker, label, dashes)
+        axes.set(xlabel="ρ", ylabel="accuracy %", title=title)
+        handles, labels = axes.get_legend_handles_labels()
+        known |= dict(zip(labels, handles, strict=True))
+    figure.legend(known.values(), known, frameon=False, loc="outside lower center")
     return figure
 
 
