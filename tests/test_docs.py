@@ -113,6 +113,8 @@ QUOTED = {  # what a page says: the file and the row that it is from
     "by 0.0058 [0.0048, 0.0068]": ("schedules-forecast.md", "| +0.0058 [+0.0048, +0.0068] | 3.2e-07 | 3.9e-06 |"),
     "by 0.0007 [0.0002, 0.0012]": ("schedules-forecast.md", "| -0.0007 [-0.0012, -0.0002] | 0.009 | 0.045 |"),
     "by 0.0189 [0.0149, 0.0228]": ("schedules-forecast.md", "| +0.0189 [+0.0149, +0.0228] |"),
+    "SAM is 0.81 [0.53, 1.10] points worse": ("schedules-images.md", "| sam | sgd | -0.81 [-1.10, -0.53] |"),
+    "0.86 [0.60, 1.12] better than SAM": ("schedules-images.md", "| sam | +0.86 [+0.60, +1.12] |"),
     "37.4 [24.9, 49.8] points better": ("schedules-vit.md", "| +37.36 [+24.92, +49.80] | 8e-05 | 0.00024 |"),
     "ended 5.2 [3.3, 7.1] points below SGD": (
         "real-tasks.md",
