@@ -85,7 +85,7 @@ def page(name: str, command: str, found: dict[str, Any], grid: Sequence[float]) 
     lines = [
         f"# Schedules: {name}",
         "",
-        f"`{command}`, torch {versions['torch']}, {machine['cores']} cores, one of them used. {chosen}Cost is in "
+        f"`{command}`, torch {versions['torch']}, {machine['cores']} cores, one for each run. {chosen}Cost is in "
         "gradients per step of plain training, expected and spent. ± is the standard deviation over seeds; "
         "† without those that diverged.",
         "",

@@ -13,7 +13,7 @@ __all__ = ["FEW", "has_batch_statistics", "warn_of_fine_tuning", "warn_of_small_
 FEW = 32
 """With parts of fewer examples, trainings of networks with BatchNorm have failed (docs/results/batchnorm.md)."""
 
-LARGE_GAMMA = 2.0
+FINE_TUNING_GAMMA = 2.0
 """With a larger γ, the fine-tuning of networks with BatchNorm has failed (docs/results/batchnorm.md)."""
 
 
@@ -57,7 +57,7 @@ def warn_of_fine_tuning(memory: Memory, model: nn.Module | None, gamma: float, s
         return
     memory.looked_at_statistics = True
     layers = (module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats)
-    layer = next(layers, None) if gamma > LARGE_GAMMA else None
+    layer = next(layers, None) if gamma > FINE_TUNING_GAMMA else None
     if layer is None or layer.running_mean is None or is_lazy(layer.running_mean) or layer.running_mean.is_meta:
         return
     counted = 0 if layer.num_batches_tracked is None else int(layer.num_batches_tracked)

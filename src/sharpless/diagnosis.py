@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from sharpless import callers
+from sharpless.tensors import local
 
 __all__ = ["watched"]
 
@@ -46,9 +47,12 @@ def _loaders() -> list[Any]:
 
 @torch.no_grad()
 def _warn_of_rounding(weights: list[Tensor], eps: list[Tensor]) -> None:
-    """Warn if weights of half precision hardly move, since ε is lost in rounding; this waits for the device."""
+    """Warn if weights of half precision hardly move, since ε is lost in rounding; this waits for the device.
+
+    Each rank looks at its own shards.
+    """
     asked = moved = 0.0
-    for weight, step in zip(weights, eps, strict=True):
+    for weight, step in zip(map(local, weights), map(local, eps), strict=True):
         if weight.dtype in {torch.float16, torch.bfloat16}:
             asked += float(step.float().square().sum())
             moved += float((((weight + step).float() - weight.float()) * step.float()).sum())
