@@ -169,9 +169,7 @@ def main() -> None:
             study(name, *asked, runs=options.runs, jobs=options.jobs)
             print(f"\r{RESULTS / f'real-{name}.json'}", flush=True)
     if options.table:
-        names = [
-            name + kind for kind in ("", "-base-lr", "-one-seed") for name in CASES
-        ]  # of earlier studies
+        names = [name + kind for kind in ("", "-base-lr", "-one-seed") for name in CASES]  # of earlier studies
         there = {name: path for name in names if (path := RESULTS / f"real-{name}.json").exists()}
         summaries = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in there.items()}
         store.write(RESULTS / "real-tasks.md", real_page.page(summaries))
