@@ -11,8 +11,9 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from schedule_parts import FALLING, PARTIAL, RISING, SHORTER
-from schedule_plots import SCHEDULES, flatness, panels, rows_of, schedules, strength, warmup
+from schedule_curves import flatness, strength, warmup
+from schedule_plots import SCHEDULES, panels, rows_of, schedules
+from schedule_questions import FALLING, PARTIAL, RISING, SHORTER
 from sharpless.lab import store
 from sharpless.report.drawing import STYLE, standalone, to_svg
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy
 from scipy.stats import rankdata
 
-from schedule_parts import EARLY, LATE, PARTS
+from schedule_parts import PARTS
+from schedule_questions import EARLY, LATE
 from sharpless.lab import compare, store
 from sharpless.report.runs import read_runs
 

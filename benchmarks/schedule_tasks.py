@@ -11,6 +11,7 @@ from timm.models import VisionTransformer
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim.lr_scheduler import LambdaLR
+from torchvision.ops import MLP
 
 from sharpless.lab import task
 from sharpless.lab.tasks.digits import network as convnet
@@ -43,11 +44,9 @@ def annealing(base: torch.optim.Optimizer, steps: int, anneal: float, warmup: fl
     return LambdaLR(base, factor)
 
 
-def mlp(width: int = 128) -> nn.Module:
+def mlp() -> nn.Module:
     """Return two hidden layers without normalization."""
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
-    )
+    return nn.Sequential(nn.Flatten(), MLP(64, [128, 128, 10]))
 
 
 def vit() -> nn.Module:
@@ -97,14 +96,12 @@ def digits(
 
     torch.manual_seed(trial.seed)
     model = NETWORKS[network]()
+    base: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
     if network == "vit":
-        base: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
-    else:
-        base = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
+        base = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
     epochs, per_epoch = trial.epochs(epochs), len(y) // 64
-    steps = epochs * per_epoch
-    opt = trial.optimizer(base, model=model, total_steps=steps, batch_size=64, rho=0.3)
-    scheduler = annealing(base, steps, anneal, warmup)
+    opt = trial.optimizer(base, model=model, total_steps=epochs * per_epoch, batch_size=64, rho=0.3)
+    scheduler = annealing(base, epochs * per_epoch, anneal, warmup)
     for epoch in range(1, epochs + 1):
         for rows in torch.randperm(len(y), generator=generator)[: per_epoch * 64].split(64):
             for part_x, part_y in opt.passes((x[rows], y[rows])):
@@ -119,9 +116,7 @@ def digits(
 
 
 @task(metric="MSE", goal="min")
-def forecast(
-    trial, data: str, months: int = 4, epochs: int = 12, lr: float = 1e-3, anneal: float = 1.0, batch_size: int = 64
-) -> None:
+def forecast(trial, data: str, months: int = 4, epochs: int = 12, lr: float = 1e-3, anneal: float = 1.0) -> None:
     """Train the network of examples/forecasting.py to predict 96 hours from 256, and report once, at the end.
 
     Args:
@@ -131,7 +126,6 @@ def forecast(
         epochs: epochs of plain training.
         lr: the learning rate of Adam.
         anneal: the last share of the run, with decay of the learning rate.
-        batch_size: windows in a batch.
     """
     past = 256
     seen, validation, test = windows(data, past, 96)
@@ -139,17 +133,16 @@ def forecast(
     torch.manual_seed(trial.seed)
     model = Forecaster(seen.shape[1], past, 96)
     base = torch.optim.Adam(model.parameters(), lr=lr)
-    epochs, per_epoch = trial.epochs(epochs), len(seen) // batch_size
-    opt = trial.optimizer(base, model=model, total_steps=epochs * per_epoch, batch_size=batch_size, rho=0.5)
+    epochs, per_epoch = trial.epochs(epochs), len(seen) // 64
+    opt = trial.optimizer(base, model=model, total_steps=epochs * per_epoch, batch_size=64, rho=0.5)
     scheduler = annealing(base, epochs * per_epoch, anneal)
     for _ in range(epochs):
-        for rows in torch.randperm(len(seen))[: per_epoch * batch_size].split(batch_size):
+        for rows in torch.randperm(len(seen))[: per_epoch * 64].split(64):
             for x, y in opt.passes(seen[rows].split((past, 96), 2)):
                 mse_loss(model(x), y).backward()
             opt.step()
             opt.zero_grad()
             scheduler.step()
+    kind, held_out = ("validation", validation) if trial.choosing else ("test", test)
     with trial.evaluating(model):
-        trial.report(
-            **{"validation": error(model, validation, past)} if trial.choosing else {"test": error(model, test, past)}
-        )
+        trial.report(**{kind: error(model, held_out, past)})

@@ -5,8 +5,8 @@
     python benchmarks/schedules.py images --data CIFAR-10
 
 Run it in the root of the repository. Every method chooses its ρ from the same grid, on validation data and with other
-seeds. `schedule_parts.py` sets the comparisons before the runs: pairs of methods, with differences paired by seed and
-tests corrected by Holm for all pairs of the part. The same command continues an interrupted study.
+seeds. `schedule_questions.py` sets the comparisons before the runs: pairs of methods. Differences are paired by seed,
+and tests corrected by Holm for all pairs of the part. The same command continues an interrupted study.
 """
 
 import argparse
