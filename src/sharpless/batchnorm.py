@@ -27,25 +27,22 @@ def has_batch_statistics(model: nn.Module) -> bool:
     )
 
 
-def warn_of_small_part(examples: int | None, batch_fraction: float) -> bool:
-    """Warn if a part of the batch is small for a network with BatchNorm.
+def warn_of_small_part(memory: Memory, examples: int | None, batch_fraction: float) -> None:
+    """Warn, once in a run, if a part of the batch is small for a network with BatchNorm.
 
     Args:
+        memory: the state of the optimizer.
         examples: the size of the part.
         batch_fraction: the requested share of the batch.
-
-    Returns:
-        Whether the part is small.
     """
-    if examples is None or examples >= FEW:
-        return False
+    if examples is None or examples >= FEW or not memory.is_new("small part"):
+        return
     warnings.warn(
         f"batch_fraction = {batch_fraction:.3g} climbs with {examples} examples, and model has BatchNorm: parts of "
         f"fewer than about {FEW} examples have made the fine-tuning of such a network fail "
         "(docs/results/batchnorm.md); compare with SAM first, or choose a larger batch_fraction or budget",
         stacklevel=5,
     )
-    return True
 
 
 def warn_of_fine_tuning(memory: Memory, model: nn.Module | None, gamma: float, step: int) -> None:
@@ -53,9 +50,8 @@ def warn_of_fine_tuning(memory: Memory, model: nn.Module | None, gamma: float, s
 
     This waits for the device, once, at step 0. A resumed run begins later.
     """
-    if step > 0 or memory.looked_at_statistics or model is None:
+    if step > 0 or model is None or not memory.is_new("fine-tuning"):
         return
-    memory.looked_at_statistics = True
     layers = (module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats)
     layer = next(layers, None) if gamma > FINE_TUNING_GAMMA else None
     if layer is None or layer.running_mean is None or is_lazy(layer.running_mean) or layer.running_mean.is_meta:

@@ -52,8 +52,7 @@ def evaluate(
             f"batch_fraction = {batch_fraction:g} needs the batch, which step(closure) does not see: run "
             "forward and backward in `for x, y in opt.passes((x, y))`, and call step()"
         )
-    if again and not memory.looked_at_closure and schedule.mean() > 0:  # once: it reads the call stack
-        memory.looked_at_closure = True
+    if again and schedule.mean() > 0 and memory.is_new("closure"):  # once: it reads the call stack
         misuse.warn_of_closure()
     losses = []
     for _ in passes(None, again=again):

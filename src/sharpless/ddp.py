@@ -2,23 +2,20 @@
 
 import gc
 import sys
-import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["agreed", "around", "mean_over_ranks", "to_climb_alone", "unreduced"]
-
-Wrap = TypeVar("Wrap", bound=nn.Module)
+__all__ = ["agreed", "around", "averages_each_pass", "inside", "mean_over_ranks", "to_climb_alone", "unreduced"]
 
 
-def around(model: nn.Module, *, locally: bool) -> nn.Module:
-    """Return the DistributedDataParallel that wraps `model`, or `model` if none does.
+def around(model: nn.Module) -> nn.Module:
+    """Return the DistributedDataParallel, or DeepSpeed's engine, that wraps `model`, or `model` if none does.
 
     Frameworks wrap the network after it was passed to the optimizer, and do not return the wrapper. Without the
     wrapper, all ranks would climb along their mean gradient, and communicate twice. The search goes through all Python
@@ -26,46 +23,47 @@ def around(model: nn.Module, *, locally: bool) -> nn.Module:
 
     Args:
         model: the network.
-        locally: whether each rank is to climb along its own gradient.
 
     Raises:
         RuntimeError: several of them wrap it.
     """
-    if isinstance(model, DistributedDataParallel) or not torch.distributed.is_available():
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return model
-    if not torch.distributed.is_initialized():
+    if isinstance(model, _wrappers()):
         return model
-    found = _all_around(model, DistributedDataParallel)
+    found = _all_around(model)
     if len(found) > 1:
         gc.collect()  # frees those of earlier runs
-        found = _all_around(model, DistributedDataParallel)
+        found = _all_around(model)
     if len(found) > 1:
         raise RuntimeError(
-            f"model is wrapped by {len(found)} DistributedDataParallel modules: set opt.model to the one whose forward "
-            "the loop calls"
+            f"model is wrapped by {len(found)} {type(found[0]).__name__} modules: set opt.model to the one whose "
+            "forward the loop calls"
         )
-    if not found and locally:
-        _check_deepspeed(model)
     return found[0] if found else model
 
 
-def _all_around(model: nn.Module, kind: type[Wrap]) -> list[Wrap]:
-    every = [each for each in gc.get_objects() if issubclass(type(each), kind)]
-    return [each for each in every if any(inner is model for inner in each.modules())]
+def _wrappers() -> tuple[type[nn.Module], ...]:
+    """Return DistributedDataParallel, and the class of DeepSpeed's engines if it was imported."""
+    engine = getattr(sys.modules.get("deepspeed"), "DeepSpeedEngine", None)
+    return (DistributedDataParallel,) if engine is None else (DistributedDataParallel, engine)
 
 
-def _check_deepspeed(model: nn.Module) -> None:
-    """Warn if DeepSpeed's engine around `model` reduces gradients in each pass."""
-    if "deepspeed" not in sys.modules or torch.distributed.get_world_size() == 1:
-        return
-    for engine in _all_around(model, sys.modules["deepspeed"].DeepSpeedEngine):
-        if not getattr(engine, "inside_no_sync_ctxt", True):
-            warnings.warn(
-                "DeepSpeed averages the gradient of each pass over the ranks, so that they climb along their mean and "
-                "communicate twice: run the loop over passes() in `with engine.no_sync():`, and then call "
-                "engine.allreduce_gradients() (docs/hosts/deepspeed.md)",
-                stacklevel=6,
-            )
+def _all_around(model: nn.Module) -> list[nn.Module]:
+    every = [each for each in gc.get_objects() if issubclass(type(each), _wrappers())]
+    return [each for each in every if any(part is model for part in each.modules())]
+
+
+def inside(model: nn.Module) -> nn.Module:
+    """Return the network that DistributedDataParallel or DeepSpeed's engine wraps, or `model` if it is neither."""
+    return model.get_submodule("module") if isinstance(model, _wrappers()) else model
+
+
+def averages_each_pass(model: nn.Module | None) -> bool:
+    """Return whether `model` is DeepSpeed's engine on several ranks, outside of its `no_sync()`."""
+    if isinstance(model, DistributedDataParallel) or not isinstance(model, _wrappers()):
+        return False
+    return torch.distributed.get_world_size() > 1 and not getattr(model, "inside_no_sync_ctxt", True)
 
 
 def to_climb_alone(model: nn.Module | None, *, first: bool) -> DistributedDataParallel | None:
@@ -89,9 +87,10 @@ def mean_over_ranks(square: Tensor | None, model: nn.Module | None) -> Tensor:
     if square is None:
         device = next(model.parameters()).device if model is not None else None
         square = torch.zeros((), dtype=torch.float64, device=device)
-    if isinstance(model, DistributedDataParallel):
-        torch.distributed.all_reduce(square, group=model.process_group)
-        square /= torch.distributed.get_world_size(model.process_group)
+    if isinstance(model, _wrappers()):
+        ranks: Any = model.process_group if isinstance(model, DistributedDataParallel) else model.data_parallel_group
+        torch.distributed.all_reduce(square, group=ranks)
+        square /= torch.distributed.get_world_size(ranks)
     return square
 
 

@@ -90,20 +90,10 @@ class Memory:
     """Steps without a gradient, since the last one with gradients."""
     closure_has_passes: bool = False
     """Whether the closures that a framework passes to `step` loop over the passes themselves."""
-    looked_at_closure: bool = False
-    """Whether the framework of a closure without passes was searched for."""
     around: tuple[nn.Module, nn.Module] | None = None
-    """The model, and the DistributedDataParallel that wraps it, or the model again."""
-    looked_outside: bool = False
-    """Whether parameters that no base holds were searched for."""
-    looked_at_statistics: bool = False
-    """Whether BatchNorm layers that were trained before were searched for, at the start of the run."""
-    looked_at_climb: bool = False
-    """Whether the first perturbed pass was looked at."""
-    looked_at_batch: bool = False
-    """Whether the first batch to be split was searched for lists of examples."""
-    warned_of_part: bool = False
-    """Whether the warning about a part that is small for BatchNorm was given."""
+    """The model, and the DistributedDataParallel or engine of DeepSpeed that wraps it, or the model again."""
+    checked: set[str] = field(default_factory=set)
+    """The names of the checks that a run makes once, and has made."""
     parameters: list[Tensor] = field(default_factory=list)
     """The parameters of the last loop."""
     buffers: Buffers = field(default_factory=Buffers)
@@ -113,6 +103,12 @@ class Memory:
         # Gradients are recognized by identity, and no DistributedDataParallel wraps a copy of the model yet.
         draw = self.draw and replace(self.draw, left=None, mixed=None)
         return {**self.__dict__, "draw": draw, "spent": {}, "around": None, "parameters": []}
+
+    def is_new(self, check: str) -> bool:
+        """Return whether the run has not made this check yet, and record that it makes it now."""
+        new = check not in self.checked
+        self.checked.add(check)
+        return new
 
     def is_cleared(self, parameters: list[Tensor]) -> bool:
         """Return whether the gradients of the current step were cleared without a step."""
@@ -176,17 +172,12 @@ class Memory:
                 "and keep no reference to the iterator when you leave the loop"
             )
 
-    def model_as_called(self, model: nn.Module | None, *, locally: bool) -> nn.Module | None:
-        """Return `model`, or the DistributedDataParallel that wraps it; searched for once.
-
-        Args:
-            model: the network.
-            locally: whether each rank is to climb along its own gradient.
-        """
+    def model_as_called(self, model: nn.Module | None) -> nn.Module | None:
+        """Return `model`, or the DistributedDataParallel or engine of DeepSpeed that wraps it; searched for once."""
         if model is None:
             return None
         if self.around is None or self.around[0] is not model:
-            self.around = model, ddp.around(model, locally=locally)
+            self.around = model, ddp.around(model)
         return self.around[1]
 
     def is_bare(self, groups: list[dict[str, Any]], steps: int) -> bool:

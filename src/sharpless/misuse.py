@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from sharpless import batches, callers
+from sharpless import batches, callers, ddp
 from sharpless.gradients import Mark, any_of, changed
 from sharpless.memory import Draw, Memory
 
@@ -100,9 +99,9 @@ def check_batch(batch: Any, *more: Any, batch_fraction: float, memory: Memory | 
             "batch = a DataLoader has all batches, and passes takes one: loop over it, as in `for batch in loader: "
             "for x, y in opt.passes(batch): …`"
         )
-    if batch_fraction < 1 and memory is not None and not memory.looked_at_batch:
+    if batch_fraction < 1 and memory is not None and "fields" not in memory.checked:
         batches.check_fields(batch)
-        memory.looked_at_batch = True
+        memory.checked.add("fields")  # not before: a batch that is refused must be refused again
     if batch_fraction < 1 and batches.length(batch) is None:
         raise ValueError(
             f"batch_fraction = {batch_fraction:g} splits the batch, and this one has no tensor with a length: hand "
@@ -137,6 +136,16 @@ def check_inside(memory: Memory, parameters: list[Tensor]) -> None:
             "no pass of the last loop over passes() gave a gradient, and one arrived after the loop: run forward and "
             "backward inside the loop, not after list(opt.passes(…))"
         )
+
+
+def warn_of_averaged_passes() -> None:
+    """Warn that the ranks of DeepSpeed climb along their mean gradient."""
+    warnings.warn(
+        "DeepSpeed averages the gradient of each pass over the ranks, so that they climb along their mean and "
+        "communicate twice: run every loop over passes() in `with engine.no_sync():`, and then call "
+        "engine.allreduce_gradients() (docs/hosts/deepspeed.md)",
+        stacklevel=5,
+    )
 
 
 def any_nonzero(parameters: list[Tensor]) -> bool:
@@ -175,10 +184,7 @@ class Outsiders:
 
 def outsiders(memory: Memory, model: nn.Module | None, held: Iterable[Tensor]) -> Outsiders | None:
     """Return the parameters of `model` that no base holds; only once, since it searches the model."""
-    if model is None or memory.looked_outside:
-        return None
-    memory.looked_outside = True
-    return Outsiders(model, held)
+    return Outsiders(model, held) if model is not None and memory.is_new("outsiders") else None
 
 
 def watch_saving(model: nn.Module) -> Callable[[], None]:
@@ -197,8 +203,8 @@ def watch_saving(model: nn.Module) -> Callable[[], None]:
             stacklevel=3,
         )
 
-    inner = model.module if isinstance(model, DistributedDataParallel) else model
-    remove: Callable[[], None] = inner.register_state_dict_pre_hook(warn).remove
+    network: Any = ddp.inside(model)
+    remove: Callable[[], None] = network.register_state_dict_pre_hook(warn).remove
     return remove
 
 

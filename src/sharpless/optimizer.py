@@ -264,7 +264,7 @@ class RST(Wrapper):
         return bool(self._when.takes(p, draw.kept, float(square)))
 
     def _model_as_called(self) -> nn.Module | None:
-        return self._memory.model_as_called(self.model, locally=self.climb_locally)
+        return self._memory.model_as_called(self.model)
 
     def _parameters(self) -> list[Tensor]:
         return bases.parameters_of(self.base)

@@ -83,6 +83,8 @@ class Sharp:
         self.climb, self.decide, self.again = climb, decide, again
         # A rank can climb along its own gradient only if another pass certainly follows and is reduced.
         alone = locally and (draw.sharp is True or self.rest is not None)
+        if alone and ddp.averages_each_pass(scene.model) and scene.memory.is_new("averaged passes"):
+            misuse.warn_of_averaged_passes()
         self.ddp = ddp.to_climb_alone(scene.model, first=not scene.memory.reduced) if alone else None
 
     def __iter__(self) -> Iterator[Any]:

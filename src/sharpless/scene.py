@@ -68,8 +68,7 @@ class Scene:
             # First the buffers, since one may share its memory with a weight, which writing it back would restore.
             if self.model is not None and self.same_buffers:
                 scene.enter_context(memory.buffers.again(self.model, self._found))
-            if not memory.looked_at_climb:
-                memory.looked_at_climb = True
+            if memory.is_new("perturbed pass"):
                 scene.enter_context(diagnosis.watched(weights, eps))
             scene.enter_context(displaced(weights, eps))
             if self.model is not None:
@@ -88,6 +87,6 @@ class Scene:
             return batch, 1.0, None
         together = self.model is not None and batchnorm.has_batch_statistics(self.model)
         part, share, rest = batches.split(batch, batch_fraction, fewest=2 if together else 1)
-        if together and rest is not None and not self.memory.warned_of_part:
-            self.memory.warned_of_part = batchnorm.warn_of_small_part(batches.length(part), batch_fraction)
+        if together and rest is not None:
+            batchnorm.warn_of_small_part(self.memory, batches.length(part), batch_fraction)
         return part, share, rest

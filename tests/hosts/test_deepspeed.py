@@ -153,13 +153,20 @@ def test_the_example():
     assert examples.load("deepspeed").main(epochs=2) > 0.3
 
 
+ADAPTIVE = {"adaptive": (deepspeed_on_ranks.adaptive, {})}
 WARNED = {"without no_sync": (deepspeed_on_ranks.without_no_sync, {})}
-outcomes = on_ranks.outcomes(CASES | WARNED)
+outcomes = on_ranks.outcomes(CASES | ADAPTIVE | WARNED)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks(name, outcomes):
     """Sees ranks climb along the union, or drift apart."""
+    assert not outcomes[name], outcomes[name]
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_ranks_decide_alike(name, outcomes):
+    """Sees each rank decide by its own gradient whether a step is sharpness-aware."""
     assert not outcomes[name], outcomes[name]
 
 
