@@ -1,4 +1,4 @@
-"""The figures of docs/how-to/schedule.md, from the results of `schedules.py` and `schedule_flatness.py`.
+"""The figures of docs/results/schedules.md, from the results of `schedules.py` and `schedule_flatness.py`.
 
 python benchmarks/schedule_figures.py [--results benchmarks/results]
 """

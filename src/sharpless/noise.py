@@ -48,7 +48,7 @@ def part_noise(
         batch: a batch as `passes` takes it, in random order.
         model: the network, in training mode.
         rho: the radius for the whole batch; for parts of m of n examples it is ρ√(m/n).
-        sizes: the numbers of examples; by default the whole batch, half of it, a quarter, … down to 4 or a 32nd.
+        sizes: the numbers of examples; by default the whole batch, half of it, a quarter, … down to 4 or a 16th.
 
     Returns:
         E‖D‖² for each number of examples, the smallest first, relative to that of the whole batch, which is 1. Sizes
