@@ -195,13 +195,14 @@ def ddp_gated(gamma, turn=1, **options):
     ddp(gamma, make=lambda: Gated(turn), zeros=gamma == 1.0, find_unused_parameters=True, **options)
 
 
-def ddp_synchronized(gamma, micro=1, body="", fraction=1.0, **options):
-    """DDP with a synchronized perturbation: one process on the union of the data."""
+def ddp_synchronized(gamma, micro=1, body="", fraction=1.0, known=True, **options):
+    """DDP with a synchronized perturbation, or not `known` to the optimizer: one process on the union of the data."""
     rank, world = dist.get_rank(), dist.get_world_size()
     steps = batches(STEPS, micro, size=8)
     ours, theirs = network(), network()
     parallel = DistributedDataParallel(ours, **options)
     opt = wrap(parallel, gamma, climb_locally=False, batch_fraction=fraction)
+    opt.model = parallel if known else None
     for batches_of_step in share(steps, rank, world):
         for batch in batches_of_step:
 

@@ -29,6 +29,10 @@ CASES = {
             ranks.ddp_synchronized,
             {"gamma": 2.0, "micro": 2, "gradient_as_bucket_view": True},
         ),
+        "DDP that is not known, views": (
+            ranks.ddp_synchronized,
+            {"gamma": 1.0, "micro": 2, "known": False, "gradient_as_bucket_view": True},
+        ),
         "DDP, synchronized, views, clearing": (
             ranks.ddp_synchronized,
             {"gamma": 2.0, "body": "clears", "gradient_as_bucket_view": True},

@@ -85,55 +85,46 @@ def put(gradients: Gradients, parameters: Iterable[Tensor]) -> None:
         parameter.grad = grad
 
 
-def _own(gradients: Gradients) -> Gradients:
-    """Return `gradients` with copies of those that lie in a larger buffer, which the next backward may overwrite.
-
-    DistributedDataParallel with `gradient_as_bucket_view` makes such gradients.
-    """
-    return [grad.clone() if grad is not None and grad._is_view() else grad for grad in gradients]
-
-
 class Kept:
     """The gradients in `.grad` before a loop, which are there again during its last pass.
 
     Views of a buffer that holds many gradients are written to in place, as a backward does, so that clearing the buffer
-    clears them.
+    clears them. Their values are copied, since any backward may overwrite a bucket of DistributedDataParallel.
 
     Args:
         gradients: the gradients in `.grad` before the loop.
-        in_buckets: whether views are those of DistributedDataParallel's buckets, which any backward may overwrite.
     """
 
-    def __init__(self, gradients: Gradients, *, in_buckets: bool) -> None:
-        self.gradients = _own(gradients) if in_buckets else gradients
-        self._views: Gradients = [grad if grad is not None and _is_part(grad) else None for grad in self.gradients]
+    def __init__(self, gradients: Gradients) -> None:
+        self._views: Gradients = [grad if grad is not None and _is_part(grad) else None for grad in gradients]
         self._stand = self._views
-        self._values: Gradients = [None] * len(self._views)
+        self.gradients = [
+            grad if view is None else view.clone() for grad, view in zip(gradients, self._views, strict=True)
+        ]
 
     @torch.no_grad()
     def in_units_of(self, weight: float) -> Gradients:
         """Return the gradients divided by `weight`."""
-        if weight == 1.0:
-            return self.gradients
-        others: Gradients = [
-            grad if view is None else None for grad, view in zip(self.gradients, self._views, strict=True)
+        divided = times(self.gradients, 1.0 / weight)
+        self.gradients = [
+            None if view is None else grad for grad, view in zip(self.gradients, self._views, strict=True)
         ]
-        self._values = [None if view is None else view.clone() for view in self._views]
-        for view in self._views:
-            if view is not None:
-                view.div_(weight)
-        self.gradients = []
-        divided = times(others, 1.0 / weight)
-        return [grad if view is None else view for grad, view in zip(divided, self._views, strict=True)]
+        return [
+            grad if view is None or grad is None else view.copy_(grad)
+            for grad, view in zip(divided, self._views, strict=True)
+        ]
 
     @torch.no_grad()
     def find(self, gradients: Gradients) -> None:
         """Find out which views a pass has left in `.grad`, and restore the values of the others."""
-        self._stand = [view if view is grad else None for view, grad in zip(self._views, gradients, strict=True)]
-        for view, stands, value in zip(self._views, self._stand, self._values, strict=True):
+        self._stand = [
+            view if view is not None and grad is not None and _share_memory(view, grad) else None
+            for view, grad in zip(self._views, gradients, strict=True)
+        ]
+        for view, stands, value in zip(self._views, self._stand, self.gradients, strict=True):
             if view is not None and value is not None and stands is None:
                 view.copy_(value)
-        self._values = [None] * len(self._views)
+        self.gradients = []
 
     @torch.no_grad()
     def filled_with(self, total: Gradients) -> Gradients:
@@ -143,6 +134,11 @@ class Kept:
             if view is not None and grad is not None:
                 filled[i] = view if grad is view else view.copy_(grad)
         return filled
+
+
+def _share_memory(view: Tensor, grad: Tensor) -> bool:
+    one, other = local(view), local(grad)
+    return (one.data_ptr(), one.shape, one.stride()) == (other.data_ptr(), other.shape, other.stride())
 
 
 def _is_part(grad: Tensor) -> bool:

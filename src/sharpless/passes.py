@@ -92,7 +92,7 @@ class Sharp:
         draw, share = self.draw, self.share
         undecided, spent = draw.sharp is None, self.scene.memory.spent
         stale = {p for p, mark in spent.items() if mark.still_is(p.grad)} if undecided else set()
-        kept = gradients.Kept(gradients.take(self.parameters), in_buckets=self.scene.is_ddp)
+        kept = gradients.Kept(gradients.take(self.parameters))
         with self.scene.remembered(self.parameters), self._unreduced():
             clean, arrived = yield from self._pass(Term(batches.copied(self.part), share, share))
         if arrived and undecided:

@@ -31,11 +31,6 @@ class Scene:
     same_buffers: bool
     same_noise: bool
 
-    @property
-    def is_ddp(self) -> bool:
-        """Whether the model is DistributedDataParallel."""
-        return isinstance(self.model, DistributedDataParallel)
-
     @contextmanager
     def remembered(self, parameters: list[Tensor]) -> Iterator[None]:
         """Remember buffers and random generators at the start of the pass in the block."""
