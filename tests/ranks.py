@@ -371,6 +371,38 @@ def fsdp(gamma, micro=1, kind="plain", fraction=1.0, clears=False):
     assert kind == "mixed" or storage == [p.to_local().data_ptr() for p in ours.parameters()]
 
 
+def fsdp_lazy(gamma, lazy, fraction=1.0):
+    """FSDP2 told to do less than in every backward until the last micro-batch, or a forward after the backward."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    steps = batches(STEPS, 2, size=8)
+    ours, theirs = network(), network()
+    fully_shard(ours[0])
+    fully_shard(ours)
+    opt = RST(sgd(ours), 1.0, RHO, gamma, model=ours, batch_fraction=fraction)
+    for micro_batches in share(steps, rank, world):
+        for number, batch in enumerate(micro_batches):
+            if "gradients" in lazy:
+                ours.set_requires_gradient_sync(number == 1)
+                ours.set_is_last_backward(number == 1)
+            if "weights" in lazy:
+                ours.set_reshard_after_backward(number == 1)
+            for x, y in opt.passes(batch):
+                mse_loss(ours(x), y).backward()
+                if "forward" in lazy:
+                    with torch.no_grad():
+                        ours(x)
+        opt.step()
+        opt.zero_grad()
+        for module in (ours, ours[0]):  # or the next forward uses the weights of before the step, as in plain training
+            module.reshard()
+    size = None if fraction == 1 else round(fraction * 8 / world)
+    together = None if size is None else world * size
+    union_of = steps if size is None else union(steps, world, size)
+    oracle.train(theirs, mse_loss, union_of, sgd(theirs), [True] * STEPS, RHO, gamma, splitting(together))
+    far = distance(gathered(ours), theirs)
+    assert far < 1e-12, far
+
+
 def fsdp_like_one(**options):
     """FSDP2 with another ascent or policy: one process on the union of the data, which other tests compare by hand."""
     rank, world = dist.get_rank(), dist.get_world_size()

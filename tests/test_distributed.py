@@ -64,6 +64,14 @@ CASES = {
         "FSDP2, micro-batches": (ranks.fsdp, {"gamma": 2.0, "micro": 2}),
         "FSDP2, offload": (ranks.fsdp, {"gamma": 2.0, "kind": "offload"}),
         "FSDP2, mixed precision": (ranks.fsdp, {"gamma": 2.0, "kind": "mixed"}),
+        # A micro-batch that counts twice, since FSDP2 keeps its gradients; passes at weights gathered in another one:
+        "FSDP2, gradients kept": (ranks.fsdp_lazy, {"gamma": 2.0, "lazy": ["gradients"]}),
+        "FSDP2, weights kept": (ranks.fsdp_lazy, {"gamma": 1.0, "lazy": ["weights"]}),
+        "FSDP2, both kept, a part": (
+            ranks.fsdp_lazy,
+            {"gamma": 2.0, "lazy": ["gradients", "weights"], "fraction": 0.5},
+        ),
+        "FSDP2, a forward after the backward": (ranks.fsdp_lazy, {"gamma": 2.0, "lazy": ["forward"]}),
         # A part climbed with: its gradients never reduced, reduced twice, weighed by the wrong share, or lost:
         "DDP, a part": (ranks.ddp, {"gamma": 2.0, "fraction": 0.25}),
         "DDP, a part, γ = q": (ranks.ddp, {"gamma": 0.25, "fraction": 0.25}),

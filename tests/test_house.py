@@ -17,7 +17,7 @@ FLOORS = [
     {"schedules", "coin", "callers"},
     {"cost", "when"},
     {"batches", "tensors", "bases"},
-    {"gradients", "ascent", "displaced", "wrapper", "ddp"},
+    {"gradients", "ascent", "displaced", "wrapper", "ddp", "fsdp"},
     {"rng", "climb", "options"},
     {"memory"},
     {"misuse", "diagnosis", "batchnorm"},

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sharpless import batches, ddp, gradients, misuse
+from sharpless import batches, ddp, fsdp, gradients, misuse
 from sharpless.gradients import Gradients, Sum
 from sharpless.memory import Draw
 from sharpless.scene import Scene
@@ -81,6 +81,7 @@ class Sharp:
         self.parameters, self.draw, self.scene = parameters, draw, scene
         self.part, self.share, self.rest = scene.split(batch, batch_fraction)
         self.climb, self.decide, self.again = climb, decide, again
+        fsdp.reduce_each_pass(scene.model)
         # A rank can climb along its own gradient only if another pass certainly follows and is reduced.
         alone = locally and (draw.sharp is True or self.rest is not None)
         if alone and ddp.averages_each_pass(scene.model) and scene.memory.is_new("averaged passes"):

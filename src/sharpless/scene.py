@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sharpless import batches, batchnorm, diagnosis, misuse
+from sharpless import batches, batchnorm, diagnosis, fsdp, misuse
 from sharpless.displaced import displaced
 from sharpless.memory import Memory
 
@@ -65,6 +65,8 @@ class Scene:
                 scene.enter_context(memory.buffers.again(self.model, self._found))
             if memory.is_new("perturbed pass"):
                 scene.enter_context(diagnosis.watched(weights, eps))
+            fsdp.forget_gathered(self.model)
+            scene.callback(fsdp.forget_gathered, self.model)
             scene.enter_context(displaced(weights, eps))
             if self.model is not None:
                 scene.callback(misuse.watch_saving(self.model))
