@@ -141,10 +141,14 @@ class MomentumEncoder(nn.Module):
 
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
 @pytest.mark.parametrize("update", [by_assignment, through_data, in_place])
-def test_a_momentum_encoder(update, gamma):
-    """Sees a moving average that follows perturbed weights, or moves twice, where a forward updates it."""
+@pytest.mark.parametrize("held", ["query", "all"])
+def test_a_momentum_encoder(update, gamma, held):
+    """Sees a moving average that follows perturbed weights, or moves twice, where a forward updates it.
+
+    MoCo's own code gives the optimizer all parameters, and freezes those of the moving average.
+    """
     ours, theirs = MomentumEncoder(update), MomentumEncoder(update)
-    base = torch.optim.SGD(ours.query.parameters(), lr=0.1)
+    base = torch.optim.SGD((ours if held == "all" else ours.query).parameters(), lr=0.1)
     opt = GRST(base, 1.0, gamma=gamma, rho=RHO, model=ours)
 
     def loss(model):

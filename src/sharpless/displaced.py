@@ -109,14 +109,14 @@ class Buffers:
 
         Args:
             model: the network.
-            trained: the parameters that are trained; by default all.
+            trained: the parameters that are trained, if they require gradients; by default all.
         """
         found = self._look(model)
         _copy({place: seen for place, seen in found.items() if not self._is_constant(place, seen)})
         if trained is not None and self._loops & (self._loops + 1) == 0:
             self._resting = {
                 place: (tensor, _glance(tensor))
-                for place, tensor in _not_trained(model, set(map(id, trained)))
+                for place, tensor in _not_trained(model, {id(each) for each in trained if each.requires_grad})
                 if place not in self._moving
             }
         return found
