@@ -1,10 +1,12 @@
 """Loops that would train something else than was asked for: what is refused, what is said, and what is left alone."""
 
+from contextlib import nullcontext
 from itertools import islice
 
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -14,6 +16,7 @@ from sharpless import RST, SAM, schedules
 pytestmark = pytest.mark.quick
 
 ((BATCH,),) = batches(1)
+RHO = 0.1
 
 
 def sgd(*networks):
@@ -100,6 +103,7 @@ def test_two_optimizers_with_p_0(loop):
     assert identical(snapshot(ours), snapshot(theirs))
 
 
+@pytest.mark.filterwarnings("ignore:the gradient at the displaced weights")  # of a linear critic
 def test_two_optimizers_on_two_losses():
     """Sees adversarial training refused: gradients that one loss gives to the other network, and a loop clears."""
     generator, critic = network(), nn.Linear(1, 1, dtype=torch.float64)
@@ -237,6 +241,41 @@ def test_a_batch_for_each_pass(kind, where):
         return
     with pytest.warns(UserWarning, match=r"takes a batch from a DataLoader.*passes\(next\(batches\)\)"):
         loop()
+
+
+def of_copies(model, masters, opt):
+    """Weights in another precision, which the loop copies from those of the optimizer after each step."""
+    for x, y in opt.passes(BATCH):
+        backward(model, (x, y))
+        for p, master in zip(model.parameters(), masters, strict=True):
+            master.grad, p.grad = p.grad, None
+
+
+def of_clones_from_before(model, masters, opt):
+    """Differentiable copies, as in meta-learning, that are made once for both passes."""
+    weights = {name: master.clone() for (name, _), master in zip(model.named_parameters(), masters, strict=True)}
+    for x, y in opt.passes(BATCH):
+        mse_loss(functional_call(model, weights, x), y).backward()
+
+
+def as_it_should_be(model, masters, opt):
+    for x, y in opt.passes(BATCH):
+        weights = {name: master.clone() for (name, _), master in zip(model.named_parameters(), masters, strict=True)}
+        mse_loss(functional_call(model, weights, x), y).backward()
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.25])
+@pytest.mark.parametrize("loop", [of_copies, of_clones_from_before, as_it_should_be])
+def test_weights_that_the_loss_does_not_use(loop, fraction):
+    """Sees plain training for the price of SAM, where the displaced weights are not those of the forward."""
+    model = network()
+    masters = [p.detach().clone().requires_grad_() for p in model.parameters()]
+    opt = SAM(torch.optim.SGD(masters, lr=0.1), rho=RHO, batch_fraction=fraction)
+    expected = nullcontext() if loop is as_it_should_be else pytest.warns(UserWarning, match="clean one bit for bit")
+    with expected:
+        loop(model, masters, opt)
+    opt.step()
+    loop(model, masters, opt)  # once is enough
 
 
 def test_weights_that_are_saved_in_the_middle_of_a_loop():

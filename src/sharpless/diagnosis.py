@@ -1,4 +1,4 @@
-"""What the first perturbed pass shows: weights that do not move, and data that change in each pass."""
+"""What the first perturbed pass shows: weights that do not move or are not used, and data that change in each pass."""
 
 import gc
 import warnings
@@ -12,9 +12,13 @@ from torch import Tensor
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from sharpless import callers
+from sharpless.gradients import Gradients
 from sharpless.tensors import local
 
-__all__ = ["watched"]
+__all__ = ["sample", "warn_of_same", "watched"]
+
+SAMPLE = 64
+"""As many values of a gradient show whether it has changed."""
 
 
 @contextmanager
@@ -61,5 +65,37 @@ def _warn_of_rounding(weights: list[Tensor], eps: list[Tensor]) -> None:
             f"weights of half precision lose {1 - moved / asked:.0%} of their perturbation to rounding, so that a "
             "sharpness-aware step is nearly a plain one: keep the weights in float32 and run forwards under "
             "torch.autocast, or choose a larger rho",
+            stacklevel=2,
+        )
+
+
+@torch.no_grad()
+def sample(gradients: Gradients) -> Gradients:
+    """Return some values of each gradient."""
+    found: Gradients = []
+    for grad in gradients:
+        shard = None if grad is None else local(grad)
+        if shard is None:
+            found.append(None)
+            continue
+        step = max(shard.numel() // SAMPLE, 1)
+        found.append(shard.take(torch.arange(0, shard.numel(), step, device=shard.device)))
+    return found
+
+
+def warn_of_same(clean: Gradients, perturbed: Gradients) -> None:
+    """Warn if the gradients of the perturbed pass are those of the clean pass; this waits for the device.
+
+    Args:
+        clean: the `sample` of the gradients of the clean pass.
+        perturbed: the gradients of the perturbed pass.
+    """
+    pairs = list(zip(clean, sample(perturbed), strict=True))
+    both = [(one, other) for one, other in pairs if one is not None and other is not None]
+    if all(torch.equal(one, other) for one, other in both) and any(bool(one.any()) for one, _ in both):
+        warnings.warn(
+            "the gradient at the displaced weights is the clean one bit for bit, so that a sharpness-aware step is a "
+            "plain one: compute the loss from the parameters of base in each pass, not from copies of them, or from "
+            "what was computed before the loop over passes(); a loss that is linear in them needs no SAM",
             stacklevel=2,
         )

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sharpless import batches, ddp, fsdp, gradients, misuse
+from sharpless import batches, ddp, diagnosis, fsdp, gradients, misuse
 from sharpless.gradients import Gradients, Sum
 from sharpless.memory import Draw
 from sharpless.scene import Scene
@@ -100,6 +100,7 @@ class Sharp:
             draw.sharp = self.decide(clean)
         gamma = draw.gamma if arrived and draw.sharp else 0.0
         weights, eps = self.climb(clean, share) if gamma else ([], [])
+        sample = diagnosis.sample(clean) if weights and self.scene.memory.is_new("same gradient") else None
         total = Sum(self.parameters)
         # DistributedDataParallel needs a gradient, even a zero, for parameters that only the clean pass used.
         if arrived and (gamma != share or (self.ddp is not None and self.ddp.find_unused_parameters)):
@@ -129,6 +130,8 @@ class Sharp:
                 # A gradient that was not reduced differs between ranks.
                 keeps = term.displaced and share != gamma and self.ddp is None
                 total.scale(share / (share - gamma)) if keeps else total.clear()
+            if term.displaced and came and sample is not None:
+                diagnosis.warn_of_same(sample, grads)
             climbed, arrived = came and (climbed or term.displaced), arrived or came
             total.add(grads, weight)
             if last:
