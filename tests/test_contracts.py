@@ -603,6 +603,21 @@ def test_a_base_that_is_wrapped_again(several):
         train(model, first, batches(1))
 
 
+@pytest.mark.parametrize("way", ["loaded", "copied"])
+def test_a_base_that_is_wrapped_again_after_a_checkpoint(way):
+    """Sees the second wrapper of a base train with radius and seed of the first one, which has loaded a checkpoint."""
+    parameters = list(network().parameters())
+    groups = [{"params": parameters[:3]}, {"params": parameters[3:], "rho": 0.0}]
+    first = SAM(optim.SGD(groups, lr=0.1), rho=RHO, seed=1)
+    if way == "loaded":
+        first.load_state_dict(first.state_dict())
+    else:
+        first = copy.deepcopy(first)
+        list(first.passes())
+    opt = SAM(first.base, rho=2 * RHO, seed=3)
+    assert [(group["rho"], group["coin_seed"]) for group in opt.param_groups] == [(2 * RHO, 3), (0.0, 3)]
+
+
 def test_a_base_with_a_checkpoint():
     """Sees the numbers of a checkpoint that the base has loaded lost when it is wrapped."""
     model = network()

@@ -98,7 +98,8 @@ class Wrapper(Optimizer):
         Raises:
             RuntimeError: another wrapper was put around the base, whose numbers are in the groups.
         """
-        if any(_WRITTEN.get(one, self._written) is not self._written for one in all_of(self.base)):
+        # A copy of the optimizer is not yet known as the wrapper of its base.
+        if any(_WRITTEN.setdefault(one, self._written) is not self._written for one in all_of(self.base)):
             raise RuntimeError(
                 f"base was wrapped again after this {type(self).__name__}, and has the rho and seed of the other one: "
                 "make an optimizer when the one before it is no longer used, or give each a base of its own"
@@ -126,10 +127,12 @@ class Wrapper(Optimizer):
         """Load the result of `state_dict`, or a checkpoint of only the base optimizer."""
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
-        radii = [group[key] for _, key, group in keyed_groups(self.base)]
-        self.base.load_state_dict(state_dict)
-        for (_, key, group), radius in zip(keyed_groups(self.base), radii, strict=True):
+        before = [(group, group[key]) for _, key, group in keyed_groups(self.base)]
+        self.base.load_state_dict(state_dict)  # makes new groups
+        written, self._written[:] = self._written[:], []
+        for (_, key, group), (old, radius) in zip(keyed_groups(self.base), before, strict=True):
             group.setdefault(key, radius)
+            self._written.extend((group, name) for known, name in written if known is old)
         self._complete_groups()
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
