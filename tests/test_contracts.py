@@ -643,12 +643,38 @@ def test_a_radius_that_a_loop_sets_wrongly(value):
         train(model, opt, batches(1))
 
 
-@pytest.mark.parametrize("name", ["p", "rho", "seed", "degree"])
+ONCE = ["p", "rho", "seed", "degree", "ascent", "only", "systematic", "schedule", "total_steps"]
+
+
+@pytest.mark.parametrize("name", ONCE)
 def test_attributes_that_nothing_reads(name):
     """Sees `opt.rho = 0.1` in the middle of a run do nothing, without a word."""
     opt = GRST(sgd(network()), rho=RHO)
     with pytest.raises(AttributeError, match=rf"opt\.{name} = 0.1 would change nothing"):
         setattr(opt, name, 0.1)
+
+
+def test_a_gamma_beside_its_cap():
+    """Sees γ set where only its cap is read, without a word, or a cap of NaN."""
+    opt = GRST(sgd(network()), 0.25, rho=RHO, gamma_cap=2.0)
+    with pytest.raises(AttributeError, match=r"opt\.gamma = 3\.0 would change nothing: set opt\.gamma_cap"):
+        opt.gamma = 3.0
+    with pytest.raises(ValueError, match="gamma_cap = nan"):
+        opt.gamma_cap = float("nan")
+    opt.gamma_cap = None
+    opt.gamma = 3.0
+    assert opt._gamma_at(0.25) == 3.0
+
+
+def test_another_network():
+    """Sees the buffers and noise of a network protected that the optimizer does not train."""
+    model = network()
+    opt = SAM(sgd(model), rho=RHO)
+    for other, error in ((network(), ValueError), ("net", TypeError)):
+        with pytest.raises(error, match="model"):
+            opt.model = other
+    opt.model = torch.compile(model, backend="eager")
+    assert opt.model is model
 
 
 def test_attributes_that_are_read():

@@ -62,10 +62,8 @@ class GRST(RST):
             raise ValueError(f"gamma = {gamma} and {given} exclude each other: a degree is γ times mean p")
         p = schedule(p)
         self._degree = 1.0 if degree is None else degree
-        self.gamma_cap = gamma_cap
         check_number("degree", self._degree)
-        if gamma_cap is not None:
-            check_number("gamma_cap", gamma_cap)
+        self.gamma_cap = gamma_cap
         if gamma is None:
             gamma = self._gamma_for(p.mean())
             if gamma == math.inf:

@@ -103,17 +103,18 @@ class RST(Wrapper):
         ledger = {"coin_step": 0, "sharp_steps": 0, "passes": 0.0, "plain_passes": 0.0}
         super().__init__(one, common=self._when.kept | ledger, rho=float(rho))
         self.gamma, self.batch_fraction, self.total_steps = float(gamma), float(batch_fraction), total_steps
-        self.model = getattr(model, "_orig_mod", model)  # the network inside torch.compile
+        self.model = model
         self.freeze_batchnorm, self.repeat_dropout, self.climb_locally = freeze_batchnorm, repeat_dropout, climb_locally
-        self.keep_strength, self.systematic, self.ascent = keep_strength, systematic, ascent
+        self.keep_strength = keep_strength
         self._climb = Climb(ascent, chosen)
         self._climb.begin_memory(one)
         self._memory = Memory()
         self._listen()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        options.check_change(name, value)
-        super().__setattr__(name, value)
+        options.check_change(self, name, value)
+        # Of a network in torch.compile, the one inside.
+        super().__setattr__(name, getattr(value, "_orig_mod", value) if name == "model" else value)
 
     @property
     def perturbed(self) -> bool:

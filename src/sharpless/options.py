@@ -32,11 +32,14 @@ __all__ = [
     "chosen",
 ]
 
+_NEW = "make a new optimizer, and load the state dict of this one"
 _FIXED = {
     "p": 'a p that changes is a schedule, as in p = "linear:0,1"',
     "rho": 'set group["rho"] for each group in opt.param_groups',
     "seed": "make a new optimizer",
     "degree": "set opt.gamma",
+    "only": 'set group["rho"] = 0 for the other groups in opt.param_groups',
+    **dict.fromkeys(("ascent", "schedule", "systematic", "total_steps"), _NEW),
 }
 """Arguments that an optimizer has used up when it is made, and what to do in place of setting an attribute."""
 
@@ -114,8 +117,8 @@ def check(
             raise ValueError(f"total_steps = {total_steps} is not a number of steps: give 1 or more")
     check_whole("seed", seed)
     check_number("rho", rho)
-    check_change("gamma", gamma)
-    check_change("batch_fraction", batch_fraction)
+    check_number("gamma", gamma)
+    _check_share(batch_fraction)
     check_radii(base, rho)
     check_model(model, base)
     if only is not None and only.isdisjoint(parameters_of(base)):
@@ -153,18 +156,30 @@ def check_network(model: Any) -> None:
         raise TypeError(f"model is a {type(model).__name__}, not a network: give the torch.nn.Module")
 
 
-def check_change(name: str, value: Any) -> None:
-    """Check that `value` may become the attribute `name` of an optimizer.
+def check_change(opt: Any, name: str, value: Any) -> None:
+    """Check that `value` may become the attribute `name` of the optimizer `opt`.
 
     Raises:
         AttributeError: it would change nothing.
+        TypeError: it has a wrong type.
         ValueError: it is out of range.
     """
-    if name in _FIXED:
+    has = vars(opt)
+    if name in _FIXED and (name in has or name not in {"schedule", "total_steps"}):
         raise AttributeError(f"opt.{name} = {value} would change nothing: {_FIXED[name]}")
-    if name in {"gamma", "batch_fraction"}:
+    if name == "gamma" and name in has and has.get("gamma_cap") is not None:
+        raise AttributeError(f"opt.gamma = {value} would change nothing: set opt.gamma_cap, or set it to None first")
+    if name == "gamma" or (name == "gamma_cap" and value is not None):
         check_number(name, value)
-    if name == "batch_fraction" and not 0 < value <= 1:
+    if name == "batch_fraction":
+        _check_share(value)
+    if name == "model":
+        check_model(value, opt.base)
+
+
+def _check_share(value: Any) -> None:
+    check_number("batch_fraction", value)
+    if not 0 < value <= 1:
         raise ValueError(f"batch_fraction = {value} is not a share of the batch: give a number in (0, 1]")
 
 

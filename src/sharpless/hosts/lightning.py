@@ -53,8 +53,7 @@ class Sharpness(Callback):
         _check_batches(trainer, pl_module)
         self._release(trainer)
         self._opt, self._model, self._stepped = opt, opt.model, False
-        model = trainer.strategy.model
-        opt.model = getattr(model, "_orig_mod", model)
+        opt.model = trainer.strategy.model
         opt._memory.closure_has_passes = True
         metrics = [module for module in pl_module.modules() if isinstance(module, Metric)]
         make = loop._make_closure

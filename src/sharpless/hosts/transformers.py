@@ -7,7 +7,6 @@ from torch import nn
 
 from sharpless import batches
 from sharpless.optimizer import RST
-from sharpless.options import check_model
 
 try:
     from transformers import Trainer
@@ -118,7 +117,6 @@ class Sharpness(Trainer):
         """
         opt, network = self.opt, getattr(model, "_orig_mod", model)
         if opt.model is not network:
-            check_model(network, opt)
             opt.model = network
         examples = batches.length(inputs) if opt.batch_fraction < 1 else None
         losses = []
