@@ -404,6 +404,46 @@ def test_noise(generator, repeat):
     assert after == [GENERATORS[name]() for name in ("torch", "random", "numpy")]
 
 
+class Accelerator:
+    """The generator of a device, and cuDNN's, which a draw of the former begins anew after its state was set."""
+
+    def __init__(self):
+        self.own, self.cudnn = torch.Generator().manual_seed(1), None
+
+    def get_rng_state(self, device):
+        return self.own.get_state()
+
+    def set_rng_state(self, state, device):
+        self.own.set_state(state)
+        self.cudnn = None
+
+    def draw(self):
+        if self.cudnn is None:
+            seed = torch.randint(2**31, (), generator=self.own)
+            self.cudnn = torch.Generator().manual_seed(int(seed))
+        return [float(torch.rand((), generator=each)) for each in (self.own, self.cudnn)]
+
+
+@pytest.mark.parametrize(("device", "weights"), [("cuda", "cuda"), ("cuda", "cpu"), ("xpu", "cpu"), ("mps", "mps")])
+def test_generators_of_accelerators(device, weights, monkeypatch):
+    """Sees noise of a device drawn anew: on Apple's, by cuDNN within an LSTM, and where weights are offloaded."""
+    fake, module = Accelerator(), torch.get_device_module(device)
+    for name in ("get_rng_state", "set_rng_state"):
+        monkeypatch.setattr(module, name, getattr(fake, name))
+    if device != "mps":
+        monkeypatch.setattr(module, "is_initialized", lambda: True)
+        monkeypatch.setattr(module, "current_device", lambda: 0)
+    rng = RepeatedRng()
+    for _ in range(2):
+        fake.draw()  # a plain step
+        state = rng.remember([torch.device(weights, 0)])
+        first = fake.draw()
+        left = fake.own.get_state()
+        with rng.again(state):
+            assert fake.draw() == first
+        assert torch.equal(fake.own.get_state(), left)
+
+
 def test_noise_that_begins_later():
     """Sees NumPy's generator given up because the first forwards did not draw from it."""
     noise, drawn = RepeatedRng(), []

@@ -25,8 +25,11 @@ class RngState:
 
     @classmethod
     def now(cls, devices: Iterable[torch.device]) -> "RngState":
-        """Return the states as they are now: the CPU's, and those of `devices` that have their own."""
-        own = {device for device in devices if device.type in {"cuda", "xpu"}}
+        """Return the states as they are now: the CPU's, and those of the accelerators among `devices` or in use."""
+        # With weights that are offloaded to the CPU, forwards run on the current accelerator.
+        modules = {kind: torch.get_device_module(kind) for kind in ("cuda", "xpu")}
+        in_use = {torch.device(kind, each.current_device()) for kind, each in modules.items() if each.is_initialized()}
+        own = {device for device in devices if device.type in {"cuda", "mps", "xpu"}} | in_use
         states = {device: torch.get_device_module(device).get_rng_state(device) for device in own}
         return cls(random.getstate(), torch.get_rng_state(), states)
 
@@ -34,6 +37,10 @@ class RngState:
         """Set the generators to these states."""
         random.setstate(self.python)
         torch.set_rng_state(self.cpu)
+        self.restore_accelerators()
+
+    def restore_accelerators(self) -> None:
+        """Set the generators of the accelerators to these states."""
         for device, state in self.accelerators.items():
             torch.get_device_module(device).set_rng_state(state, device)
 
@@ -49,8 +56,11 @@ class RepeatedRng:
         self._numpy = _NumPy()
 
     def remember(self, devices: Iterable[torch.device]) -> tuple[RngState, Any]:
-        """Return the generators as they are now: the CPU's, and those of `devices` that have their own."""
-        return RngState.now(devices), self._numpy.now()
+        """Return the generators as they are now: the CPU's, and those of the accelerators among `devices` or in use."""
+        state = RngState.now(devices)
+        # cuDNN has a generator of its own for the dropout within an LSTM, which begins anew after its state was set.
+        state.restore_accelerators()
+        return state, self._numpy.now()
 
     @contextmanager
     def again(self, remembered: tuple[RngState, Any]) -> Iterator[None]:
