@@ -127,10 +127,10 @@ class Wrapper(Optimizer):
         """Load the result of `state_dict`, or a checkpoint of only the base optimizer."""
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
-        before = [(group, group[key]) for _, key, group in keyed_groups(self.base)]
+        earlier = [(group, group[key]) for _, key, group in keyed_groups(self.base)]
         self.base.load_state_dict(state_dict)  # makes new groups
         written, self._written[:] = self._written[:], []
-        for (_, key, group), (old, radius) in zip(keyed_groups(self.base), before, strict=True):
+        for (_, key, group), (old, radius) in zip(keyed_groups(self.base), earlier, strict=True):
             group.setdefault(key, radius)
             self._written.extend((group, name) for known, name in written if known is old)
         self._complete_groups()
