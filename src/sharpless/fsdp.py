@@ -1,8 +1,8 @@
 """Support for FSDP2: each pass leaves its gradient in `.grad`, and gathers the weights as they are."""
 
-import sys
 from typing import Any
 
+import torch.distributed
 from torch import nn
 
 __all__ = ["forget_gathered", "reduce_each_pass"]
@@ -29,6 +29,6 @@ def forget_gathered(model: nn.Module | None) -> None:
 
 
 def _sharded(model: nn.Module | None) -> list[Any]:
-    if model is None or "torch.distributed.fsdp" not in sys.modules:
+    if model is None or not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return []
     return [module for module in model.modules() if hasattr(type(module), "set_requires_gradient_sync")]
