@@ -240,6 +240,10 @@ def test_bad_choices():
     base = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match=r"^only has no parameter in common with base"):
         SAM(base, only=network().parameters())
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(5, 1))
+    norms = torch.optim.SGD(layer.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"^only has a tensor that is computed from parameters"):
+        SAM(norms, only=[layer.weight, layer.bias])
     with pytest.raises(ValueError, match=r"^model has no normalization layer"):
         normalization_parameters(model)
     for wrong in (Friendly, "asam", None):

@@ -66,6 +66,7 @@ def chosen(only: Any) -> set[Tensor] | None:
 
     Raises:
         TypeError: `only` is not a list of parameters.
+        ValueError: it has a tensor that is computed from parameters.
     """
     if only is None:
         return None
@@ -73,6 +74,11 @@ def chosen(only: Any) -> set[Tensor] | None:
     if not all(isinstance(member, Tensor) for member in members):
         raise TypeError(
             f"only is a {type(only).__name__}, not a list of parameters: give model.head.parameters(), for example"
+        )
+    if not all(member.is_leaf for member in members):
+        raise ValueError(
+            "only has a tensor that is computed from parameters, such as the weight of a parametrized layer: give the "
+            "parameters, as in only = layer.parameters()"
         )
     return set(members)
 
