@@ -231,7 +231,6 @@ def test_a_loop_that_never_clears():
         assert distance(ours, theirs) < 1e-12
 
 
-@pytest.mark.filterwarnings("ignore:the gradient at the displaced weights")
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
 def test_one_tensor_in_two_places(gamma):
     """Sees a gradient that two parameters share, an expanded one, or one that the body keeps, written to."""

@@ -103,7 +103,6 @@ def test_two_optimizers_with_p_0(loop):
     assert identical(snapshot(ours), snapshot(theirs))
 
 
-@pytest.mark.filterwarnings("ignore:the gradient at the displaced weights")  # of a linear critic
 def test_two_optimizers_on_two_losses():
     """Sees adversarial training refused: gradients that one loss gives to the other network, and a loop clears."""
     generator, critic = network(), nn.Linear(1, 1, dtype=torch.float64)
@@ -264,6 +263,7 @@ def as_it_should_be(model, masters, opt):
         mse_loss(functional_call(model, weights, x), y).backward()
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("fraction", [1.0, 0.25])
 @pytest.mark.parametrize("loop", [of_copies, of_clones_from_before, as_it_should_be])
 def test_weights_that_the_loss_does_not_use(loop, fraction):

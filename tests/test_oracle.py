@@ -129,7 +129,7 @@ def test_closures_under_no_grad():
     assert distance(model, network()) > 1e-6
 
 
-@pytest.mark.filterwarnings("ignore:Using backward", "ignore:the gradient at the displaced weights")
+@pytest.mark.filterwarnings("ignore:Using backward")
 def test_gradients_of_gradients():
     """Sees a graph of the gradient, whose sum is a new tensor, taken for gradients that were cleared."""
     weight = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))

@@ -103,9 +103,8 @@ class RST(Wrapper):
         ledger = {"coin_step": 0, "sharp_steps": 0, "passes": 0.0, "plain_passes": 0.0}
         super().__init__(one, common=self._when.kept | ledger, rho=float(rho))
         self.gamma, self.batch_fraction, self.total_steps = float(gamma), float(batch_fraction), total_steps
-        self.model = model
+        self.model, self.keep_strength = model, keep_strength
         self.freeze_batchnorm, self.repeat_dropout, self.climb_locally = freeze_batchnorm, repeat_dropout, climb_locally
-        self.keep_strength = keep_strength
         self._climb = Climb(ascent, chosen)
         self._climb.begin_memory(one)
         self._memory = Memory()
