@@ -128,6 +128,7 @@ def test_the_base_optimizer(without):
     assert [given is batch for given in opt.passes(batch)] == [True]
 
 
+@pytest.mark.filterwarnings("ignore:the gradient of the rest")
 @pytest.mark.parametrize("keep_strength", [False, True])
 def test_equal_examples(keep_strength):
     """Sees a bias against SAM where every part is as good as the whole; with ρ√q it is a SAM of smaller radius."""

@@ -278,6 +278,19 @@ def test_weights_that_the_loss_does_not_use(loop, fraction):
     loop(model, masters, opt)  # once is enough
 
 
+@pytest.mark.parametrize("yielded", [True, False])
+def test_a_body_that_runs_on_the_whole_batch(yielded):
+    """Sees each part of a batch replaced by the whole batch, for more than twice the price, and no word about it."""
+    model = network()
+    opt = SAM(sgd(model), rho=RHO, batch_fraction=0.25)
+    words = (
+        nullcontext() if yielded else pytest.warns(UserWarning, match=r"run forward and backward on what passes\(\)")
+    )
+    with words:
+        for batch in opt.passes(BATCH):
+            backward(model, batch if yielded else BATCH)
+
+
 def test_weights_that_are_saved_in_the_middle_of_a_loop():
     """Sees a checkpoint of displaced weights, as of the best loss in the body, or by a signal handler."""
     model = nn.ModuleList([network()])

@@ -76,19 +76,27 @@ def sample(gradients: Gradients) -> Gradients:
     return [None if shard is None else shard[:: max(shard.numel() // SAMPLE, 1)].clone() for shard in shards]
 
 
-def warn_of_same(clean: Gradients, perturbed: Gradients) -> None:
-    """Warn if the gradients of the perturbed pass are those of the clean pass; this waits for the device.
+def warn_of_same(clean: Gradients, later: Gradients, *, displaced: bool) -> None:
+    """Warn if the gradients of a later pass are those of the first one; this waits for the device.
 
     Args:
-        clean: the `sample` of the gradients of the clean pass.
-        perturbed: the gradients of the perturbed pass.
+        clean: the `sample` of the gradients of the first pass.
+        later: the gradients of the later pass.
+        displaced: whether that pass was the perturbed one, or ran on the rest of the batch.
     """
-    pairs = list(zip(clean, sample(perturbed), strict=True))
+    pairs = list(zip(clean, sample(later), strict=True))
     both = [(one, other) for one, other in pairs if one is not None and other is not None]
-    if all(torch.equal(one, other) for one, other in both) and any(bool(one.any()) for one, _ in both):
-        warnings.warn(
+    if not all(torch.equal(one, other) for one, other in both) or not any(bool(one.any()) for one, _ in both):
+        return
+    if displaced:
+        text = (
             "the gradient at the displaced weights is the clean one bit for bit, so that a sharpness-aware step is a "
             "plain one: compute the loss from the parameters of base in each pass, not from copies of them, or from "
-            "what was computed before the loop over passes(); a loss that is linear in them needs no SAM",
-            stacklevel=2,
+            "what was computed before the loop over passes(); a loss that is linear in them needs no SAM"
         )
+    else:
+        text = (
+            "the gradient of the rest of the batch is that of its first part bit for bit: run forward and backward on "
+            "what passes() yields, as in `for x, y in opt.passes((x, y))`, not on the whole batch"
+        )
+    warnings.warn(text, stacklevel=2)

@@ -130,8 +130,8 @@ class Sharp:
                 # A gradient that was not reduced differs between ranks.
                 keeps = term.displaced and share != gamma and self.ddp is None
                 total.scale(share / (share - gamma)) if keeps else total.clear()
-            if term.displaced and came and sample is not None:
-                diagnosis.warn_of_same(sample, grads)
+            if came and sample is not None:
+                diagnosis.warn_of_same(sample, grads, displaced=term.displaced)
             climbed, arrived = came and (climbed or term.displaced), arrived or came
             total.add(grads, weight)
             if last:
