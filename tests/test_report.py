@@ -212,6 +212,12 @@ def test_data_may_be_described_differently(tmp_path):
     assert len(read_runs(first, second)) == 2
 
 
+def test_an_option_without_a_value_may_be_absent(tmp_path):
+    """Sees: an error of Python's min, where a task got an option with the default None after its first runs."""
+    records = [make_record("sam", 0), make_record("sam", 1, options=OPTIONS | {"warmup": None})]
+    assert len(read_runs(write_records(tmp_path, records))) == 2
+
+
 # The terminal's table
 
 

@@ -55,10 +55,9 @@ def read_runs(*paths: Path) -> list[Run]:
             ("was measured on another split", first_path, {"split": run.split}, {"split": first.split}),
             ("was trained with other hyperparameters", other_path, run.hyperparameters, other.hyperparameters),
         ):
-            if mine != others:
+            if disagreement := _disagreement(mine, others):
                 raise ValueError(
-                    f"{path} {difference} than {than} ({_disagreement(mine, others)}): "
-                    "keep comparisons in separate folders and reports"
+                    f"{path} {difference} than {than} ({disagreement}): keep comparisons in separate folders and reports"
                 )
         twin_path, _ = runs.setdefault((run.method, run.seed), (path, run))
         if twin_path != path:
@@ -87,8 +86,13 @@ def _fingerprint(run: Run) -> dict[str, Any]:
 
 
 def _disagreement(mine: Mapping[str, Any], others: Mapping[str, Any]) -> str:
-    name = min(key for key in mine.keys() | others.keys() if mine.get(key) != others.get(key))
-    return f"{name} = {mine.get(name)!r} instead of {others.get(name)!r}"
+    """Return the first difference, as a clause; empty if there is none. An option that is None may be absent."""
+    found = (
+        f"{name} = {mine.get(name)!r} instead of {others.get(name)!r}"
+        for name in sorted(mine.keys() | others.keys())
+        if mine.get(name) != others.get(name)
+    )
+    return next(found, "")
 
 
 def _read(path: Path, *, named: bool) -> Run:
