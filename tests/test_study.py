@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import pickle
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,6 +189,24 @@ def test_other_metrics_in_a_later_run(folder, monkeypatch):
         f"sam-seed{seed} failed: it reported test and validation, and an earlier run test: report the same"
         for seed in (0, 1)
     ]
+
+
+def test_records_that_no_report_could_read(folder, monkeypatch):
+    """Sees all runs trained before the report refuses them, or one result of 1e150 that spoils the others."""
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
+    source = (folder / "tasks.py").read_text()
+    (folder / "tasks.py").write_text(source.replace("test=error + 1", "test=1e150"))
+    executed(folder)
+    assert [entry["diverged"] for entry in conclude([folder / "out"], folder)["methods"]] == [[0, 1], [0, 1]]
+    (folder / "tasks.py").write_text(source.replace("trial.report(", "trial.facts['hash'] = 2**70; trial.report("))
+    monkeypatch.delitem(sys.modules, "tasks")
+    results, study = executed(folder, seeds=[2])
+    assert [str(found) for _, found in results] == [
+        f"{method}-seed2 failed: the report cannot read its record (data: a number is not finite or too large): change "
+        "what the task reports"
+        for method in ("sgd", "sam")
+    ]
+    assert len(study.finished) == 4
 
 
 def test_a_choice_that_was_edited(folder, monkeypatch):

@@ -31,7 +31,7 @@ def test_a_task_of_a_file(folder, name):
 
 
 def test_what_a_task_measures():
-    """Sees a measure of the task that a comparison cannot replace, or that is lost."""
+    """Sees a measure of the task that a comparison cannot replace, that is lost, or that no report takes at the end."""
 
     @task(metric="MSE", goal="min")
     def train(trial): ...
@@ -39,8 +39,14 @@ def test_what_a_task_measures():
     assert Task.of(train).measure == Measure("MSE", "", "min")
     assert Task.of(train, metric="error", goal="max", unit="%").measure == Measure("error", "%", "max")
     assert Task.of("digits").measure == Measure("accuracy", "%", "max")
-    with pytest.raises(ValueError, match="goal = up is unknown: give min or max"):
-        Task.of(train, goal="up")
+    for given, message in (
+        ({"goal": "up"}, "goal = up is unknown: give min or max"),
+        ({"metric": ""}, "metric = '' has 0 characters: give 1 to 60"),
+        ({"metric": "m" * 61}, "has 61 characters: give 1 to 60"),
+        ({"unit": "u" * 21}, "has 21 characters: give 0 to 20"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Task.of(train, **given)
 
 
 def test_the_decorator_without_parentheses():

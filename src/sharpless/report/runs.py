@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sharpless.report.record import Run, diverged_in
 
-__all__ = ["Run", "by_method", "diverged_in", "read_runs"]
+__all__ = ["Run", "by_method", "diverged_in", "fault", "read_runs"]
 
 BESIDE = ("study.json", "summary.json")
 """Other files that may be in the folder of the run files."""
@@ -66,6 +66,19 @@ def read_runs(*paths: Path) -> list[Run]:
                 "or leave it out"
             )
     return [run for group in by_method(run for _, run in runs.values()).values() for run in group]
+
+
+def fault(record: Any) -> str | None:
+    """Return why a record cannot be read, as a clause; None if it can.
+
+    >>> fault({"format": 2})
+    'task: field required; 20 more'
+    """
+    try:
+        Run.model_validate(record)
+    except ValidationError as error:
+        return _fault(error)
+    return None
 
 
 def _files(given: Path) -> list[Path]:

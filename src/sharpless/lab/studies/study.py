@@ -16,6 +16,7 @@ from sharpless.lab.runs.run import Run
 from sharpless.lab.studies.choice import AUTO, CHOICE_SEEDS, Grid, Point, best, check_grid, more, points
 from sharpless.lab.threads import settled
 from sharpless.lab.trials.definition import Task
+from sharpless.report.runs import fault
 
 __all__ = ["Study"]
 
@@ -165,7 +166,9 @@ class Study:
             yield run, result
 
     def _kept(self, run: Run, found: dict[str, Any]) -> dict[str, Any] | Failure:
-        """Return a record after writing it, or a failure if it reports other metrics than the earlier runs."""
+        """Return a record after writing it, or a failure if the record does not fit the report or the earlier runs."""
+        if why := fault(json.loads(json.dumps(found))):  # now, and not after the last run
+            return Failure(run.name, f"the report cannot read its record ({why}): change what the task reports")
         names = _reported(found)
         before = self._before(run) or names
         if names != before:

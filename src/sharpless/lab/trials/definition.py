@@ -30,7 +30,7 @@ class Measure:
 
     Raises:
         TypeError: name or unit are not texts.
-        ValueError: the goal is neither min nor max.
+        ValueError: the goal is neither min nor max, or name or unit do not fit into a table.
     """
 
     name: str = "metric"
@@ -40,9 +40,11 @@ class Measure:
     def __post_init__(self) -> None:
         if self.goal not in {"min", "max"}:
             raise ValueError(f"goal = {self.goal} is unknown: give min or max")
-        for name, text in {"metric": self.name, "unit": self.unit}.items():
+        for name, text, least, most in (("metric", self.name, 1, 60), ("unit", self.unit, 0, 20)):
             if not isinstance(text, str):
                 raise TypeError(f"{name} = {text!r} is not a text: give one")
+            if not least <= len(text) <= most:
+                raise ValueError(f"{name} = {text!r} has {len(text)} characters: give {least} to {most}")
 
 
 def task(*_unnamed: Never, metric: str = "metric", unit: str = "", goal: str = "max") -> Callable[[Function], Function]:
