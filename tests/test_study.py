@@ -214,6 +214,8 @@ def test_a_choice_that_was_edited(folder, monkeypatch):
     monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     executed(folder, grid={"rho": [0.1, 1.0]}, choice_seeds=1)
     path = folder / f"out/choice/sam,rho=0.1-seed{CHOICE_SEEDS}.json"
+    for final in folder.glob("out/runs/sam-*"):  # with these, the choice would stand
+        final.unlink()
     for junk in ("{}", "[1]", '{"passes": 1, "plain_passes": 0, "curve": {"step": [1]}}', "\0"):
         path.write_text(junk)
         with pytest.raises(ValueError, match="is not the record of a run: delete it, and it is trained again"):
@@ -227,6 +229,32 @@ def test_a_radius_that_fails(folder, monkeypatch):
     results, study = executed(folder, options=options, grid={"rho": [0.1, 1.0]}, choice_seeds=2)
     assert {run.method.name for run, _ in results if not run.choosing} == {"sgd"}
     assert str(study.failures[-1]) == "sam failed: no point of the grid finished with every seed"
+
+
+def test_a_choice_stands(folder, monkeypatch):
+    """Sees another radius chosen, beside runs with the first one, since a run that had failed is repeated."""
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
+    source = (folder / "tasks.py").read_text()
+    (folder / "tasks.py").write_text(
+        source.replace("    wanted =", "    assert trial.hyperparameters.get('rho') != 0.1\n    wanted =")
+    )
+    executed(folder, grid={"rho": [0.1, 1.0, 4.0]}, choice_seeds=1)
+    (folder / "tasks.py").write_text(source)
+    monkeypatch.delitem(sys.modules, "tasks")
+    results, _ = executed(folder, seeds=range(3), grid={"rho": [0.1, 1.0, 4.0]}, choice_seeds=1)
+    assert [run.name for run, _ in results] == ["sgd-seed2", "sam-seed2"]
+    assert [entry["rho"] for entry in conclude([folder / "out"], folder)["methods"]] == [None, 1.0]
+
+
+def test_a_failed_run_waits_for_the_next_command(folder, monkeypatch):
+    """Sees a run that fails repeated, and reported, in every round of an automatic grid."""
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
+    source = (folder / "tasks.py").read_text()
+    (folder / "tasks.py").write_text(
+        source.replace("    wanted =", "    assert trial.hyperparameters.get('rho') != 0.02\n    wanted =")
+    )
+    results, study = executed(folder, options={"best": 2.0}, grid={"rho": "auto"}, choice_seeds=1)
+    assert sum(isinstance(found, Failure) for _, found in results) == len(study.failures) == 1
 
 
 def test_another_study(folder, monkeypatch):

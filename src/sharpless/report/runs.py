@@ -57,7 +57,8 @@ def read_runs(*paths: Path) -> list[Run]:
         ):
             if disagreement := _disagreement(mine, others):
                 raise ValueError(
-                    f"{path} {difference} than {than} ({disagreement}): keep comparisons in separate folders and reports"
+                    f"{path} {difference} than {than} ({disagreement}): "
+                    "keep comparisons in separate folders and reports"
                 )
         twin_path, _ = runs.setdefault((run.method, run.seed), (path, run))
         if twin_path != path:

@@ -13,12 +13,15 @@ from sharpless.lab.methods.method import Method
 from sharpless.lab.runs.execute import execute
 from sharpless.lab.runs.pricing import Measurement
 from sharpless.lab.runs.run import Run
-from sharpless.lab.studies.choice import AUTO, CHOICE_SEEDS, Grid, Point, best, check_grid, more, points
+from sharpless.lab.studies.choice import AUTO, AXES, CHOICE_SEEDS, Grid, Point, best, check_grid, more, points
 from sharpless.lab.threads import settled
 from sharpless.lab.trials.definition import Task
 from sharpless.report.runs import fault
 
 __all__ = ["Study"]
+
+Chosen = tuple[Point | None, dict[str, Any] | None]
+"""The hyperparameters of a method, and the record of their choice. The point is None if there is none to train."""
 
 
 class Study:
@@ -75,7 +78,7 @@ class Study:
         self._know(known)
         self._code = known.get("code") or task.fingerprint
         self.failures: list[Failure] = []
-        """The failed runs of this process."""
+        """The failed runs of the last execution."""
 
     def execute(
         self, jobs: int | None = None, on: str = "local", watch: Callable[[float, int], None] | None = None
@@ -90,8 +93,10 @@ class Study:
             watch: called regularly with the number of finished runs, shares of running ones included, and the number
                 of all runs known so far.
         """
+        self.failures = []
         self.measure(on)
-        tried = {method: points(method, self.grid) for method in self.methods}
+        chosen = self._chosen_before()
+        tried = {method: points(method, self.grid) for method in self.methods if method not in chosen}
         final = len(self.methods) * len(self.seeds)
         while True:
             runs = [run for method, found in tried.items() for run in self._trials(method, found)]
@@ -99,11 +104,12 @@ class Study:
             if not sum(self._extend(method, found) for method, found in tried.items()):
                 break
         before = len(runs)
-        chosen = {method: self._choose(method, found) for method, found in tried.items()}
+        chosen |= {method: self._choose(method, found) for method, found in tried.items()}
         runs = [
             Run(self.task, method, seed, self.folder, self.threads, point, choice, flatness=self.flatness)
             for seed in self.seeds
-            for method, (point, choice) in chosen.items()
+            for method in self.methods
+            for point, choice in [chosen[method]]
             if point is not None
         ]
         yield from self._execute(runs, before, jobs, on, watch)
@@ -149,7 +155,8 @@ class Study:
         watch: Callable[[float, int], None] | None,
     ) -> Iterator[tuple[Run, dict[str, Any] | Failure]]:
         """Yield the results of the missing ones of `runs`, executed here. `others` counts the study's other runs."""
-        missing = [run for run in runs if not run.path.exists()]
+        failed = {failure.run for failure in self.failures}  # in an earlier round
+        missing = [run for run in runs if run.name not in failed and not run.path.exists()]
         ended, earlier = len(runs) - len(missing), others if runs and not runs[0].choosing else 0
 
         def see(under_way: float) -> None:
@@ -217,7 +224,17 @@ class Study:
         tried += following
         return bool(following)
 
-    def _choose(self, method: Method, tried: Sequence[Point]) -> tuple[Point | None, dict[str, Any] | None]:
+    def _chosen_before(self) -> dict[Method, Chosen]:
+        """Return the choice of each method that has a finished run. It stands, also if more of its runs succeed now."""
+        chosen: dict[Method, Chosen] = {}
+        for found in map(store.read, self.finished):
+            if found is not None and fault(found) is None and found["choice"]:
+                axes = [axis for axis in AXES if axis in found["choice"]["tried"][0]]
+                point = {axis: found["hyperparameters"][axis] for axis in axes}
+                chosen |= {method: (point, found["choice"]) for method in self.methods if method.name == found["method"]}
+        return chosen
+
+    def _choose(self, method: Method, tried: Sequence[Point]) -> Chosen:
         """Return the best point, and the record of the choice. A single point needs no choice."""
         if len(tried) == 1:
             return tried[0], None
