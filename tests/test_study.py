@@ -257,6 +257,17 @@ def test_a_failed_run_waits_for_the_next_command(folder, monkeypatch):
     assert sum(isinstance(found, Failure) for _, found in results) == len(study.failures) == 1
 
 
+def test_a_returned_value_is_a_test_result(folder, monkeypatch):
+    """Sees hyperparameters chosen on the test data of a task that returns its result in place of reporting it."""
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
+    source = (folder / "tasks.py").read_text()
+    (folder / "tasks.py").write_text(source.replace("trial.report(validation=error, test=error + 1)", "return error"))
+    results, _ = executed(folder, ("sam",), grid={"rho": [0.1, 1.0]}, choice_seeds=1)
+    assert all("hyperparameters are chosen on validation data" in str(found) for _, found in results)
+    (record,) = (found for _, found in executed(folder, ("sgd",), [0], grid={"rho": [0.1, 1.0]}, choice_seeds=1)[0])
+    assert record["curve"]["test"] == [pytest.approx(7.0)]
+
+
 def test_another_study(folder, monkeypatch):
     """Sees runs of two studies mixed in one folder."""
     monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)

@@ -231,7 +231,9 @@ class Study:
             if found is not None and fault(found) is None and found["choice"]:
                 axes = [axis for axis in AXES if axis in found["choice"]["tried"][0]]
                 point = {axis: found["hyperparameters"][axis] for axis in axes}
-                chosen |= {method: (point, found["choice"]) for method in self.methods if method.name == found["method"]}
+                chosen |= {
+                    method: (point, found["choice"]) for method in self.methods if method.name == found["method"]
+                }
         return chosen
 
     def _choose(self, method: Method, tried: Sequence[Point]) -> Chosen:
