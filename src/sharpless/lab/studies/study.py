@@ -184,7 +184,7 @@ class Study:
                 f"it reported {' and '.join(names)}, and an earlier run {' and '.join(before)}: report the same",
             )
         base = store.read(replace(run, method=Method(BASE), point={}).path)
-        if base is not None and run.method.epochs(1000) != 1000 and found["steps"] <= base["steps"]:
+        if base is not None and run.method.is_longer and found["steps"] <= base["steps"]:
             return Failure(
                 run.name,
                 f"it took {found['steps']} steps, and {BASE} {base['steps']}: train for trial.epochs(…) epochs",

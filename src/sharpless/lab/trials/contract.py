@@ -101,7 +101,7 @@ def check_ended(trial: "Trial") -> None:
             f"the task took {cost.steps} steps, and gave total_steps = {trial.total_steps}: give trial.optimizer "
             "the number of steps of the run"
         )
-    if trial.planned_epochs is None and trial.method.epochs(1000) != 1000:
+    if trial.planned_epochs is None and trial.method.is_longer:
         raise TaskError(
             f"method {trial.method.name} trains longer: take the number of epochs from trial.epochs, as in `for "
             "epoch in range(trial.epochs(10))`"

@@ -135,13 +135,15 @@ class Trial:
         """Return the number of epochs of this run, for `epochs` epochs of plain training.
 
         Raises:
-            TaskError: `epochs` is not 1 or more.
+            TaskError: `epochs` is not 1 or more, or too few for the longer training of the method.
         """
         given: Any = epochs
         if not isinstance(given, Real) or given % 1 or given < 1:
             raise TaskError(f"epochs = {epochs} is out of range: give trial.epochs a whole number from 1 on")
-        self._planned = int(epochs)
-        return self.method.epochs(self._planned)
+        self._planned, whole = int(epochs), self.method.epochs(int(epochs))
+        if whole == self._planned and self.method.is_longer:
+            raise TaskError(f"method {self.method.name} is no longer than {whole} epochs of the base: give a larger cost")
+        return whole
 
     def optimizer(
         self,
