@@ -1,5 +1,7 @@
 """Tasks: where they come from, what they measure, and their options."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -47,6 +49,18 @@ def test_what_a_task_measures():
     ):
         with pytest.raises(ValueError, match=message):
             Task.of(train, **given)
+
+
+def test_a_partial_function_is_its_task():
+    """Sees the goal of a task lost, and so the worst method called the best, where functools.partial sets an option."""
+
+    @task(metric="MSE", goal="min")
+    def train(trial, hidden=32): ...
+
+    found = Task.of(partial(train, hidden=8))
+    assert found.measure == Measure("MSE", "", "min")
+    assert (found.name, found.fingerprint) == (Task.of(train).name, Task.of(train).fingerprint)
+    assert found.options == {"hidden": 8}
 
 
 def test_the_decorator_without_parentheses():
