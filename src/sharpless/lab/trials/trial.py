@@ -142,7 +142,9 @@ class Trial:
             raise TaskError(f"epochs = {epochs} is out of range: give trial.epochs a whole number from 1 on")
         self._planned, whole = int(epochs), self.method.epochs(int(epochs))
         if whole == self._planned and self.method.is_longer:
-            raise TaskError(f"method {self.method.name} is no longer than {whole} epochs of the base: give a larger cost")
+            raise TaskError(
+                f"method {self.method.name} is no longer than {whole} epochs of the base: give a larger cost"
+            )
         return whole
 
     def optimizer(
