@@ -280,6 +280,33 @@ def test_a_seed_without_a_result(tmp_path):
     render(runs, summary)
 
 
+def test_sam_with_a_seed_without_a_result(tmp_path):
+    """Sees: a gain of SAM, or methods behind it, claimed from the seeds that it survived, or more seeds advised."""
+    records = [make_record("sgd", seed, values=[50.0, 84.0 + seed / 9]) for seed in range(6)]
+    records += [make_record("sam", seed, values=[50.0, 97.0 + seed / 10 if seed else None]) for seed in range(6)]
+    records += [make_record("rst", seed, values=[50.0, 97.2 + seed / 11]) for seed in range(6)]
+    runs = read_runs(write_records(tmp_path, records))
+    summary = summarize(runs)
+    assert summary["sam_beats_base"]["verdict"] is False
+    assert verdict(summary)[0].startswith("SAM diverged with some seed, so it is not said to beat SGD (accuracy +12.97")
+    assert [word(found, summary) for found in summary["methods"]] == ["not shown", "", "yes, better"]
+    assert [found["method"] for found in summary["methods"] if found["pareto_optimal"]] == ["sgd", "rst"]
+    assert not any("too few" in text for text in summary["warnings"])
+    shared = summarize(runs, "25%")
+    assert [word(found, shared) for found in shared["methods"]] == ["no margin", "", "yes, better"]
+    assert "no method is as good for less than SGD, RST, p = 0.5." in render(runs, summary)
+
+
+def test_sam_without_any_result(tmp_path):
+    """Sees: more seeds advised where those of SAM diverged, and a frontier that needs one method without a fault."""
+    runs = runs_with(tmp_path, sgd=[84.0, None], sam=[None, None], rst=[97.0, None])
+    summary = summarize(runs)
+    assert verdict(summary)[0].startswith("SAM diverged, and has too few seeds with a result for a comparison with SGD")
+    assert [word(found, summary) for found in summary["methods"]] == ["diverged", "", "diverged"]
+    assert not any("train at least two" in text for text in summary["warnings"])
+    render(runs, summary)
+
+
 def test_a_loss_that_diverged(tmp_path):
     """Sees: the accuracy of a broken network without a word, or a warning where the loss recovered."""
     records = [make_record("sam", seed, values=[9.0, 10.0, 10.0], loss=[2.0, None, 2.0]) for seed in (0, 1)]
