@@ -307,6 +307,19 @@ def test_sam_without_any_result(tmp_path):
     render(runs, summary)
 
 
+def test_a_seed_without_a_run(tmp_path):
+    """Sees: a run that failed left out of means and differences without a word on the page."""
+    seeds = {"sgd": range(5), "sam": (0, 1, 4), "rst": (0, 1, 4), "g-rst": range(4)}
+    records = [make_record(method, seed) for method, found in seeds.items() for seed in found]
+    found = [w for w in summarize(read_runs(write_records(tmp_path, records)))["warnings"] if "no run" in w]
+    assert found == [
+        "SAM and RST: no run with seeds 2, 3, of 5 seeds. Means and differences leave them out. A run that failed may "
+        "be the worst one.",
+        "G-RST: no run with seed 4, of 5 seeds. Means and differences leave it out. A run that failed may be the worst "
+        "one.",
+    ]
+
+
 def test_a_loss_that_diverged(tmp_path):
     """Sees: the accuracy of a broken network without a word, or a warning where the loss recovered."""
     records = [make_record("sam", seed, values=[9.0, 10.0, 10.0], loss=[2.0, None, 2.0]) for seed in (0, 1)]
@@ -536,7 +549,7 @@ def test_undecided_methods_share_a_warning(tmp_path):
     accuracies = {name: [90.0 + off for off in found] for name, found in offsets.items()}
     runs = runs_with(tmp_path, sam=[90.0] * 3, **accuracies)
     summary = summarize(runs)
-    three, two = summary["warnings"]
+    _, three, two = summary["warnings"]  # the first is on the seed without a run
     low, high = (spread * stats.t.ppf(0.975, 2) / math.sqrt(3) for spread in (2, 9))
     needed = seeds_needed(2.0, 1.0)
     assert three == (
@@ -555,7 +568,7 @@ def test_warnings_of_single_seeds_and_no_spread(tmp_path):
     assert "There is no comparison of any method with SAM" in warning
     runs = runs_with(tmp_path, sam=[97.0, 97.0], rst=[97.0], g_rst=[97.0, 97.0])
     summary = summarize(runs)
-    single, flat = summary["warnings"]
+    _, single, flat = summary["warnings"]
     assert "There is no comparison of RST, p = 0.5 with SAM" in single
     assert "G-RST, p = 0.5, γ = 2 minus SAM is the same with all 2 seeds" in flat
     page = render(runs, summary)

@@ -8,7 +8,7 @@ from typing import Any
 from sharpless.report.numbers import enough
 from sharpless.report.record import Run
 
-__all__ = ["as_shares", "at_the_edge", "beyond_budget", "diverged", "names", "stuck", "too_few_seeds"]
+__all__ = ["as_shares", "at_the_edge", "beyond_budget", "diverged", "incomplete", "names", "stuck", "too_few_seeds"]
 
 
 def names(labels: Mapping[str, str]) -> dict[str, str]:
@@ -51,6 +51,21 @@ def diverged(methods: Mapping[str, Sequence[Run]]) -> list[str]:
             "A smaller lr or rho may help."
         )
     return found
+
+
+def incomplete(methods: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return a sentence for the methods without runs for seeds that others have, one for each group of seeds."""
+    known = names({method: runs[0].label for method, runs in methods.items()})
+    every = {run.seed for runs in methods.values() for run in runs}
+    without: dict[tuple[int, ...], list[str]] = {}
+    for method, runs in methods.items():
+        if missing := every - {run.seed for run in runs}:
+            without.setdefault(tuple(sorted(missing)), []).append(known[method])
+    return [
+        f"{_listed(found)}: no run with {_seeds(missing)}, of {len(every)} seeds. Means and differences leave "
+        f"{'them' if len(missing) > 1 else 'it'} out. A run that failed may be the worst one."
+        for missing, found in without.items()
+    ]
 
 
 def stuck(methods: Mapping[str, Sequence[Run]]) -> list[str]:

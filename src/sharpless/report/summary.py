@@ -5,7 +5,7 @@ from statistics import fmean, mean, median
 from typing import Any
 
 from sharpless.report.budgets import at_equal
-from sharpless.report.cautions import as_shares, at_the_edge, beyond_budget, diverged, stuck, too_few_seeds
+from sharpless.report.cautions import as_shares, at_the_edge, beyond_budget, diverged, incomplete, stuck, too_few_seeds
 from sharpless.report.choice import described as described_choice
 from sharpless.report.margin import Margin, default_margin, read_margin
 from sharpless.report.minima import flatness
@@ -78,6 +78,7 @@ def summarize(runs: Sequence[Run], margin: str | float | None = None) -> dict[st
         "split": first.split,
         "margin": {"value": allowed.value, "share": allowed.share},
         "warnings": diverged(methods)
+        + incomplete(methods)
         + stuck(methods)
         + at_the_edge(methods, {method: choice["edge"] for method, choice in chosen.items()})
         + beyond_budget(methods)
