@@ -246,6 +246,15 @@ def test_a_share_of_an_unknown_gain(tmp_path):
     assert "no margin: SAM's gain over the base is not known, so give --margin as an amount" in legend(summary)
 
 
+def test_a_margin_above_the_gain(tmp_path):
+    """Sees: a method said to be non-inferior to SAM, as if it kept its gain, where the base is non-inferior as well."""
+    sam = [97.0, 97.1, 97.2, 97.0]
+    runs = runs_with(tmp_path, sgd=[96.5, 96.7, 96.7, 96.6], sam=sam, g_rst=[96.6, 96.7, 96.8, 96.5])
+    said = " But the margin, 1 point, is more than this gain: SGD is non-inferior to SAM too."
+    assert verdict(summarize(runs))[0].endswith(f", at cost 2.00.{said}")
+    assert said not in verdict(summarize(runs, 0.1))[0]
+
+
 def test_a_margin_in_the_unit_without_gain(tmp_path):
     """Sees: being non-inferior to a SAM that gains nothing told as an achievement."""
     summary = summarize(runs_with(tmp_path, sgd=SAM, sam=SAM, g_rst=GRST))

@@ -129,7 +129,12 @@ def _sam_against_base(summary: Mapping[str, Any], methods: Mapping[str, Any]) ->
     better = "" if summary["metric"]["goal"] == "max" else "; lower is better"
     evidence = f"{name} {amount(digits.signed(difference), summary)}, 95 % interval {digits.interval(ends)}{better}"
     if advantage["verdict"]:
-        return f"SAM beats {base} ({evidence}), at cost {methods['sam']['cost']:.2f}."
+        small = (
+            f" But the margin, {margin_words(summary)}, is more than this gain: {base} is non-inferior to SAM too."
+            if outcome(methods["sgd"], summary) == "kept"
+            else ""
+        )
+        return f"SAM beats {base} ({evidence}), at cost {methods['sam']['cost']:.2f}.{small}"
     worse = max(ends) < 0 if summary["metric"]["goal"] == "max" else min(ends) > 0
     finding = f"SAM is worse than {base}" if worse else f"SAM does not beat {base}"
     if diverged and not worse:
