@@ -20,6 +20,7 @@ from sharpless.report.numbers import Digits
 from sharpless.report.runs import read_runs
 from sharpless.report.summary import summarize
 from sharpless.report.table import headings, legend, rows
+from sharpless.report.verdict import verdict
 from synthetic_runs import (
     METHODS,
     MSE,
@@ -272,6 +273,21 @@ def test_rows_of_a_choice(tmp_path):
 def test_digits(spreads, values, expected):
     """Sees: digits that no spread supports, digits of the difference lost, a number of thirty figures."""
     assert Digits(spreads, values).spread({"mean": values[0], "std": spreads[0]}) == expected
+
+
+def test_digits_of_differences(tmp_path):
+    """Sees: SAM said to beat the base by +0 points, from 0 to 0, where the seeds differ more than the methods."""
+    base = [80.0, 90.0, 95.0, 99.0]
+    gains = {"sam": (0.04, 0.05, 0.05, 0.04), "rst": (0.03, 0.02, 0.03, 0.02)}
+    sam, rst = ([value + gain for value, gain in zip(base, found, strict=True)] for found in gains.values())
+    runs = runs_with(tmp_path, sgd=base, sam=sam, rst=rst)
+    summary = summarize(runs)
+    assert verdict(summary)[0].startswith(
+        "SAM beats SGD (accuracy +0.045 points, 95 % interval 0.036\u00a0to\u00a00.054)"
+    )
+    assert rows(summary)[2][1] == "91 ± 8"
+    assert rows(summary)[2][4] == "-0.020 [-0.033, -0.007]"
+    assert "<td>−0.020</td>" in render(runs, summary)
 
 
 def test_the_table_fits_a_terminal(tmp_path, capsys, monkeypatch):
