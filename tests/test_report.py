@@ -495,6 +495,18 @@ def test_expected_cost_follows_the_schedule(tmp_path):
     assert cells == ["linear:0,1", "1", "1", "4", "1.0", "5.0", "2", "2.500", "2.750"]
 
 
+def test_ledger_of_runs_that_stop_early(tmp_path):
+    """Sees: mean passes divided by the steps of the first seed, which is another cost than that of the results."""
+    records = [
+        make_record("sgd", seed, steps=steps, passes=float(steps), plain_passes=float(steps))
+        for seed, steps in enumerate((600, 200))
+    ]
+    runs = read_runs(write_records(tmp_path, records))
+    page = render(runs, summarize(runs))
+    cells = re.findall(r"<td>(.*?)</td>", page[page.index("Cost ledger") :])[:9]
+    assert cells[3:] == ["400", "0.0", "400.0", "400", "1.000", "1.000"]
+
+
 def test_expected_cost_with_a_part_of_the_batch(tmp_path):
     """Sees: a climb with a quarter of the batch priced as one with all of it, or q left out of the ledger."""
     record = make_record("rst", 0, schedule="0.5", batch_fraction=0.25, steps=8, passes=8.75, plain_passes=8.0)

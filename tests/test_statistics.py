@@ -658,6 +658,7 @@ def test_waiting_for_data(tmp_path):
         make_record("sam", 0, seconds=10.0, data_seconds=1.0),
         make_record("sam", 1, seconds=30.0, data_seconds=9.0),
         make_record("sam", 2, seconds=99.0, data_seconds=None),
+        make_record("sam", 3, seconds=50.0, data_seconds=0.0),  # of a task that measures nothing
     ]
     runs = read_runs(write_records(tmp_path, records))
     assert summarize(runs)["waiting_for_data"] == 0.25

@@ -101,19 +101,20 @@ def _ledger(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the cost of the runs of one method, and the expected cost of its schedule."""
     run = runs[0]
     schedule = schedules.parse(run.schedule)
-    expected_passes = run.steps * expected_cost(schedule, run.steps, run.batch_fraction)
-    passes = fmean(run.passes for run in runs)
+    lengths = {run.steps for run in runs}  # different ones if runs stop early
+    expected = {steps: steps * expected_cost(schedule, steps, run.batch_fraction) for steps in lengths}
+    passes, plain_passes = fmean(run.passes for run in runs), fmean(run.plain_passes for run in runs)
     return {
         "label": run.label,
         "schedule": f"{schedule.mean():.4g}" if isinstance(schedule, schedules.Constant) else run.schedule,
         "gamma": run.gamma,
         "batch_fraction": run.batch_fraction,
-        "steps": run.steps,
+        "steps": fmean(run.steps for run in runs),
         "sharp_steps": fmean(len(run.sharp_steps) for run in runs),
         "passes": passes,
-        "plain_passes": run.plain_passes,
-        "cost": passes / run.plain_passes,
-        "expected_cost": expected_passes / run.plain_passes,
+        "plain_passes": plain_passes,
+        "cost": passes / plain_passes,
+        "expected_cost": fmean(expected[run.steps] for run in runs) / plain_passes,
     }
 
 

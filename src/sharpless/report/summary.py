@@ -175,7 +175,7 @@ def _describe(runs: Sequence[Run], base: Sequence[Run], versus_sam: Mapping[str,
 
 def _waiting(runs: Sequence[Run]) -> float | None:
     """Return the share of the training time that was spent waiting for data, over the runs that measured it."""
-    known = [(run.data_seconds, run.seconds) for run in runs if run.data_seconds is not None and run.seconds > 0]
+    known = [(run.data_seconds, run.seconds) for run in runs if run.data_seconds and run.seconds > 0]  # 0: not measured
     if not known:
         return None
     return sum(waited for waited, _ in known) / sum(trained for _, trained in known)
