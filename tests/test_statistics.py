@@ -580,6 +580,8 @@ def test_warnings_of_single_seeds_and_no_spread(tmp_path):
     _, single, flat = summary["warnings"]
     assert "There is no comparison of RST, p = 0.5 with SAM" in single
     assert "G-RST, p = 0.5, γ = 2 minus SAM is the same with all 2 seeds" in flat
+    rounded = runs_with(tmp_path / "rounded", sam=[96.4, 97.0, 96.8], rst=[96.6, 97.2, 97.0])  # 0.2 ± 1e-14
+    assert "RST, p = 0.5 minus SAM is the same with all 3 seeds" in summarize(rounded)["warnings"][0]
     page = render(runs, summary)
     assert page.index(single) < page.index("<main>")
     assert page.index(flat) < page.index("<main>")
