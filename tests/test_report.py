@@ -453,6 +453,9 @@ def test_choice_is_drawn(tmp_path):
     assert {"0.1", "0.3"} <= set(ticks)
     assert "1" not in ticks
     assert ">SGD</text>" in drawn
+    assert "The horizontal line is the result of SGD." in " ".join(render(runs, summarize(runs)).split())
+    without = [run for run in runs if run.method == "sam"]
+    assert "horizontal line" not in render(without, summarize(without))  # nor is one drawn
     assert curves.choice(read_runs(make_folder(tmp_path / "none", ("sam",))), summarize(runs)) is None
 
 

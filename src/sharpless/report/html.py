@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sharpless import schedules
 from sharpless.cost import expected_cost
 from sharpless.report import curves, figures
+from sharpless.report.choice import base_validation
 from sharpless.report.numbers import MISSING, Digits, enough, measure, number, probability
 from sharpless.report.runs import Run, by_method
 from sharpless.report.verdict import margin_words, metric_words, outcome, verdict, word
@@ -52,7 +53,7 @@ def render(runs: Sequence[Run], summary: Mapping[str, Any], *, places: Sequence[
         sentence=_sentence,
         plain=_plain,
     )
-    options = summary["options"]
+    options, groups = summary["options"], by_method(runs)
     return environment.get_template("page.html.jinja").render(
         summary=summary,
         places=places,
@@ -70,7 +71,8 @@ def render(runs: Sequence[Run], summary: Mapping[str, Any], *, places: Sequence[
         ),
         chosen=[entry for entry in summary["methods"] if entry["choice"]],
         equals=_equals(summary),
-        ledger=[_ledger(group) for group in by_method(runs).values()],
+        plain=base_validation(groups.get("sgd", ())),
+        ledger=[_ledger(group) for group in groups.values()],
         shown={name: value for name, value in options.items() if value not in OFF},
         folded={name: value for name, value in options.items() if value in OFF},
         figures={
