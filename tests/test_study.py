@@ -410,7 +410,7 @@ OPTIONS = {"best": numpy.float32(0.5), "broken": Path("data"), "more": {1: (Own,
 WRITTEN = {
     "best": 0.5,
     "broken": "data",
-    "more": {"1": [f"{Own.__module__}.Own", "Own(size=3)", "{2}", [1.0, 1.0], "nan"]},
+    "more": {"1": [f"{Own.__module__}.Own", "Own(size=3)", [2], [1.0, 1.0], "nan"]},
 }
 
 

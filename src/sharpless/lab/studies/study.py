@@ -95,7 +95,8 @@ class Study:
         """
         self.failures = []
         self.measure(on)
-        chosen = self._chosen_before()
+        standing = _standing(self.finished)
+        chosen = {method: standing[method.name] for method in self.methods if method.name in standing}
         tried = {method: points(method, self.grid) for method in self.methods if method not in chosen}
         final = len(self.methods) * len(self.seeds)
         while True:
@@ -224,18 +225,6 @@ class Study:
         tried += following
         return bool(following)
 
-    def _chosen_before(self) -> dict[Method, Chosen]:
-        """Return the choice of each method that has a finished run. It stands, also if more of its runs succeed now."""
-        chosen: dict[Method, Chosen] = {}
-        for found in map(store.read, self.finished):
-            if found is not None and fault(found) is None and found["choice"]:
-                axes = [axis for axis in AXES if axis in found["choice"]["tried"][0]]
-                point = {axis: found["hyperparameters"][axis] for axis in axes}
-                chosen |= {
-                    method: (point, found["choice"]) for method in self.methods if method.name == found["method"]
-                }
-        return chosen
-
     def _choose(self, method: Method, tried: Sequence[Point]) -> Chosen:
         """Return the best point, and the record of the choice. A single point needs no choice."""
         if len(tried) == 1:
@@ -280,6 +269,21 @@ class Study:
         """Make the folder, and write the description of the study."""
         description = {**self._identity(), "code": self._code, "threads": self.threads, **self.measured}
         store.write(self._description, json.dumps(description, indent=1, ensure_ascii=False))
+
+
+def _standing(finished: Sequence[Path]) -> dict[str, Chosen]:
+    """Return the choice of each method with a finished run, by its name.
+
+    It stands, also if runs of the choice succeed later that had failed.
+    """
+    records = [found for found in map(store.read, finished) if found and fault(found) is None and found["choice"]]
+    return {
+        found["method"]: (
+            {axis: found["hyperparameters"][axis] for axis in AXES if axis in found["choice"]["tried"][0]},
+            found["choice"],
+        )
+        for found in records
+    }
 
 
 def _reported(found: Mapping[str, Any]) -> list[str]:

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from sharpless.lab.methods.method import Method
     from sharpless.lab.trials.trial import Trial
 
-__all__ = ["TaskError", "check_ended", "needed", "refused", "reported"]
+__all__ = ["TaskError", "check_ended", "counted", "needed", "refused", "reported"]
 
 
 class TaskError(ValueError):
@@ -38,6 +40,19 @@ def refused() -> Iterator[None]:
         yield
     except ValueError as error:
         raise TaskError(str(error)) from error
+
+
+def counted(epochs: Any, method: "Method") -> int:
+    """Return the number of epochs of plain training that a task gives.
+
+    Raises:
+        TaskError: it is not 1 or more, or too small for the longer training of the method.
+    """
+    if not isinstance(epochs, Real) or epochs % 1 or epochs < 1:
+        raise TaskError(f"epochs = {epochs} is out of range: give trial.epochs a whole number from 1 on")
+    if method.is_longer and method.epochs(int(epochs)) == epochs:
+        raise TaskError(f"method {method.name} is no longer than {epochs} epochs of the base: give a larger cost")
+    return int(epochs)
 
 
 def _number(name: str, value: Any) -> float:
