@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal, Optional, Union
 
@@ -255,6 +256,30 @@ def test_a_metric_that_is_no_number(own_task):
     ended = sharpless(*own_task, "--methods", "sgd", "sam", "--fault", "nan")
     assert ended.returncode == 0, ended.stderr
     assert "diverged" in ended.stdout
+
+
+def test_annotations_for_type_checkers():
+    """Sees a traceback for `trial: Trial` where only type checkers import Trial, or a number then read as a text."""
+
+    def train(trial: "Trial", width: "int" = 4, rate: "Nowhere" = 0.5): ...  # noqa: F821
+
+    parser = _Parser(prog="sharpless")
+    found = parsed(["--width", "3", "--rate", "1"], "my.py:train", train, parser)
+    assert found == {"width": 3, "rate": 1.0}
+    assert parsed(["--width", "3"], "my.py:train", partial(train, rate=0.1), parser) == {"width": 3}
+
+
+def test_an_option_with_two_meanings():
+    """Sees an option of a task that compare takes for its own, so that the task trains with its default."""
+    parser = _Parser(prog="sharpless")
+    for name in ("--metric", "--lr"):
+        parser.add_argument(name)
+
+    def train(trial, metric: str = "l2", lr: float = 0.1): ...
+
+    with pytest.raises(ValueError, match="--metric is an option of compare itself: rename this parameter of the task"):
+        parsed([], "my.py:train", train, parser)
+    assert parsed([], "my.py:train", partial(train, metric="l1"), _Parser(prog="sharpless")) == {}
 
 
 def test_the_options_of_a_task_are_shown(own_task):

@@ -14,6 +14,7 @@ from sharpless.flatness import Objective
 from sharpless.lab.measured import listed, objective
 from sharpless.lab.tasks.images.data import load
 from sharpless.lab.tasks.images.networks import build
+from sharpless.report.landscape import surfaces
 
 TRAIN = ["train", "--epochs", "2", "--width", "4", "--noise", "0.2"]
 QUICK = ["--vectors", "2", "--directions", "2", "--ascent-steps", "2", "--points", "5", "--eigenvalues", "1"]
@@ -112,6 +113,14 @@ def test_the_pictures(mine):
     assert len(lines) == 2
     one, two = ([float(number) for number in re.findall(r"[\d.]+", line)] for line in lines)
     assert one == pytest.approx(two, abs=0.1)
+
+
+def test_a_surface_of_negative_losses():
+    """Sees a surface of one color, and a scale from 1e-12 on, for losses below 0, as those of a density."""
+    losses = [[-1.0, -2.0, -1.0], [-2.0, -5.0, -2.0], [-1.0, -2.0, -1.0]]
+    picture = surfaces([{"name": "flow", "surface": {"at": [-1.0, 0.0, 1.0], "losses": losses}}])
+    assert re.findall(r">(−?-?\d[^<]*)</text>", picture)[-5:] == ["-5", "-4", "-3", "-2", "-1"]
+    assert "1e-12" not in picture
 
 
 def test_what_is_left_out(mine, capsys):

@@ -449,8 +449,9 @@ def test_no_second_derivative(place):
 
     torch.manual_seed(0)
     objective = Objective(nn.Linear(2, 1), loss, [(torch.randn(2, 2), torch.ones(2))])
-    with pytest.raises(ValueError, match="model cannot be differentiated twice"):
-        trace(objective, 2)
+    for _ in range(2):  # the first refusal does not count as a check that was passed
+        with pytest.raises(ValueError, match="model cannot be differentiated twice"):
+            trace(objective, 2)
 
 
 @pytest.mark.parametrize(

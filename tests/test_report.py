@@ -20,6 +20,7 @@ from sharpless.report.numbers import Digits
 from sharpless.report.runs import read_runs
 from sharpless.report.summary import summarize
 from sharpless.report.table import headings, legend, rows
+from sharpless.report.verdict import verdict
 from synthetic_runs import (
     METHODS,
     MSE,
@@ -212,6 +213,12 @@ def test_data_may_be_described_differently(tmp_path):
     assert len(read_runs(first, second)) == 2
 
 
+def test_an_option_without_a_value_may_be_absent(tmp_path):
+    """Sees: an error of Python's min, where a task got an option with the default None after its first runs."""
+    records = [make_record("sam", 0), make_record("sam", 1, options=OPTIONS | {"warmup": None})]
+    assert len(read_runs(write_records(tmp_path, records))) == 2
+
+
 # The terminal's table
 
 
@@ -266,6 +273,21 @@ def test_rows_of_a_choice(tmp_path):
 def test_digits(spreads, values, expected):
     """Sees: digits that no spread supports, digits of the difference lost, a number of thirty figures."""
     assert Digits(spreads, values).spread({"mean": values[0], "std": spreads[0]}) == expected
+
+
+def test_digits_of_differences(tmp_path):
+    """Sees: SAM said to beat the base by +0 points, from 0 to 0, where the seeds differ more than the methods."""
+    base = [80.0, 90.0, 95.0, 99.0]
+    gains = {"sam": (0.04, 0.05, 0.05, 0.04), "rst": (0.03, 0.02, 0.03, 0.02)}
+    sam, rst = ([value + gain for value, gain in zip(base, found, strict=True)] for found in gains.values())
+    runs = runs_with(tmp_path, sgd=base, sam=sam, rst=rst)
+    summary = summarize(runs)
+    assert verdict(summary)[0].startswith(
+        "SAM beats SGD (accuracy +0.045 points, 95 % interval 0.036\u00a0to\u00a00.054)"
+    )
+    assert rows(summary)[2][1] == "91 ± 8"
+    assert rows(summary)[2][4] == "-0.020 [-0.033, -0.007]"
+    assert "<td>−0.020</td>" in render(runs, summary)
 
 
 def test_the_table_fits_a_terminal(tmp_path, capsys, monkeypatch):
@@ -431,6 +453,9 @@ def test_choice_is_drawn(tmp_path):
     assert {"0.1", "0.3"} <= set(ticks)
     assert "1" not in ticks
     assert ">SGD</text>" in drawn
+    assert "The horizontal line is the result of SGD." in " ".join(render(runs, summarize(runs)).split())
+    without = [run for run in runs if run.method == "sam"]
+    assert "horizontal line" not in render(without, summarize(without))  # nor is one drawn
     assert curves.choice(read_runs(make_folder(tmp_path / "none", ("sam",))), summarize(runs)) is None
 
 
@@ -471,6 +496,18 @@ def test_expected_cost_follows_the_schedule(tmp_path):
     cells = re.findall(r"<td>(.*?)</td>", ledger)[:9]
     # p = 0, 1/4, 1/2, 3/4: five and a half passes expected, five spent, two plain.
     assert cells == ["linear:0,1", "1", "1", "4", "1.0", "5.0", "2", "2.500", "2.750"]
+
+
+def test_ledger_of_runs_that_stop_early(tmp_path):
+    """Sees: mean passes divided by the steps of the first seed, which is another cost than that of the results."""
+    records = [
+        make_record("sgd", seed, steps=steps, passes=float(steps), plain_passes=float(steps))
+        for seed, steps in enumerate((600, 200))
+    ]
+    runs = read_runs(write_records(tmp_path, records))
+    page = render(runs, summarize(runs))
+    cells = re.findall(r"<td>(.*?)</td>", page[page.index("Cost ledger") :])[:9]
+    assert cells[3:] == ["400", "0.0", "400.0", "400", "1.000", "1.000"]
 
 
 def test_expected_cost_with_a_part_of_the_batch(tmp_path):
@@ -621,7 +658,7 @@ def test_training_that_stays_on_its_plateau(tmp_path):
     losses = {
         ("sgd", 0): [2.3, 1.0, 0.4], ("sgd", 1): [2.3, 1.2, 0.6],
         ("sam", 0): [2.31, 2.3, 2.3], ("sam", 1): [2.3, 1.5, 0.9],
-        ("rst", 0): [2.3, 2.2, 2.0], ("rst", 1): [2.3, 2.2, 1.9], ("g-rst", 0): [2.3, 2.3, 2.3],
+        ("rst", 0): [2.3, 2.2, 2.0], ("rst", 1): [3.3, 2.5, 2.2], ("g-rst", 0): [2.3, 2.3, 2.3],
     }  # fmt: skip
     results = {("g-rst", 0): 80.0}  # a method that does not memorize wrong labels
     records = [

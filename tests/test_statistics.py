@@ -246,6 +246,15 @@ def test_a_share_of_an_unknown_gain(tmp_path):
     assert "no margin: SAM's gain over the base is not known, so give --margin as an amount" in legend(summary)
 
 
+def test_a_margin_above_the_gain(tmp_path):
+    """Sees: a method said to be non-inferior to SAM, as if it kept its gain, where the base is non-inferior as well."""
+    sam = [97.0, 97.1, 97.2, 97.0]
+    runs = runs_with(tmp_path, sgd=[96.5, 96.7, 96.7, 96.6], sam=sam, g_rst=[96.6, 96.7, 96.8, 96.5])
+    said = " But the margin, 1 point, is more than this gain: SGD is non-inferior to SAM too."
+    assert verdict(summarize(runs))[0].endswith(f", at cost 2.00.{said}")
+    assert said not in verdict(summarize(runs, 0.1))[0]
+
+
 def test_a_margin_in_the_unit_without_gain(tmp_path):
     """Sees: being non-inferior to a SAM that gains nothing told as an achievement."""
     summary = summarize(runs_with(tmp_path, sgd=SAM, sam=SAM, g_rst=GRST))
@@ -278,6 +287,46 @@ def test_a_seed_without_a_result(tmp_path):
     assert "with seeds 0, 1, 2, 3. Seeds 0, 1, 2, 3 ended without a result" in other
     assert any("training diverged with some seed: " in sentence for sentence in verdict(summary))
     render(runs, summary)
+
+
+def test_sam_with_a_seed_without_a_result(tmp_path):
+    """Sees: a gain of SAM, or methods behind it, claimed from the seeds that it survived, or more seeds advised."""
+    records = [make_record("sgd", seed, values=[50.0, 84.0 + seed / 9]) for seed in range(6)]
+    records += [make_record("sam", seed, values=[50.0, 97.0 + seed / 10 if seed else None]) for seed in range(6)]
+    records += [make_record("rst", seed, values=[50.0, 97.2 + seed / 11]) for seed in range(6)]
+    runs = read_runs(write_records(tmp_path, records))
+    summary = summarize(runs)
+    assert summary["sam_beats_base"]["verdict"] is False
+    assert verdict(summary)[0].startswith("SAM diverged with some seed, so it is not said to beat SGD (accuracy +12.97")
+    assert [word(found, summary) for found in summary["methods"]] == ["not shown", "", "yes, better"]
+    assert [found["method"] for found in summary["methods"] if found["pareto_optimal"]] == ["sgd", "rst"]
+    assert not any("too few" in text for text in summary["warnings"])
+    shared = summarize(runs, "25%")
+    assert [word(found, shared) for found in shared["methods"]] == ["no margin", "", "yes, better"]
+    assert "no method is as good for less than SGD, RST, p = 0.5." in render(runs, summary)
+
+
+def test_sam_without_any_result(tmp_path):
+    """Sees: more seeds advised where those of SAM diverged, and a frontier that needs one method without a fault."""
+    runs = runs_with(tmp_path, sgd=[84.0, None], sam=[None, None], rst=[97.0, None])
+    summary = summarize(runs)
+    assert verdict(summary)[0].startswith("SAM diverged, and has too few seeds with a result for a comparison with SGD")
+    assert [word(found, summary) for found in summary["methods"]] == ["diverged", "", "diverged"]
+    assert not any("train at least two" in text for text in summary["warnings"])
+    render(runs, summary)
+
+
+def test_a_seed_without_a_run(tmp_path):
+    """Sees: a run that failed left out of means and differences without a word on the page."""
+    seeds = {"sgd": range(5), "sam": (0, 1, 4), "rst": (0, 1, 4), "g-rst": range(4)}
+    records = [make_record(method, seed) for method, found in seeds.items() for seed in found]
+    found = [w for w in summarize(read_runs(write_records(tmp_path, records)))["warnings"] if "no run" in w]
+    assert found == [
+        "SAM and RST: no run with seeds 2, 3, of 5 seeds. Means and differences leave them out. A run that failed may "
+        "be the worst one.",
+        "G-RST: no run with seed 4, of 5 seeds. Means and differences leave it out. A run that failed may be the worst "
+        "one.",
+    ]
 
 
 def test_a_loss_that_diverged(tmp_path):
@@ -509,7 +558,7 @@ def test_undecided_methods_share_a_warning(tmp_path):
     accuracies = {name: [90.0 + off for off in found] for name, found in offsets.items()}
     runs = runs_with(tmp_path, sam=[90.0] * 3, **accuracies)
     summary = summarize(runs)
-    three, two = summary["warnings"]
+    _, three, two = summary["warnings"]  # the first is on the seed without a run
     low, high = (spread * stats.t.ppf(0.975, 2) / math.sqrt(3) for spread in (2, 9))
     needed = seeds_needed(2.0, 1.0)
     assert three == (
@@ -528,9 +577,11 @@ def test_warnings_of_single_seeds_and_no_spread(tmp_path):
     assert "There is no comparison of any method with SAM" in warning
     runs = runs_with(tmp_path, sam=[97.0, 97.0], rst=[97.0], g_rst=[97.0, 97.0])
     summary = summarize(runs)
-    single, flat = summary["warnings"]
+    _, single, flat = summary["warnings"]
     assert "There is no comparison of RST, p = 0.5 with SAM" in single
     assert "G-RST, p = 0.5, γ = 2 minus SAM is the same with all 2 seeds" in flat
+    rounded = runs_with(tmp_path / "rounded", sam=[96.4, 97.0, 96.8], rst=[96.6, 97.2, 97.0])  # 0.2 ± 1e-14
+    assert "RST, p = 0.5 minus SAM is the same with all 3 seeds" in summarize(rounded)["warnings"][0]
     page = render(runs, summary)
     assert page.index(single) < page.index("<main>")
     assert page.index(flat) < page.index("<main>")
@@ -609,6 +660,7 @@ def test_waiting_for_data(tmp_path):
         make_record("sam", 0, seconds=10.0, data_seconds=1.0),
         make_record("sam", 1, seconds=30.0, data_seconds=9.0),
         make_record("sam", 2, seconds=99.0, data_seconds=None),
+        make_record("sam", 3, seconds=50.0, data_seconds=0.0),  # of a task that measures nothing
     ]
     runs = read_runs(write_records(tmp_path, records))
     assert summarize(runs)["waiting_for_data"] == 0.25

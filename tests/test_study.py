@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import pickle
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,11 +191,31 @@ def test_other_metrics_in_a_later_run(folder, monkeypatch):
     ]
 
 
+def test_records_that_no_report_could_read(folder, monkeypatch):
+    """Sees all runs trained before the report refuses them, or one result of 1e150 that spoils the others."""
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
+    source = (folder / "tasks.py").read_text()
+    (folder / "tasks.py").write_text(source.replace("test=error + 1", "test=1e150"))
+    executed(folder)
+    assert [entry["diverged"] for entry in conclude([folder / "out"], folder)["methods"]] == [[0, 1], [0, 1]]
+    (folder / "tasks.py").write_text(source.replace("trial.report(", "trial.facts['hash'] = 2**70; trial.report("))
+    monkeypatch.delitem(sys.modules, "tasks")
+    results, study = executed(folder, seeds=[2])
+    assert [str(found) for _, found in results] == [
+        f"{method}-seed2 failed: the report cannot read its record (data: a number is not finite or too large): change "
+        "what the task reports"
+        for method in ("sgd", "sam")
+    ]
+    assert len(study.finished) == 4
+
+
 def test_a_choice_that_was_edited(folder, monkeypatch):
     """Sees a traceback, or a point passed over in silence, where the record of a choice is none."""
     monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
     executed(folder, grid={"rho": [0.1, 1.0]}, choice_seeds=1)
     path = folder / f"out/choice/sam,rho=0.1-seed{CHOICE_SEEDS}.json"
+    for final in folder.glob("out/runs/sam-*"):  # with these, the choice would stand
+        final.unlink()
     for junk in ("{}", "[1]", '{"passes": 1, "plain_passes": 0, "curve": {"step": [1]}}', "\0"):
         path.write_text(junk)
         with pytest.raises(ValueError, match="is not the record of a run: delete it, and it is trained again"):
@@ -208,6 +229,43 @@ def test_a_radius_that_fails(folder, monkeypatch):
     results, study = executed(folder, options=options, grid={"rho": [0.1, 1.0]}, choice_seeds=2)
     assert {run.method.name for run, _ in results if not run.choosing} == {"sgd"}
     assert str(study.failures[-1]) == "sam failed: no point of the grid finished with every seed"
+
+
+def test_a_choice_stands(folder, monkeypatch):
+    """Sees another radius chosen, beside runs with the first one, since a run that had failed is repeated."""
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
+    source = (folder / "tasks.py").read_text()
+    (folder / "tasks.py").write_text(
+        source.replace("    wanted =", "    assert trial.hyperparameters.get('rho') != 0.1\n    wanted =")
+    )
+    executed(folder, grid={"rho": [0.1, 1.0, 4.0]}, choice_seeds=1)
+    (folder / "tasks.py").write_text(source)
+    monkeypatch.delitem(sys.modules, "tasks")
+    results, _ = executed(folder, seeds=range(3), grid={"rho": [0.1, 1.0, 4.0]}, choice_seeds=1)
+    assert [run.name for run, _ in results] == ["sgd-seed2", "sam-seed2"]
+    assert [entry["rho"] for entry in conclude([folder / "out"], folder)["methods"]] == [None, 1.0]
+
+
+def test_a_failed_run_waits_for_the_next_command(folder, monkeypatch):
+    """Sees a run that fails repeated, and reported, in every round of an automatic grid."""
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
+    source = (folder / "tasks.py").read_text()
+    (folder / "tasks.py").write_text(
+        source.replace("    wanted =", "    assert trial.hyperparameters.get('rho') != 0.02\n    wanted =")
+    )
+    results, study = executed(folder, options={"best": 2.0}, grid={"rho": "auto"}, choice_seeds=1)
+    assert sum(isinstance(found, Failure) for _, found in results) == len(study.failures) == 1
+
+
+def test_a_returned_value_is_a_test_result(folder, monkeypatch):
+    """Sees hyperparameters chosen on the test data of a task that returns its result in place of reporting it."""
+    monkeypatch.setattr("sharpless.lab.studies.study.execute", in_this_process)
+    source = (folder / "tasks.py").read_text()
+    (folder / "tasks.py").write_text(source.replace("trial.report(validation=error, test=error + 1)", "return error"))
+    results, _ = executed(folder, ("sam",), grid={"rho": [0.1, 1.0]}, choice_seeds=1)
+    assert all("hyperparameters are chosen on validation data" in str(found) for _, found in results)
+    (record,) = (found for _, found in executed(folder, ("sgd",), [0], grid={"rho": [0.1, 1.0]}, choice_seeds=1)[0])
+    assert record["curve"]["test"] == [pytest.approx(7.0)]
 
 
 def test_another_study(folder, monkeypatch):
@@ -352,7 +410,7 @@ OPTIONS = {"best": numpy.float32(0.5), "broken": Path("data"), "more": {1: (Own,
 WRITTEN = {
     "best": 0.5,
     "broken": "data",
-    "more": {"1": [f"{Own.__module__}.Own", "Own(size=3)", "{2}", [1.0, 1.0], "nan"]},
+    "more": {"1": [f"{Own.__module__}.Own", "Own(size=3)", [2], [1.0, 1.0], "nan"]},
 }
 
 

@@ -1,5 +1,7 @@
 """Tasks: where they come from, what they measure, and their options."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -31,7 +33,7 @@ def test_a_task_of_a_file(folder, name):
 
 
 def test_what_a_task_measures():
-    """Sees a measure of the task that a comparison cannot replace, or that is lost."""
+    """Sees a measure of the task that a comparison cannot replace, that is lost, or that no report takes at the end."""
 
     @task(metric="MSE", goal="min")
     def train(trial): ...
@@ -39,8 +41,26 @@ def test_what_a_task_measures():
     assert Task.of(train).measure == Measure("MSE", "", "min")
     assert Task.of(train, metric="error", goal="max", unit="%").measure == Measure("error", "%", "max")
     assert Task.of("digits").measure == Measure("accuracy", "%", "max")
-    with pytest.raises(ValueError, match="goal = up is unknown: give min or max"):
-        Task.of(train, goal="up")
+    for given, message in (
+        ({"goal": "up"}, "goal = up is unknown: give min or max"),
+        ({"metric": ""}, "metric = '' has 0 characters: give 1 to 60"),
+        ({"metric": "m" * 61}, "has 61 characters: give 1 to 60"),
+        ({"unit": "u" * 21}, "has 21 characters: give 0 to 20"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Task.of(train, **given)
+
+
+def test_a_partial_function_is_its_task():
+    """Sees the goal of a task lost, and so the worst method called the best, where functools.partial sets an option."""
+
+    @task(metric="MSE", goal="min")
+    def train(trial, hidden=32): ...
+
+    found = Task.of(partial(train, hidden=8))
+    assert found.measure == Measure("MSE", "", "min")
+    assert (found.name, found.fingerprint) == (Task.of(train).name, Task.of(train).fingerprint)
+    assert found.options == {"hidden": 8}
 
 
 def test_the_decorator_without_parentheses():

@@ -44,6 +44,14 @@ def test_longer_training():
     assert (trial.cost.steps, trial.plain_passes, trial.label) == (20, 10.0, "SGD, 20 epochs")
 
 
+def test_a_longer_training_that_rounding_takes_away():
+    """Sees the base trained as ever under the name of a longer training, or the task blamed for it."""
+    assert Trial(Method("sgd-long:cost=1.2")).epochs(3) == 4
+    assert Method("sgd-long:cost=1.0001").is_longer
+    with pytest.raises(TaskError, match=r"sgd-long:cost=1\.2 is no longer than 2 epochs of the base"):
+        Trial(Method("sgd-long:cost=1.2")).epochs(2)
+
+
 def test_the_radius():
     """Sees the radius of the task take precedence over that of the comparison, or a base that is said to have one."""
     assert trained("sam", rho=0.3)[0].hyperparameters == {"rho": 0.3}

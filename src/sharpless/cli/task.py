@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from sharpless.cli.arguments import place, whole
+from sharpless.lab.studies.choice import AXES
+from sharpless.lab.trials.definition import inner
 
 __all__ = ["add", "named", "parsed", "read"]
 
@@ -25,19 +27,29 @@ def named(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def add(group: Any, function: Callable[..., Any], taken: Container[str]) -> None:
-    """Add an option for every keyword parameter of a task that is not `taken`, with its text in the docstring."""
-    hints = get_type_hints(function, include_extras=True) if inspect.isroutine(function) else {}
+    """Add an option for every keyword parameter of a task, with its text in the docstring.
+
+    Args:
+        group: the group of options.
+        function: the task.
+        taken: the options of the command itself. Those of the hyperparameters that it varies stand for the task's too.
+
+    Raises:
+        ValueError: the task has an option with the name of another one of the command.
+    """
     texts = _described(function)
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
         if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
             continue
-        hint = hints.get(parameter.name, parameter.annotation)
+        hint = _hint(function, parameter)
         help_text = texts.get(parameter.name, "")
         if get_origin(hint) is Annotated:
             hint, help_text = get_args(hint)
         name = "--" + parameter.name.replace("_", "-")
         if name in taken:
-            continue
+            if parameter.name in AXES:
+                continue
+            raise ValueError(f"{name} is an option of compare itself: rename this parameter of the task")
         if parameter.default is not inspect.Parameter.empty and parameter.default not in (None, ""):
             help_text += f" (default: {parameter.default})"
         common = {"dest": parameter.name, "default": argparse.SUPPRESS, "help": help_text.replace("%", "%%")}
@@ -81,6 +93,15 @@ def read(text: str) -> float | str:
 
 KINDS = {str: (str, "TEXT"), int: (whole, "N"), float: (float, "X"), Path: (place, "VALUE")}
 """The types that can be read from one argument, with their readers and how help shows them."""
+
+
+def _hint(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """Return the annotation of a parameter by itself: that of the trial may have a name for type checkers only."""
+    alone = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    try:
+        return get_type_hints(alone, getattr(inner(function), "__globals__", {}), include_extras=True)[parameter.name]
+    except (AttributeError, NameError):
+        return inspect.Parameter.empty
 
 
 def _plain(hint: Any, default: Any) -> Any:

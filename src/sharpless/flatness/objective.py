@@ -161,11 +161,15 @@ class Objective:
             ValueError: the model cannot be differentiated twice.
         """
         if not self._is_checked:
-            self._is_checked = True
             with self._at(None), torch.enable_grad():
-                written_in_python = has_python_functions(self._of(self._batches[0][1]))
-            if written_in_python:
+                self._is_checked = not has_python_functions(self._of(self._batches[0][1]))
+        if not self._is_checked:
+            self._is_checked = True  # for the products of the check itself
+            try:
                 check_second_derivatives(self)
+            except ValueError:
+                self._is_checked = False
+                raise
         total = torch.zeros_like(vector)
         with self._at(None), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # only this one has second derivatives
             for size, pair in self._batches:

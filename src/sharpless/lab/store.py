@@ -55,13 +55,15 @@ def read(path: Path) -> dict[str, Any] | None:
 def plain(value: Any) -> Any:
     """Return a value as JSON has it, and as it is read again: arrays as lists, and what JSON lacks as text.
 
-    >>> plain({"width": (1, 2), "data": Path("a/b"), "noise": float("nan")})
-    {'width': [1, 2], 'data': 'a/b', 'noise': 'nan'}
+    >>> plain({"width": (1, 2), "data": Path("a/b"), "noise": float("nan"), "layers": {"b", "a"}})
+    {'width': [1, 2], 'data': 'a/b', 'noise': 'nan', 'layers': ['a', 'b']}
     """
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
+    if isinstance(value, set | frozenset):  # in an order that is the same in every process
+        return sorted(map(plain, value), key=str)
     if hasattr(value, "tolist"):  # arrays, tensors and numbers of NumPy
         return plain(value.tolist())
     if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):

@@ -8,7 +8,7 @@ from typing import Any
 from sharpless.report.numbers import enough
 from sharpless.report.record import Run
 
-__all__ = ["as_shares", "at_the_edge", "beyond_budget", "diverged", "names", "stuck", "too_few_seeds"]
+__all__ = ["as_shares", "at_the_edge", "beyond_budget", "diverged", "incomplete", "names", "stuck", "too_few_seeds"]
 
 
 def names(labels: Mapping[str, str]) -> dict[str, str]:
@@ -53,24 +53,44 @@ def diverged(methods: Mapping[str, Sequence[Run]]) -> list[str]:
     return found
 
 
+def incomplete(methods: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return a sentence for the methods without runs for seeds that others have, one for each group of seeds."""
+    known = names({method: runs[0].label for method, runs in methods.items()})
+    every = {run.seed for runs in methods.values() for run in runs}
+    without: dict[tuple[int, ...], list[str]] = {}
+    for method, runs in methods.items():
+        if missing := every - {run.seed for run in runs}:
+            without.setdefault(tuple(sorted(missing)), []).append(known[method])
+    return [
+        f"{_listed(found)}: no run with {_seeds(missing)}, of {len(every)} seeds. Means and differences leave "
+        f"{'them' if len(missing) > 1 else 'it'} out. A run that failed may be the worst one."
+        for missing, found in without.items()
+    ]
+
+
 def stuck(methods: Mapping[str, Sequence[Run]]) -> list[str]:
     """Return a sentence for each method whose training loss stayed near the initial loss of the base.
 
-    A run is stuck if its loss has fallen by less than a tenth of the fall of the base's mean loss, and its result is
-    not better than that of the base with the same seed. A method that does not memorize wrong labels keeps a high loss
-    too, but has a better result.
+    A run is stuck if its loss has fallen by less than a tenth of the fall of the base's mean loss, ends as high as
+    that, and its result is not better than that of the base with the same seed. A method that does not memorize wrong
+    labels keeps a high loss too, but has a better result.
     """
     base = [loss for run in methods.get("sgd", ()) if (loss := _loss(run))]
     if not base:
         return []
     first, last = (fmean(loss[end] for loss in base) for end in (0, -1))
-    bound, results = first - 0.1 * (first - last), {run.seed: run.value for run in methods["sgd"]}
+    if last >= first:
+        return []
+    fall, results = 0.1 * (first - last), {run.seed: run.value for run in methods["sgd"]}
     found = []
     for runs in methods.values():
         still = [
             (run.seed, loss[-1])
             for run in runs
-            if len(loss := _loss(run)) > 1 and loss[-1] > bound > last and not _is_better(run, results.get(run.seed))
+            if len(loss := _loss(run)) > 1
+            and loss[0] - loss[-1] < fall
+            and loss[-1] > first - fall
+            and not _is_better(run, results.get(run.seed))
         ]
         if still:
             found.append(
@@ -171,7 +191,7 @@ def too_few_seeds(
     for method, values in pairs.items():
         versus = versus_sam[method]
         half = _half(versus)  # NaN for fewer than two seeds
-        if half == 0:
+        if half <= 1e-9 * abs(versus["difference"] or 0.0):  # not 0, by rounding
             found.append(
                 f"{labels[method]} minus SAM is the same with all {len(values)} seeds: the interval has no width, and "
                 "no spread supports the verdict."

@@ -122,7 +122,9 @@ def _against(summary: Mapping[str, Any], costs: Mapping[str, float], axis: str) 
     axes = figure.add_subplot()
     digits, look, sign = Digits.of(summary), looks(summary), 1 if summary["metric"]["goal"] == "max" else -1
     results = [(costs[entry["method"]], entry["value"]["mean"]) for entry in entries]
-    on_frontier = pareto_optimal([(x, sign * value) for x, value in results])
+    sound = [not entry["diverged"] for entry in entries]
+    optimal = iter(pareto_optimal([(x, sign * value) for (x, value), each in zip(results, sound, strict=True) if each]))
+    on_frontier = [each and next(optimal) for each in sound]
     top = bounds(summary)[1]
     bottom = 0.0 if all(value >= 0 for _, value in results) else -numpy.inf
     known = names({entry["method"]: entry["label"] for entry in entries})
@@ -144,7 +146,7 @@ def _against(summary: Mapping[str, Any], costs: Mapping[str, float], axis: str) 
     axes.set(xlim=numpy.clip(axes.get_xlim(), 0, None), ylim=numpy.clip(axes.get_ylim(), bottom, top))
     standing = [result for result, stands in zip(results, on_frontier, strict=True) if stands]
     frontier = _steps(standing, axes.get_xlim()[1])
-    axes.plot(*zip(*frontier, strict=True), color=FAINT, linewidth=1.1, zorder=1, scalex=False)
+    axes.plot([x for x, _ in frontier], [y for _, y in frontier], color=FAINT, linewidth=1.1, zorder=1, scalex=False)
     axes.set_xlabel(axis)
     axes.set_title(f"{summary['split']} {metric_words(summary)}", loc="left")
     figure.draw_without_rendering()  # the labels need the final limits and layout
@@ -156,7 +158,8 @@ def _against(summary: Mapping[str, Any], costs: Mapping[str, float], axis: str) 
     for label in (*written, *place_labels(axes, points, taken)):
         label.set_in_layout(False)
     best = ", ".join(entry["label"] for entry, stands in zip(entries, on_frontier, strict=True) if stands)
-    return to_svg(figure, f"{metric_words(summary)} against {axis}: no method is as good for less than {best}.")
+    found = f": no method is as good for less than {best}" if best else ""
+    return to_svg(figure, f"{metric_words(summary)} against {axis}{found}.")
 
 
 def _steps(points: Sequence[tuple[float, float]], end: float) -> list[tuple[float, float]]:
@@ -167,4 +170,4 @@ def _steps(points: Sequence[tuple[float, float]], end: float) -> list[tuple[floa
     """
     points = sorted(points)
     corners = [corner for (x, y), (right, _) in pairwise(points) for corner in ((x, y), (right, y))]
-    return [*corners, points[-1], (end, points[-1][1])]
+    return [*corners, points[-1], (end, points[-1][1])] if points else []

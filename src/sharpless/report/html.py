@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sharpless import schedules
 from sharpless.cost import expected_cost
 from sharpless.report import curves, figures
+from sharpless.report.choice import base_validation
 from sharpless.report.numbers import MISSING, Digits, enough, measure, number, probability
 from sharpless.report.runs import Run, by_method
 from sharpless.report.verdict import margin_words, metric_words, outcome, verdict, word
@@ -52,7 +53,7 @@ def render(runs: Sequence[Run], summary: Mapping[str, Any], *, places: Sequence[
         sentence=_sentence,
         plain=_plain,
     )
-    options = summary["options"]
+    options, groups = summary["options"], by_method(runs)
     return environment.get_template("page.html.jinja").render(
         summary=summary,
         places=places,
@@ -70,7 +71,8 @@ def render(runs: Sequence[Run], summary: Mapping[str, Any], *, places: Sequence[
         ),
         chosen=[entry for entry in summary["methods"] if entry["choice"]],
         equals=_equals(summary),
-        ledger=[_ledger(group) for group in by_method(runs).values()],
+        plain=base_validation(groups.get("sgd", ())),
+        ledger=[_ledger(group) for group in groups.values()],
         shown={name: value for name, value in options.items() if value not in OFF},
         folded={name: value for name, value in options.items() if value in OFF},
         figures={
@@ -101,19 +103,20 @@ def _ledger(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the cost of the runs of one method, and the expected cost of its schedule."""
     run = runs[0]
     schedule = schedules.parse(run.schedule)
-    expected_passes = run.steps * expected_cost(schedule, run.steps, run.batch_fraction)
-    passes = fmean(run.passes for run in runs)
+    lengths = {run.steps for run in runs}  # different ones if runs stop early
+    expected = {steps: steps * expected_cost(schedule, steps, run.batch_fraction) for steps in lengths}
+    passes, plain_passes = fmean(run.passes for run in runs), fmean(run.plain_passes for run in runs)
     return {
         "label": run.label,
         "schedule": f"{schedule.mean():.4g}" if isinstance(schedule, schedules.Constant) else run.schedule,
         "gamma": run.gamma,
         "batch_fraction": run.batch_fraction,
-        "steps": run.steps,
+        "steps": fmean(run.steps for run in runs),
         "sharp_steps": fmean(len(run.sharp_steps) for run in runs),
         "passes": passes,
-        "plain_passes": run.plain_passes,
-        "cost": passes / run.plain_passes,
-        "expected_cost": expected_passes / run.plain_passes,
+        "plain_passes": plain_passes,
+        "cost": passes / plain_passes,
+        "expected_cost": fmean(expected[run.steps] for run in runs) / plain_passes,
     }
 
 

@@ -57,13 +57,17 @@ def surfaces(checkpoints: Sequence[Mapping[str, Any]]) -> str | None:
     if not measured or not all(map(len, known)):
         return None
     low, high = min(plane.min() for plane in known), max(plane.max() for plane in known)
-    low, high = max(low, 1e-3 * high, 1e-12), max(high, 2e-12)
-    levels = numpy.geomspace(low, high * (1 + 1e-6) if high > low else 2 * low, LEVELS + 1)
+    if low < 0:  # as the losses of a density
+        levels = numpy.linspace(low, max(high, low + 1e-6 * abs(low)), LEVELS + 1)
+        norm = matplotlib.colors.Normalize(levels[0], levels[-1])
+    else:
+        low, high = max(low, 1e-3 * high, 1e-12), max(high, 2e-12)
+        levels = numpy.geomspace(low, high * (1 + 1e-6) if high > low else 2 * low, LEVELS + 1)
+        norm = matplotlib.colors.LogNorm(levels[0], levels[-1])
     across = min(ABREAST, len(measured))
     rows = ceil(len(measured) / across)
     figure = Figure(figsize=(2.1 * across + 0.8, 2.3 * rows + 0.2), dpi=72, layout="constrained")
     every = figure.subplots(rows, across, squeeze=False, sharex=True, sharey=True)
-    norm = matplotlib.colors.LogNorm(levels[0], levels[-1])
     for axes, one, plane in zip(every.flat, measured, planes, strict=False):
         at = one["surface"]["at"]
         filled = axes.contourf(

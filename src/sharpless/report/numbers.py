@@ -15,19 +15,25 @@ LARGE = 1e7
 class Digits:
     """The format of the values of a metric: the same number of decimals for all of a summary.
 
-    The median of the spreads over seeds gets two significant digits, or one if it begins with 4 to 9.
+    The median of the spreads over seeds gets two significant digits, or one if it begins with 4 to 9. Differences and
+    intervals get more decimals if the differences, which are paired by seed, vary much less than the values.
 
     Args:
         spreads: the known standard deviations over seeds.
         values: the means. Without a known spread, the largest one gets four significant digits.
+        halves: half widths of the intervals of differences. Their median is at least one unit of the last decimal.
 
     >>> Digits([0.0008, 0.0009], [0.3795]).spread({"mean": 0.37951, "std": 0.00081})
     '0.3795 ± 0.0008'
     >>> Digits([1.7, 0.6, 0.6], [98.3]).spread({"mean": 98.26, "std": 0.62})
     '98.3 ± 0.6'
+    >>> Digits([5.0], [91.0], [0.02]).signed(0.0432)
+    '+0.04'
     """
 
-    def __init__(self, spreads: Sequence[float | None], values: Sequence[float | None]) -> None:
+    def __init__(
+        self, spreads: Sequence[float | None], values: Sequence[float | None], halves: Sequence[float] = ()
+    ) -> None:
         known = [spread for spread in spreads if spread]
         largest = max((abs(value) for value in values if value), default=1.0)
         if known:
@@ -37,17 +43,22 @@ class Digits:
         else:
             wanted = 3 - math.floor(math.log10(largest))
         self.decimals = max(0, wanted)
-        self._as_power = self.decimals > MOST_DECIMALS or largest >= LARGE
+        apart = [half for half in halves if half > 0]
+        self._of_differences = max(self.decimals, -math.floor(math.log10(median(apart)))) if apart else self.decimals
+        self._as_power = largest >= LARGE
 
     @classmethod
     def of(cls, summary: Mapping[str, Any]) -> "Digits":
         """Return the format for a summary."""
         found = [entry["value"] for entry in summary["methods"]]
-        return cls([value["std"] for value in found], [value["mean"] for value in found])
+        compared = [summary["sam_beats_base"], *(entry["versus_sam"] for entry in summary["methods"])]
+        ends = [versus["ci95"] for versus in compared if versus and versus["ci95"]]
+        halves = [(high - low) / 2 for low, high in ends]
+        return cls([value["std"] for value in found], [value["mean"] for value in found], halves)
 
     def value(self, value: float | None) -> str:
-        """Return a value, or a difference without a plus."""
-        return MISSING if value is None else self._format(value, "")
+        """Return a value."""
+        return MISSING if value is None else self._format(value, "", self.decimals)
 
     def signed(self, value: float | None) -> str:
         """Return a difference with its sign.
@@ -55,15 +66,15 @@ class Digits:
         >>> Digits([0.2], [1.0]).signed(-0.304), Digits([0.2], [1.0]).signed(-0.001)
         ('−0.30', '+0.00')
         """
-        return MISSING if value is None else self._format(value, "+")
+        return MISSING if value is None else self._format(value, "+", self._of_differences)
 
-    def interval(self, ends: Sequence[float] | None) -> str:
-        """Return an interval as text with non-breaking spaces.
+    def interval(self, ends: Sequence[float] | None, between: str = "\u00a0to\u00a0") -> str:
+        """Return an interval as text, by default with non-breaking spaces.
 
         >>> Digits([0.2], [1.0]).interval([-0.5, 12.25]).split()
         ['−0.50', 'to', '12.25']
         """
-        return MISSING if ends is None else "\u00a0to\u00a0".join(map(self.value, ends))
+        return MISSING if ends is None else between.join(self._format(end, "", self._of_differences) for end in ends)
 
     def spread(self, found: Mapping[str, Any] | None) -> str:
         """Return mean ± standard deviation over seeds.
@@ -75,10 +86,10 @@ class Digits:
             return self.value(None if found is None else found["mean"])
         return f"{self.value(found['mean'])} ± {self.value(found['std'])}"
 
-    def _format(self, value: float, sign: str) -> str:
-        if self._as_power or abs(value) >= LARGE:
+    def _format(self, value: float, sign: str, decimals: int) -> str:
+        if self._as_power or decimals > MOST_DECIMALS or abs(value) >= LARGE:
             return f"{value:{sign}z.3g}".replace("-", "−")
-        return f"{value:{sign}z.{self.decimals}f}".replace("-", "−")
+        return f"{value:{sign}z.{decimals}f}".replace("-", "−")
 
 
 def number(value: float | None, digits: int) -> str:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from sharpless import schedules
 
-__all__ = ["Choice", "Curve", "Flatness", "Look", "Metric", "Run", "Tried", "diverged_in"]
+__all__ = ["MOST_RESULT", "Choice", "Curve", "Flatness", "Look", "Metric", "Run", "Tried", "diverged_in"]
 
 MOST = 2**63
 """The largest number in a record, except for results and losses."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sharpless.report.record import Run, diverged_in
 
-__all__ = ["Run", "by_method", "diverged_in", "read_runs"]
+__all__ = ["Run", "by_method", "diverged_in", "fault", "read_runs"]
 
 BESIDE = ("study.json", "summary.json")
 """Other files that may be in the folder of the run files."""
@@ -55,9 +55,9 @@ def read_runs(*paths: Path) -> list[Run]:
             ("was measured on another split", first_path, {"split": run.split}, {"split": first.split}),
             ("was trained with other hyperparameters", other_path, run.hyperparameters, other.hyperparameters),
         ):
-            if mine != others:
+            if disagreement := _disagreement(mine, others):
                 raise ValueError(
-                    f"{path} {difference} than {than} ({_disagreement(mine, others)}): "
+                    f"{path} {difference} than {than} ({disagreement}): "
                     "keep comparisons in separate folders and reports"
                 )
         twin_path, _ = runs.setdefault((run.method, run.seed), (path, run))
@@ -67,6 +67,19 @@ def read_runs(*paths: Path) -> list[Run]:
                 "or leave it out"
             )
     return [run for group in by_method(run for _, run in runs.values()).values() for run in group]
+
+
+def fault(record: Any) -> str | None:
+    """Return why a record cannot be read, as a clause; None if it can.
+
+    >>> fault({"format": 2})
+    'task: field required; 20 more'
+    """
+    try:
+        Run.model_validate(record)
+    except ValidationError as error:
+        return _fault(error)
+    return None
 
 
 def _files(given: Path) -> list[Path]:
@@ -87,8 +100,13 @@ def _fingerprint(run: Run) -> dict[str, Any]:
 
 
 def _disagreement(mine: Mapping[str, Any], others: Mapping[str, Any]) -> str:
-    name = min(key for key in mine.keys() | others.keys() if mine.get(key) != others.get(key))
-    return f"{name} = {mine.get(name)!r} instead of {others.get(name)!r}"
+    """Return the first difference, as a clause; empty if there is none. An option that is None may be absent."""
+    found = (
+        f"{name} = {mine.get(name)!r} instead of {others.get(name)!r}"
+        for name in sorted(mine.keys() | others.keys())
+        if mine.get(name) != others.get(name)
+    )
+    return next(found, "")
 
 
 def _read(path: Path, *, named: bool) -> Run:

@@ -89,7 +89,12 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def against(
-    pairs: Mapping[str, Sequence[float]], margin: float | None, *, sign: int = 1, broken: frozenset[str] = frozenset()
+    pairs: Mapping[str, Sequence[float]],
+    margin: float | None,
+    *,
+    sign: int = 1,
+    broken: frozenset[str] = frozenset(),
+    reference_broken: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Test the differences of several methods to the same one, each question corrected for their number.
 
@@ -98,6 +103,7 @@ def against(
         margin: the largest loss, in the same unit, that counts as non-inferior. With None, no method is non-inferior.
         sign: 1 if a higher metric is better, -1 if a lower one is.
         broken: the methods without a result for some seed. They are neither non-inferior nor better.
+        reference_broken: whether the other one has no result for some seed. No method is behind it then.
 
     Returns:
         For each method `difference` and `ci95` of this comparison alone; `p`, the p-value of a loss of `margin` or
@@ -111,7 +117,12 @@ def against(
         method: None if margin is None or method in broken else above(found, -margin) for method, found in gains.items()
     }
     kept = holm(alone)
-    behind = holm({method: None if margin is None else above(found, margin) for method, found in losses.items()})
+    behind = holm(
+        {
+            method: None if margin is None or reference_broken else above(found, margin)
+            for method, found in losses.items()
+        }
+    )
     beats = holm({method: None if method in broken else above(found, 0.0) for method, found in gains.items()})
     described = {method: estimate(found) for method, found in pairs.items()}
     return {

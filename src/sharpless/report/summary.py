@@ -5,7 +5,7 @@ from statistics import fmean, mean, median
 from typing import Any
 
 from sharpless.report.budgets import at_equal
-from sharpless.report.cautions import as_shares, at_the_edge, beyond_budget, diverged, stuck, too_few_seeds
+from sharpless.report.cautions import as_shares, at_the_edge, beyond_budget, diverged, incomplete, stuck, too_few_seeds
 from sharpless.report.choice import described as described_choice
 from sharpless.report.margin import Margin, default_margin, read_margin
 from sharpless.report.minima import flatness
@@ -28,7 +28,8 @@ def summarize(runs: Sequence[Run], margin: str | float | None = None) -> dict[st
     comparison. A method is non-inferior to SAM if a one-sided paired t-test rejects, at 2.5 % and corrected for all
     compared methods, a loss of `margin` or more. It is behind if the opposite test rejects a smaller loss. It beats SAM
     if the test rejects that there is no gain. Both are corrected in the same way. The test of SAM against the base
-    optimizer is separate and not corrected. Values that need more than one seed are None for one seed.
+    optimizer is separate and not corrected. Nothing good is claimed for a method that ended without a result with some
+    seed, SAM included. Values that need more than one seed are None for one seed.
 
     Args:
         runs: the runs of one comparison, as `read_runs` returns them.
@@ -39,7 +40,8 @@ def summarize(runs: Sequence[Run], margin: str | float | None = None) -> dict[st
     Returns:
         The task, its options and metric, the margin, warnings, whether SAM beats the base, one entry per method, the
         results at equal gradients and seconds, and machines and versions. A method is Pareto-optimal unless another one
-        is, by the means, at least as good in the metric, gradients and seconds, and better in one of them.
+        is, by the means, at least as good in the metric, gradients and seconds, and better in one of them. Methods
+        without a result for some seed are left out of this.
 
     Raises:
         ValueError: `margin` is invalid, or there are no runs.
@@ -52,16 +54,18 @@ def summarize(runs: Sequence[Run], margin: str | float | None = None) -> dict[st
     results = {
         method: {run.seed: run.value for run in group if run.value is not None} for method, group in methods.items()
     }
+    broken = frozenset(method for method, group in methods.items() if len(results[method]) < len(group))
     advantage = paired(results.get(REFERENCE, {}), results.get(BASE, {}))
-    advantage["verdict"] = None if advantage["ci95"] is None else min(sign * end for end in advantage["ci95"]) > 0.0
+    gains = [sign * end for end in advantage["ci95"] or ()]
+    advantage["verdict"] = min(gains) > 0.0 and REFERENCE not in broken if gains else None
     allowed = _margin(asked or default_margin(metric.unit), advantage, sign)
     pairs = {
         method: differences(found, results[REFERENCE])
         for method, found in results.items()
         if REFERENCE in results and method != REFERENCE
     }
-    broken = frozenset(method for method, group in methods.items() if len(results[method]) < len(group))
-    versus_sam = against(pairs, allowed.value, sign=sign, broken=broken)
+    versus_sam = against(pairs, allowed.value, sign=sign, broken=broken, reference_broken=REFERENCE in broken)
+    whole = {method: found for method, found in pairs.items() if not broken & {method, REFERENCE}}
     entries = [_describe(group, methods.get(BASE, ()), versus_sam.get(method)) for method, group in methods.items()]
     chosen = {entry["method"]: entry["choice"] for entry in entries if entry["choice"]}
     labels = {entry["method"]: entry["label"] for entry in entries}
@@ -74,11 +78,12 @@ def summarize(runs: Sequence[Run], margin: str | float | None = None) -> dict[st
         "split": first.split,
         "margin": {"value": allowed.value, "share": allowed.share},
         "warnings": diverged(methods)
+        + incomplete(methods)
         + stuck(methods)
         + at_the_edge(methods, {method: choice["edge"] for method, choice in chosen.items()})
         + beyond_budget(methods)
         + as_shares(runs)
-        + too_few_seeds(pairs, versus_sam, labels, allowed.value, " points" if metric.unit == "%" else ""),
+        + too_few_seeds(whole, versus_sam, labels, allowed.value, " points" if metric.unit == "%" else ""),
         "sam_beats_base": advantage,
         "comparisons": sum(len(found) > 1 for found in pairs.values()),
         "methods": [entry | {"pareto_optimal": entry["method"] in frontier} for entry in entries],
@@ -131,7 +136,7 @@ def _margin(margin: Margin, advantage: Mapping[str, Any], sign: int) -> Margin:
 
 def _frontier(entries: Sequence[Mapping[str, Any]], sign: int) -> set[str]:
     """Return the methods that are Pareto-optimal in gradients, seconds and the metric together."""
-    known = [entry for entry in entries if entry["value"]["mean"] is not None]
+    known = [entry for entry in entries if not entry["diverged"]]
     timed = all(entry["cost_seconds"] is not None for entry in known)
     points = [
         (entry["cost"], entry["cost_seconds"] if timed else 0.0, sign * entry["value"]["mean"]) for entry in known
@@ -170,7 +175,7 @@ def _describe(runs: Sequence[Run], base: Sequence[Run], versus_sam: Mapping[str,
 
 def _waiting(runs: Sequence[Run]) -> float | None:
     """Return the share of the training time that was spent waiting for data, over the runs that measured it."""
-    known = [(run.data_seconds, run.seconds) for run in runs if run.data_seconds is not None and run.seconds > 0]
+    known = [(run.data_seconds, run.seconds) for run in runs if run.data_seconds and run.seconds > 0]  # 0: not measured
     if not known:
         return None
     return sum(waited for waited, _ in known) / sum(trained for _, trained in known)

@@ -63,7 +63,7 @@ def _row(entry: Mapping[str, Any], summary: Mapping[str, Any], digits: Digits) -
     versus, rho = entry["versus_sam"], entry["rho"]
     difference = ""
     if versus is not None and versus["difference"] is not None:
-        ends = "" if versus["ci95"] is None else f" [{', '.join(map(digits.value, versus['ci95']))}]"
+        ends = "" if versus["ci95"] is None else f" [{digits.interval(versus['ci95'], ', ')}]"
         difference = f"{digits.signed(versus['difference'])}{ends}".replace("−", "-")
     return (
         entry["label"] + (" •" if entry["pareto_optimal"] else ""),

@@ -15,6 +15,7 @@ ANSWERS = {
     "alone": "alone only",
     "open": "not shown",
     "few": "too few seeds",
+    "no reference": "SAM diverged",
     "diverged": "diverged",
     "no gain": "no gain",
     "no margin": "no margin",
@@ -62,20 +63,21 @@ def outcome(entry: Mapping[str, Any], summary: Mapping[str, Any]) -> str | None:
     Returns:
         "better", "kept" or "behind", corrected for all comparisons; "alone" if the interval lies within the margin,
         but the corrected test does not reject; "open"; "few" for too few seeds; "diverged" if a seed ended without a
-        result; "no gain" if the margin is a share of SAM's gain and SAM has none; "no margin" if this gain is unknown.
+        result, and "no reference" if too few seeds of SAM have one; "no gain" if the margin is a share of SAM's gain
+        and SAM has none; "no margin" if this gain is unknown.
     """
     versus, margin = entry["versus_sam"], summary["margin"]["value"]
     if versus is None:
         return None
     if versus["ci95"] is None:
-        return "diverged" if entry["diverged"] else "few"
+        return "diverged" if entry["diverged"] else "no reference" if _sam_diverged(summary) else "few"
     sign = 1 if summary["metric"]["goal"] == "max" else -1
     found = {
         "better": versus["beats"] and (versus["non_inferior"] or margin is None),
         "kept": versus["non_inferior"],
         "behind": versus["behind"],
         "diverged": bool(entry["diverged"]),
-        "no gain": margin is None and summary["sam_beats_base"]["verdict"] is False,
+        "no gain": margin is None and summary["sam_beats_base"]["verdict"] is False and not _sam_diverged(summary),
         "no margin": margin is None,
         "alone": margin is not None and min(sign * end for end in versus["ci95"]) > -margin,
     }
@@ -116,6 +118,9 @@ def _sam_against_base(summary: Mapping[str, Any], methods: Mapping[str, Any]) ->
     advantage, base, digits = summary["sam_beats_base"], methods["sgd"]["label"], Digits.of(summary)
     difference, ends = advantage["difference"], advantage["ci95"]
     name = summary["metric"]["name"]
+    diverged = _sam_diverged(summary)
+    if ends is None and diverged:
+        return f"SAM diverged, and has too few seeds with a result for a comparison with {base} or with other methods."
     if ends is None:
         seen = amount(digits.signed(difference), summary)
         return f"There are too few seeds: SAM and {base} need at least two common seeds, better five." + (
@@ -124,15 +129,26 @@ def _sam_against_base(summary: Mapping[str, Any], methods: Mapping[str, Any]) ->
     better = "" if summary["metric"]["goal"] == "max" else "; lower is better"
     evidence = f"{name} {amount(digits.signed(difference), summary)}, 95 % interval {digits.interval(ends)}{better}"
     if advantage["verdict"]:
-        return f"SAM beats {base} ({evidence}), at cost {methods['sam']['cost']:.2f}."
+        small = (
+            f" But the margin, {margin_words(summary)}, is more than this gain: {base} is non-inferior to SAM too."
+            if outcome(methods["sgd"], summary) == "kept"
+            else ""
+        )
+        return f"SAM beats {base} ({evidence}), at cost {methods['sam']['cost']:.2f}.{small}"
     worse = max(ends) < 0 if summary["metric"]["goal"] == "max" else min(ends) > 0
     finding = f"SAM is worse than {base}" if worse else f"SAM does not beat {base}"
+    if diverged and not worse:
+        return f"SAM diverged with some seed, so it is not said to beat {base} ({evidence}, over the other seeds)."
     rest = (
         "no method is called non-inferior"
         if summary["margin"]["value"] is None
         else "non-inferior to SAM does not mean good here"
     )
     return f"{finding} ({evidence}): there is no gain for a cheaper method to keep, and {rest}."
+
+
+def _sam_diverged(summary: Mapping[str, Any]) -> bool:
+    return any(entry["diverged"] for entry in summary["methods"] if entry["method"] == "sam")
 
 
 def _against_sam(summary: Mapping[str, Any], sam: Mapping[str, Any]) -> list[str]:

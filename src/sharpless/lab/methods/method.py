@@ -88,6 +88,11 @@ class Method:
         return self.head == "thrifty" or self.settings(None).schedule.mean() > 0
 
     @property
+    def is_longer(self) -> bool:
+        """Whether it trains for more epochs than the base."""
+        return "cost" in self.own
+
+    @property
     def is_planned(self) -> bool:
         """Whether p, q and γ are planned for a budget, from measured passes and parts of the batch."""
         return "unit" in self.own
@@ -121,7 +126,7 @@ class Method:
         """
         own, settings = self.own, self.settings(batch_size)
         words = [self.kind.title or base]
-        if "cost" in own:
+        if self.is_longer:
             words.append(f"{own['cost']:g} times as long" if epochs is None else f"{epochs} epochs")
         if self.head in {"rst", "g-rst", "thrifty"}:
             p = settings.schedule

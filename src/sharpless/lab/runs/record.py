@@ -1,6 +1,5 @@
 """The record of a run: the content of its file, ready for JSON."""
 
-import math
 import os
 import platform
 from importlib.metadata import version
@@ -12,6 +11,7 @@ import torch
 from sharpless.cost import Plan
 from sharpless.lab import store
 from sharpless.lab.trials.trial import Trial
+from sharpless.report.record import MOST_RESULT
 
 if TYPE_CHECKING:
     from sharpless.lab.runs.run import Run
@@ -81,9 +81,9 @@ def _processor() -> str:
 
 
 def _finite(value: float) -> float | None:
-    """Return a number for JSON: None if it is not finite.
+    """Return a result for the record: None if it is not finite, or too large for a report.
 
-    >>> _finite(0.5), _finite(float("nan"))
-    (0.5, None)
+    >>> _finite(0.5), _finite(float("nan")), _finite(1e150)
+    (0.5, None, None)
     """
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= MOST_RESULT else None

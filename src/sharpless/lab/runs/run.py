@@ -78,7 +78,7 @@ class Run:
                 result = self.task(trial)
                 is_value = isinstance(result, (Real, torch.Tensor))
                 if is_value and not trial.curve["step"]:
-                    trial.report(**{"validation" if self.choosing else "test": result})
+                    trial.report(test=result)  # refused while hyperparameters are chosen
                 check_ended(trial)
         except Stopped:
             raise

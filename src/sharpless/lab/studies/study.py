@@ -13,11 +13,15 @@ from sharpless.lab.methods.method import Method
 from sharpless.lab.runs.execute import execute
 from sharpless.lab.runs.pricing import Measurement
 from sharpless.lab.runs.run import Run
-from sharpless.lab.studies.choice import AUTO, CHOICE_SEEDS, Grid, Point, best, check_grid, more, points
+from sharpless.lab.studies.choice import AUTO, AXES, CHOICE_SEEDS, Grid, Point, best, check_grid, more, points
 from sharpless.lab.threads import settled
 from sharpless.lab.trials.definition import Task
+from sharpless.report.runs import fault
 
 __all__ = ["Study"]
+
+Chosen = tuple[Point | None, dict[str, Any] | None]
+"""The hyperparameters of a method, and the record of their choice. The point is None if there is none to train."""
 
 
 class Study:
@@ -74,7 +78,7 @@ class Study:
         self._know(known)
         self._code = known.get("code") or task.fingerprint
         self.failures: list[Failure] = []
-        """The failed runs of this process."""
+        """The failed runs of the last execution."""
 
     def execute(
         self, jobs: int | None = None, on: str = "local", watch: Callable[[float, int], None] | None = None
@@ -89,8 +93,11 @@ class Study:
             watch: called regularly with the number of finished runs, shares of running ones included, and the number
                 of all runs known so far.
         """
+        self.failures = []
         self.measure(on)
-        tried = {method: points(method, self.grid) for method in self.methods}
+        standing = _standing(self.finished)
+        chosen = {method: standing[method.name] for method in self.methods if method.name in standing}
+        tried = {method: points(method, self.grid) for method in self.methods if method not in chosen}
         final = len(self.methods) * len(self.seeds)
         while True:
             runs = [run for method, found in tried.items() for run in self._trials(method, found)]
@@ -98,11 +105,12 @@ class Study:
             if not sum(self._extend(method, found) for method, found in tried.items()):
                 break
         before = len(runs)
-        chosen = {method: self._choose(method, found) for method, found in tried.items()}
+        chosen |= {method: self._choose(method, found) for method, found in tried.items()}
         runs = [
             Run(self.task, method, seed, self.folder, self.threads, point, choice, flatness=self.flatness)
             for seed in self.seeds
-            for method, (point, choice) in chosen.items()
+            for method in self.methods
+            for point, choice in [chosen[method]]
             if point is not None
         ]
         yield from self._execute(runs, before, jobs, on, watch)
@@ -148,7 +156,8 @@ class Study:
         watch: Callable[[float, int], None] | None,
     ) -> Iterator[tuple[Run, dict[str, Any] | Failure]]:
         """Yield the results of the missing ones of `runs`, executed here. `others` counts the study's other runs."""
-        missing = [run for run in runs if not run.path.exists()]
+        failed = {failure.run for failure in self.failures}  # in an earlier round
+        missing = [run for run in runs if run.name not in failed and not run.path.exists()]
         ended, earlier = len(runs) - len(missing), others if runs and not runs[0].choosing else 0
 
         def see(under_way: float) -> None:
@@ -165,7 +174,9 @@ class Study:
             yield run, result
 
     def _kept(self, run: Run, found: dict[str, Any]) -> dict[str, Any] | Failure:
-        """Return a record after writing it, or a failure if it reports other metrics than the earlier runs."""
+        """Return a record after writing it, or a failure if the record does not fit the report or the earlier runs."""
+        if why := fault(json.loads(json.dumps(found))):  # now, and not after the last run
+            return Failure(run.name, f"the report cannot read its record ({why}): change what the task reports")
         names = _reported(found)
         before = self._before(run) or names
         if names != before:
@@ -174,7 +185,7 @@ class Study:
                 f"it reported {' and '.join(names)}, and an earlier run {' and '.join(before)}: report the same",
             )
         base = store.read(replace(run, method=Method(BASE), point={}).path)
-        if base is not None and run.method.epochs(1000) != 1000 and found["steps"] <= base["steps"]:
+        if base is not None and run.method.is_longer and found["steps"] <= base["steps"]:
             return Failure(
                 run.name,
                 f"it took {found['steps']} steps, and {BASE} {base['steps']}: train for trial.epochs(…) epochs",
@@ -214,7 +225,7 @@ class Study:
         tried += following
         return bool(following)
 
-    def _choose(self, method: Method, tried: Sequence[Point]) -> tuple[Point | None, dict[str, Any] | None]:
+    def _choose(self, method: Method, tried: Sequence[Point]) -> Chosen:
         """Return the best point, and the record of the choice. A single point needs no choice."""
         if len(tried) == 1:
             return tried[0], None
@@ -258,6 +269,21 @@ class Study:
         """Make the folder, and write the description of the study."""
         description = {**self._identity(), "code": self._code, "threads": self.threads, **self.measured}
         store.write(self._description, json.dumps(description, indent=1, ensure_ascii=False))
+
+
+def _standing(finished: Sequence[Path]) -> dict[str, Chosen]:
+    """Return the choice of each method with a finished run, by its name.
+
+    It stands, also if runs of the choice succeed later that had failed.
+    """
+    records = [found for found in map(store.read, finished) if found and fault(found) is None and found["choice"]]
+    return {
+        found["method"]: (
+            {axis: found["hyperparameters"][axis] for axis in AXES if axis in found["choice"]["tried"][0]},
+            found["choice"],
+        )
+        for found in records
+    }
 
 
 def _reported(found: Mapping[str, Any]) -> list[str]:

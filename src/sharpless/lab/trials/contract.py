@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from sharpless.lab.methods.method import Method
     from sharpless.lab.trials.trial import Trial
 
-__all__ = ["TaskError", "check_ended", "needed", "refused", "reported"]
+__all__ = ["TaskError", "check_ended", "counted", "needed", "refused", "reported"]
 
 
 class TaskError(ValueError):
@@ -38,6 +40,20 @@ def refused() -> Iterator[None]:
         yield
     except ValueError as error:
         raise TaskError(str(error)) from error
+
+
+def counted(epochs: Any, method: "Method") -> int:
+    """Return the number of epochs of plain training that a task gives.
+
+    Raises:
+        TaskError: it is not 1 or more, or too small for the longer training of the method.
+    """
+    if not isinstance(epochs, Real) or epochs % 1 or epochs < 1:
+        raise TaskError(f"epochs = {epochs} is out of range: give trial.epochs a whole number from 1 on")
+    whole = int(epochs)
+    if method.is_longer and method.epochs(whole) == whole:
+        raise TaskError(f"method {method.name} is no longer than {whole} epochs of the base: give a larger cost")
+    return whole
 
 
 def _number(name: str, value: Any) -> float:
@@ -101,7 +117,7 @@ def check_ended(trial: "Trial") -> None:
             f"the task took {cost.steps} steps, and gave total_steps = {trial.total_steps}: give trial.optimizer "
             "the number of steps of the run"
         )
-    if trial.planned_epochs is None and trial.method.epochs(1000) != 1000:
+    if trial.planned_epochs is None and trial.method.is_longer:
         raise TaskError(
             f"method {trial.method.name} trains longer: take the number of epochs from trial.epochs, as in `for "
             "epoch in range(trial.epochs(10))`"

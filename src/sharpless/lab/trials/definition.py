@@ -7,7 +7,7 @@ import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Never, TypeVar
 from sharpless.lab.faults import culprit, reason
 from sharpless.lab.store import plain
 
-__all__ = ["BUILT_IN", "Measure", "Task", "imported", "task"]
+__all__ = ["BUILT_IN", "Measure", "Task", "imported", "inner", "task"]
 
 BUILT_IN = {"digits": "sharpless.lab.tasks.digits:train", "images": "sharpless.lab.tasks.images:train"}
 """The tasks with a short name."""
@@ -30,7 +30,7 @@ class Measure:
 
     Raises:
         TypeError: name or unit are not texts.
-        ValueError: the goal is neither min nor max.
+        ValueError: the goal is neither min nor max, or name or unit do not fit into a table.
     """
 
     name: str = "metric"
@@ -40,9 +40,11 @@ class Measure:
     def __post_init__(self) -> None:
         if self.goal not in {"min", "max"}:
             raise ValueError(f"goal = {self.goal} is unknown: give min or max")
-        for name, text in {"metric": self.name, "unit": self.unit}.items():
+        for name, text, least, most in (("metric", self.name, 1, 60), ("unit", self.unit, 0, 20)):
             if not isinstance(text, str):
                 raise TypeError(f"{name} = {text!r} is not a text: give one")
+            if not least <= len(text) <= most:
+                raise ValueError(f"{name} = {text!r} has {len(text)} characters: give {least} to {most}")
 
 
 def task(*_unnamed: Never, metric: str = "metric", unit: str = "", goal: str = "max") -> Callable[[Function], Function]:
@@ -127,7 +129,7 @@ class Task:
                     f"{name} is no option of {found.name}: it has {', '.join(known) or 'none'}, the keyword parameters "
                     "of the function"
                 )
-        own = getattr(function, "measure", Measure())
+        own = getattr(inner(function), "measure", Measure())
         given = {"name": metric, "unit": unit, "goal": goal}
         measure = replace(own, **{name: value for name, value in given.items() if value is not None})
         resolve = getattr(function, "resolve", None)  # for defaults that depend on other options
@@ -172,7 +174,8 @@ class Task:
         """A hash of the code: of the file, or of a function that cannot be imported by its name; "" if unknown."""
         if self.name in BUILT_IN:
             return ""  # the version of the library tells
-        code: Any = self.function if self.pickled is not None else inspect.getmodule(self.function)
+        function = inner(self.function)
+        code: Any = function if self.pickled is not None else inspect.getmodule(function)
         try:
             text = inspect.getsource(code)
         except (OSError, TypeError):
@@ -201,6 +204,11 @@ class Task:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({**state, "options": pickle.loads(state["options"])})
+
+
+def inner(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function inside a `functools.partial`, which has none of its attributes; any other as it is."""
+    return function.func if isinstance(function, partial) else function
 
 
 def parameters(function: Callable[..., Any]) -> list[tuple[str, inspect.Parameter]]:
@@ -281,6 +289,7 @@ def _module_of(path: Path) -> Any:
 
 
 def _name(function: Any) -> str:
+    function = inner(function)
     return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 

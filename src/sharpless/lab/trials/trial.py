@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, Never
 
@@ -16,7 +15,7 @@ from sharpless.cost import Cost
 from sharpless.lab.methods.method import Method
 from sharpless.lab.trials.average import Average, evaluation
 from sharpless.lab.trials.clock import Clock
-from sharpless.lab.trials.contract import TaskError, needed, refused, reported
+from sharpless.lab.trials.contract import TaskError, counted, needed, refused, reported
 from sharpless.lab.trials.flat import measured
 from sharpless.lab.trials.varied import vary
 from sharpless.wrapper import as_one
@@ -135,12 +134,9 @@ class Trial:
         """Return the number of epochs of this run, for `epochs` epochs of plain training.
 
         Raises:
-            TaskError: `epochs` is not 1 or more.
+            TaskError: `epochs` is not 1 or more, or too few for the longer training of the method.
         """
-        given: Any = epochs
-        if not isinstance(given, Real) or given % 1 or given < 1:
-            raise TaskError(f"epochs = {epochs} is out of range: give trial.epochs a whole number from 1 on")
-        self._planned = int(epochs)
+        self._planned = counted(epochs, self.method)
         return self.method.epochs(self._planned)
 
     def optimizer(
