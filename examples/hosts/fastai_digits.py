@@ -14,9 +14,9 @@ from sharpless import GRST
 
 
 class Sharpness(Callback):
-    """Sharpness-aware steps. It runs before the callbacks that accumulate, unscale and clip the final gradient."""
+    """Sharpness-aware steps, after callbacks that mix examples, and before those that accumulate, unscale and clip."""
 
-    order, run_valid = -5, False
+    order, run_valid = 5, False
 
     def before_batch(self):
         """Start the first pass, with the whole batch: callbacks that mix examples do not support parts."""

@@ -16,9 +16,10 @@ class SharpModel(keras.Model):
 
     def train_step(self, data):
         """Take a step, and return the metrics at the unperturbed weights."""  # noqa: DOC501
-        if any(layer.compute_dtype == "float16" for layer in self.layers):
+        if any(layer.compute_dtype == "float16" for layer in self._flatten_layers()):
             raise ValueError("float16 needs a loss scale, which this train_step lacks: set the policy mixed_bfloat16")
-        opt, others = self.opt, self.non_trainable_variables  # moving averages and seeds, which are not buffers
+        # Moving averages, seeds and metrics, which are not buffers: compute_loss updates the metric of each output.
+        opt, others = self.opt, self.non_trainable_variables + self.metrics_variables
         found = [variable.value.clone() for variable in others]
         for part in opt.passes(data):
             x, y, weight = keras.utils.unpack_x_y_sample_weight(part)
@@ -33,8 +34,8 @@ class SharpModel(keras.Model):
                 for variable, value in zip(others, left, strict=True):
                     variable.assign(value)
             else:
-                self._loss_tracker.update_state(loss.detach(), sample_weight=len(x))
-                logs = self.compute_metrics(x, y, y_pred.detach(), weight)
+                self._loss_tracker.update_state(loss, sample_weight=len(keras.tree.flatten(x)[0]))
+                logs = self.compute_metrics(x, y, y_pred, weight)
         opt.step()
         opt.zero_grad()
         return logs

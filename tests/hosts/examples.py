@@ -6,6 +6,8 @@ from pathlib import Path
 
 from torch.optim import lr_scheduler
 
+from sharpless import RST
+
 FOLDER = Path(__file__).parents[2] / "examples" / "hosts"
 
 
@@ -34,6 +36,26 @@ def assert_ended(made):
     """See a schedule that is stepped too often or too rarely, or twice: it is one, and training ends at its end."""
     (schedule,) = made
     assert schedule.last_epoch == schedule.T_max
+
+
+def optimizers(monkeypatch):
+    """Return a list that gets the optimizers of an example."""
+    made, begin = [], RST.__init__
+
+    def recorded(self, *args, **options):
+        begin(self, *args, **options)
+        made.append(self)
+
+    monkeypatch.setattr(RST, "__init__", recorded)
+    return made
+
+
+def assert_whole(made, steps):
+    """See an optimizer that was not given its network, and training that is longer or shorter, or in plain steps."""
+    (opt,) = made
+    assert opt.model is not None
+    assert opt.cost.steps == steps
+    assert 0 < opt.cost.sharp_steps < steps
 
 
 def run_page(name, **names):

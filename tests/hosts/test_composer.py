@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hosts import examples, on_ranks, reference, small_on_ranks
 from hosts.methods import wrapped
+from sharpless import SAM
 
 pytest.importorskip("composer")
 from composer import Callback, Trainer
@@ -140,6 +141,29 @@ def test_what_is_refused():
         trainer("parts", reference.network())[0].fit()
 
 
+def test_the_loss_of_step():
+    """Sees a step of the example that returns the loss at perturbed weights, or of both passes."""
+    network = reference.network()
+    opt = example.SharpOptimizer(reference.sgd(network), p=1.0, rho=0.5, model=network)
+    ((x, y),) = reference.batches()[0]
+    expected = float(cross_entropy(network(x), y))
+
+    def closure(loss_dict=None):
+        loss = cross_entropy(network(x), y)
+        loss.backward()
+        return loss.item()
+
+    assert opt.step(closure) == pytest.approx(expected)
+
+
+def test_sums_are_warned_of():
+    """Sees an optimizer without the example's step, for which composer logs the sum of both passes, without a word."""
+    host, opt, _ = trainer("SAM", reference.network())
+    opt.__class__ = SAM
+    with pytest.warns(UserWarning, match=r"^Composer hands step\(\) a closure that .* see docs/hosts/composer.md"):
+        host.fit()
+
+
 def test_the_page():
     """Sees code of the how-to that a user cannot run."""
     model = ComposerClassifier(reference.network(), loss_fn=cross_entropy, num_classes=3)
@@ -154,9 +178,11 @@ def test_the_page():
     assert names["opt"].cost.steps == 2
 
 
-def test_the_example():
-    """Sees an example that a user cannot run."""
+def test_the_example(monkeypatch):
+    """Sees an example that a user cannot run, or whose optimizer misses the network or steps."""
+    made = examples.optimizers(monkeypatch)
     assert example.main(epochs=2) > 0.5
+    examples.assert_whole(made, 2 * 18)
 
 
 outcomes = on_ranks.outcomes(CASES)

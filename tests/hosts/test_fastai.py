@@ -4,7 +4,8 @@ from functools import partial
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch import nn
+from torch.nn.functional import cross_entropy, leaky_relu
 
 from hosts import examples, on_ranks, reference, small_on_ranks
 from hosts.methods import wrapped
@@ -13,10 +14,12 @@ from sharpless import GRST
 pytest.importorskip("fastai.callback.schedule")
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.mixup import MixUp
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import OptimWrapper
 
 METHODS = ["SAM", "RST", "G-RST"]
@@ -26,7 +29,7 @@ CASES = {method: (small_on_ranks.fastai, {"method": method, "sizes": (8, 6, 4, 8
 
 
 class Recorded(Callback):
-    """The losses that fastai logs, and a beginning with the noise of the reference."""
+    """The losses that fastai logs, of the predictions that metrics see, and a beginning with the reference's noise."""
 
     order, run_valid = 60, False
 
@@ -36,6 +39,7 @@ class Recorded(Callback):
 
     def after_batch(self):
         self.losses.append(float(self.loss))
+        assert torch.allclose(self.loss_func(self.pred, *self.yb), self.loss, equal_nan=True)
 
 
 class OnCpu(MixedPrecision):
@@ -133,6 +137,42 @@ def test_fp16_overflow(method):
     assert learn.opt.opt.cost.steps == reference.STEPS
 
 
+def test_changed_predictions():
+    """Sees a second pass without what a callback does to predictions."""
+
+    class Leaky(Callback):
+        def after_pred(self):
+            self.learn.pred = leaky_relu(self.pred, 0.5)
+
+    theirs, ours = nn.Sequential(*reference.network(), nn.LeakyReLU(0.5)), reference.network()
+    reference.expected("G-RST", theirs)
+    fit(learner("G-RST", ours, reference.batches(), [Leaky()]))
+    assert reference.distance(ours, theirs) < 1e-6
+
+
+def test_mixup():
+    """Sees masks drawn anew, or another mixture in the second pass: then ρ = 0 is not plain training."""
+    found = []
+    for rho in (0.0, 1e-12):
+        model = reference.noisy_network()
+        learn = learner("SAM", model, reference.batches(), [MixUp()])
+        learn.loss_func = CrossEntropyLossFlat()
+        learn.create_opt()
+        learn.opt.opt.param_groups[0]["rho"] = rho
+        fit(learn)
+        assert learn.opt.opt.cost.ratio == (2.0 if rho else 1.0)
+        found.append(model)
+    assert reference.distance(*found) < 1e-6
+
+
+def test_plain_steps_are_warned_of():
+    """Sees a learner without the callback train with plain steps without a word."""
+    learn = learner("SAM", reference.network(), reference.batches())
+    learn.remove_cb(example.Sharpness)
+    with pytest.warns(UserWarning, match=r"^fastai called step\(\) without passes.* see docs/hosts/fastai.md"):
+        fit(learn)
+
+
 def test_resume(tmp_path):
     """Sees coin, ledger or momentum lost in what fastai saves."""
     data, whole, stopped = reference.batches(), reference.noisy_network(), reference.noisy_network()
@@ -165,9 +205,11 @@ def test_the_page():
     assert names["opt"].cost.steps == reference.STEPS
 
 
-def test_the_example():
-    """Sees an example that a user cannot run."""
+def test_the_example(monkeypatch):
+    """Sees an example that a user cannot run, or whose optimizer misses the network or steps."""
+    made = examples.optimizers(monkeypatch)
     assert example.main(epochs=2) > 0.5
+    examples.assert_whole(made, 2 * 18)
 
 
 outcomes = on_ranks.outcomes(CASES)

@@ -14,6 +14,7 @@ pytest.importorskip("keras")
 import keras
 
 from hosts.keras_models import back, compiled, translated
+from hosts.methods import wrapped
 
 METHODS = list(reference.METHODS)
 pytestmark = pytest.mark.filterwarnings("ignore", "error:.*(passes|each pass)")
@@ -35,7 +36,10 @@ def test_right(method, norm):
     x = torch.randn(64, 5)
     theirs.train()
     assert torch.allclose(ours(x, training=True), theirs(x), atol=1e-5)
-    if not norm:  # Keras takes the biased variance for its moving average
+    if norm:
+        (statistics,) = (layer for layer in ours.layers if isinstance(layer, keras.layers.BatchNormalization))
+        assert torch.allclose(statistics.moving_mean.value, theirs[1].running_mean, atol=1e-6)
+    else:  # Keras takes the biased variance for its moving average
         assert torch.allclose(ours(x), theirs.eval()(x), atol=1e-5)
     assert [float(loss) for loss in losses] == pytest.approx(expected, abs=1e-5)
 
@@ -88,10 +92,31 @@ def test_bf16(method):
 def test_fp16():
     """Sees training in float16 without a loss scale, in which small gradients vanish without a word."""
     inputs = keras.Input((5,))
-    model = example.SharpModel(inputs, keras.layers.Dense(3, dtype="mixed_float16")(inputs))
+    block = keras.Sequential([keras.layers.Dense(8), keras.layers.Dense(8, dtype="mixed_float16")])
+    model = example.SharpModel(inputs, keras.layers.Dense(3)(block(inputs)))
     model.compile(loss="mse")
     with pytest.raises(ValueError, match="set the policy mixed_bfloat16"):
         model.train_on_batch(torch.randn(8, 5), torch.randn(8, 3))
+
+
+@pytest.mark.parametrize("method", ["SAM", "parts"])
+def test_logs(method):
+    """Sees logs of another pass than the clean one, without the weights of examples, or without a regularizer.
+
+    At a learning rate of 0, `evaluate` finds what `fit` has logged. The last batch is smaller.
+    """
+    inputs = {name: keras.Input((5,)) for name in "ab"}
+    hidden = keras.layers.Add()([keras.layers.Dense(8, activity_regularizer="l2")(each) for each in inputs.values()])
+    model = example.SharpModel(inputs, [keras.layers.Dense(3, kernel_regularizer="l1")(hidden) for _ in "cd"])
+    base = torch.optim.SGD([variable.value for variable in model.trainable_variables], lr=0.0)
+    model.opt = wrapped(method, base, model=model)
+    model.compile(loss=["mse", "mae"], metrics=[["mae"], ["mse"]], weighted_metrics=[["mae"], ["mse"]])
+    x, y = {name: torch.randn(20, 5) for name in "ab"}, tuple(torch.randn(20, 3) for _ in "cd")
+    given = {"sample_weight": (torch.rand(20), torch.rand(20)), "batch_size": 8, "verbose": 0}
+    logged = model.fit(x, y, shuffle=False, **given).history
+    found = model.evaluate(x, y, return_dict=True, **given)
+    assert {name: value for name, (value,) in logged.items()} == pytest.approx(found, rel=1e-5)
+    assert model.opt.cost.sharp_steps > 0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -133,9 +158,29 @@ def test_resume():
     assert whole.opt.cost == stopped.opt.cost
 
 
-def test_the_example():
-    """Sees an example that a user cannot run."""
+def test_plain_steps_are_warned_of():
+    """Sees a train_step without passes take plain steps without a word."""
+
+    class Plain(example.SharpModel):
+        def train_step(self, data):
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+            loss = self.compute_loss(x, y, self(x))
+            loss.backward()
+            self.opt.step()
+            self.opt.zero_grad()
+            return {"loss": loss}
+
+    inputs = keras.Input((5,))
+    model = compiled("SAM", Plain(inputs, keras.layers.Dense(3)(inputs)))
+    with pytest.warns(UserWarning, match=r"Keras called step\(\) without passes.* see docs/hosts/keras.md"):
+        model.fit(torch.randn(32, 5), torch.randint(3, (32,)), batch_size=8, verbose=0)
+
+
+def test_the_example(monkeypatch):
+    """Sees an example that a user cannot run, or whose optimizer misses the network or steps."""
+    made = examples.optimizers(monkeypatch)
     assert example.main(epochs=2) > 0.5
+    examples.assert_whole(made, 2 * 19)
 
 
 outcomes = on_ranks.outcomes(CASES)
