@@ -18,8 +18,8 @@ ABOUT = (
     "*Stopped early* is the result at the point of the curve that is best on validation data, where a task reports "
     "both in the runs that are compared. Every method, the base too, chose its learning rate and its ρ on validation "
     "data, the two together. Names with *auto* are of studies with `--rho auto`. Names with *base-lr* are of an "
-    "earlier study, in which the base alone chose its learning rate and all methods kept it. In the one with "
-    "*one-seed* one seed chose on 100 images, which is too noisy. None of these are in the figure or the first table."
+    "earlier study, in which the base alone chose its learning rate and all methods kept it. In *images-lr* no "
+    "method chose its learning rate, 0.02. None of these are in the figure or the first table."
 )
 Summaries = Mapping[str, Mapping[str, Any]]
 

@@ -72,6 +72,7 @@ CASES = {
         for name in ("breast_cancer", "diabetes")
     },
     "images": Case("few_images", (0.02, 0.05, 0.1), (0.01, 0.02, 0.05, 0.1), {"images": 500}, 0.95),
+    "images-lr": Case("few_images", (0.02, 0.05, 0.1), (0.02,), {"images": 500}, 0.95),
     "text": Case("text", (0.005, 0.01, 0.02, 0.05), SMALL),
 }
 CASES |= {f"{name}-auto": replace(case, rho=AUTO) for name, case in CASES.items()}
@@ -128,7 +129,8 @@ def study(
         entry["stopped_early"] = estimate(early[entry["method"]]) if entry["method"] in early else None
     options = {key: Path(value).name if key == "data" else value for key, value in task.options.items()}
     grid = {"rho": case.rho, "lr": case.lr}
-    kept = {**summary, "options": options, "grid": grid, "choice_seeds": choice_seeds, "lr_chosen_by": "each method"}
+    kept = {**summary, "options": options, "grid": grid, "choice_seeds": choice_seeds}
+    kept["lr_chosen_by"] = "each method" if len(case.lr) > 1 else "nobody"
     store.write(RESULTS / f"real-{name}.json", json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -169,7 +171,7 @@ def main() -> None:
             study(name, *asked, runs=options.runs, jobs=options.jobs)
             print(f"\r{RESULTS / f'real-{name}.json'}", flush=True)
     if options.table:
-        names = [name + kind for kind in ("", "-base-lr", "-one-seed") for name in CASES]  # of earlier studies
+        names = [name + kind for kind in ("", "-base-lr") for name in CASES]  # of an earlier study
         there = {name: path for name in names if (path := RESULTS / f"real-{name}.json").exists()}
         summaries = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in there.items()}
         store.write(RESULTS / "real-tasks.md", real_page.page(summaries))

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sharpless.cli.compare import SEEDS
 from sharpless.lab import store
 from sharpless.lab.methods.kinds import DEFAULTS
+from sharpless.lab.studies.arguments import SEEDS
 from sharpless.lab.studies.study import Study
 from sharpless.lab.trials.definition import Task
 from sharpless.report.runs import Run, read_runs

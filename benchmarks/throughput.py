@@ -24,10 +24,10 @@ from time import perf_counter
 import torch
 from torch.nn.functional import cross_entropy
 
-from sharpless.cli.compare import SEEDS
 from sharpless.lab import Trial, store
 from sharpless.lab.methods.kinds import DEFAULTS
 from sharpless.lab.methods.method import Method
+from sharpless.lab.studies.arguments import SEEDS
 from sharpless.lab.tasks.images.data import Data, load
 from sharpless.lab.tasks.images.examples import Resident
 from sharpless.lab.tasks.images.networks import build

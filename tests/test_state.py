@@ -410,10 +410,10 @@ class Accelerator:
     def __init__(self):
         self.own, self.cudnn = torch.Generator().manual_seed(1), None
 
-    def get_rng_state(self, device):
+    def get_rng_state(self, *device):
         return self.own.get_state()
 
-    def set_rng_state(self, state, device):
+    def set_rng_state(self, state, *device):
         self.own.set_state(state)
         self.cudnn = None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sharpless.cli import main
-from sharpless.cli.compare import SEEDS
+from sharpless.lab.studies.arguments import SEEDS
 
 
 @pytest.mark.story

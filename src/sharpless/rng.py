@@ -30,7 +30,7 @@ class RngState:
         modules = {kind: torch.get_device_module(kind) for kind in ("cuda", "xpu")}
         in_use = {torch.device(kind, each.current_device()) for kind, each in modules.items() if each.is_initialized()}
         own = {device for device in devices if device.type in {"cuda", "mps", "xpu"}} | in_use
-        states = {device: torch.get_device_module(device).get_rng_state(device) for device in own}
+        states = {device: torch.get_device_module(device).get_rng_state(*_named(device)) for device in own}
         return cls(random.getstate(), torch.get_rng_state(), states)
 
     def restore(self) -> None:
@@ -42,7 +42,12 @@ class RngState:
     def restore_accelerators(self) -> None:
         """Set the generators of the accelerators to these states."""
         for device, state in self.accelerators.items():
-            torch.get_device_module(device).set_rng_state(state, device)
+            torch.get_device_module(device).set_rng_state(state, *_named(device))
+
+
+def _named(device: torch.device) -> list[torch.device]:
+    """Return what names `device` to its module: nothing for Apple's, which older versions of torch do not let name."""
+    return [] if device.type == "mps" else [device]
 
 
 class RepeatedRng:

@@ -14,15 +14,14 @@ from sharpless.cli.terminal import shown
 from sharpless.lab import store
 from sharpless.lab.methods.kinds import DEFAULTS, KINDS
 from sharpless.lab.runs.signals import interrupting
-from sharpless.lab.studies.arguments import LEAST, PLACES, check
+from sharpless.lab.studies.arguments import LEAST, PLACES, SEEDS, check
 from sharpless.lab.studies.choice import AXES
 
 if TYPE_CHECKING:
     from sharpless.lab.studies.study import Study
 
-__all__ = ["SEEDS", "add"]
+__all__ = ["add"]
 
-SEEDS = 12  # enough for the same verdicts of the default comparison with any seeds
 DEFAULT = "digits"
 
 

@@ -13,8 +13,10 @@ from sharpless.lab.studies.choice import CHOICE_SEEDS, Grid, check_grid
 from sharpless.lab.threads import settled
 from sharpless.report.margin import read_margin
 
-__all__ = ["LEAST", "PLACES", "check"]
+__all__ = ["LEAST", "PLACES", "SEEDS", "check"]
 
+SEEDS = 12
+"""Enough for the same verdicts of the default comparison with any seeds."""
 MOST_SEEDS = 10_000
 LEAST = {"seeds": 1, "first_seed": 0, "choice_seeds": 1, "jobs": 1, "threads": 0}
 """The counts of a comparison, and the least of each."""

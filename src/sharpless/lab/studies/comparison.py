@@ -8,7 +8,7 @@ from typing import Any
 
 from sharpless.lab import store
 from sharpless.lab.methods.kinds import DEFAULTS
-from sharpless.lab.studies.arguments import check
+from sharpless.lab.studies.arguments import SEEDS, check
 from sharpless.lab.studies.conclude import conclude
 from sharpless.lab.studies.study import Study
 from sharpless.lab.trials.definition import Task
@@ -23,7 +23,7 @@ def compare(
     rho: Sequence[float] | float | str = (),
     lr: Sequence[float] | float = (),
     weight_decay: Sequence[float] | float = (),
-    seeds: int = 10,
+    seeds: int = SEEDS,
     first_seed: int = 0,
     choice_seeds: int = 3,
     goal: str | None = None,

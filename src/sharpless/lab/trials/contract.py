@@ -50,7 +50,7 @@ def counted(epochs: Any, method: "Method") -> int:
     """
     if not isinstance(epochs, Real) or epochs % 1 or epochs < 1:
         raise TaskError(f"epochs = {epochs} is out of range: give trial.epochs a whole number from 1 on")
-    whole = int(epochs)
+    whole = int(float(epochs))
     if method.is_longer and method.epochs(whole) == whole:
         raise TaskError(f"method {method.name} is no longer than {whole} epochs of the base: give a larger cost")
     return whole
