@@ -35,6 +35,9 @@ def operations(layers, gamma):
     """The operations of one sharpness-aware step that are neither the model's nor the base's."""
     model = tiny(layers)
     opt = RST(torch.optim.SGD(model.parameters(), lr=0.1), p=1.0, gamma=gamma, model=model)
+    for batch in opt.passes(torch.randn(4, 8)):  # the first loop also makes the checks that a run makes once
+        model(batch).sum().backward()
+    opt.zero_grad()
     mode, loop = Operations(), opt.passes(torch.randn(4, 8))
     for _ in range(2):
         with mode:

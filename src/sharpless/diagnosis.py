@@ -22,16 +22,19 @@ SAMPLE = 64
 
 
 @contextmanager
-def watched(weights: list[Tensor], eps: list[Tensor]) -> Iterator[None]:
+def watched(weights: list[Tensor], eps: list[Tensor]) -> Iterator[bool]:
     """Watch a pass in the block, at the displaced weights, and warn of what would go wrong in each step.
 
     Args:
         weights: the weights before the displacement.
         eps: their perturbation.
+
+    Yields:
+        Whether the weights move.
     """
-    _warn_of_rounding(weights, eps)
+    move = not _warn_of_rounding(weights, eps)
     loaders = [(loader, loader._num_yielded) for loader in _loaders()]
-    yield
+    yield move
     if any(loader._num_yielded > number for loader, number in loaders):
         warnings.warn(
             "the body of the loop over passes() takes a batch from a DataLoader, so that the passes of a "
@@ -50,23 +53,27 @@ def _loaders() -> list[Any]:
 
 
 @torch.no_grad()
-def _warn_of_rounding(weights: list[Tensor], eps: list[Tensor]) -> None:
+def _warn_of_rounding(weights: list[Tensor], eps: list[Tensor]) -> bool:
     """Warn if weights of half precision hardly move, since ε is lost in rounding; this waits for the device.
 
     Each rank looks at its own shards.
+
+    Returns:
+        Whether they hardly move.
     """
     asked = moved = 0.0
     for weight, step in zip(map(local, weights), map(local, eps), strict=True):
         if weight.dtype in {torch.float16, torch.bfloat16}:
             asked += float(step.float().square().sum())
             moved += float((((weight + step).float() - weight.float()) * step.float()).sum())
-    if moved < 0.5 * asked:
+    if lost := moved < 0.5 * asked:
         warnings.warn(
             f"weights of half precision lose {1 - moved / asked:.0%} of their perturbation to rounding, so that a "
             "sharpness-aware step is nearly a plain one: keep the weights in float32 and run forwards under "
             "torch.autocast, or choose a larger rho",
             stacklevel=2,
         )
+    return lost
 
 
 @torch.no_grad()

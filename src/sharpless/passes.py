@@ -130,7 +130,7 @@ class Sharp:
                 # A gradient that was not reduced differs between ranks.
                 keeps = term.displaced and share != gamma and self.ddp is None
                 total.scale(share / (share - gamma)) if keeps else total.clear()
-            if came and sample is not None:
+            if came and sample is not None and "unmoved weights" not in self.scene.memory.checked:
                 diagnosis.warn_of_same(sample, grads, displaced=term.displaced)
             climbed, arrived = came and (climbed or term.displaced), arrived or came
             total.add(grads, weight)

@@ -63,8 +63,8 @@ class Scene:
             # First the buffers, since one may share its memory with a weight, which writing it back would restore.
             if self.model is not None and self.same_buffers:
                 scene.enter_context(memory.buffers.again(self.model, self._found))
-            if memory.is_new("perturbed pass"):
-                scene.enter_context(diagnosis.watched(weights, eps))
+            if memory.is_new("perturbed pass") and not scene.enter_context(diagnosis.watched(weights, eps)):
+                memory.checked.add("unmoved weights")
             fsdp.forget_gathered(self.model)
             scene.callback(fsdp.forget_gathered, self.model)
             scene.enter_context(displaced(weights, eps))
