@@ -82,7 +82,7 @@ def test_real_tasks(monkeypatch):
         for method in ("sam", "thrifty:budget=1.05,unit=gradients")
     }
     sam, thrifty = verdicts.values()
-    numbers = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    numbers = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
     counts = (len(sam), *(each.count(verdict) for each in (sam, thrifty) for verdict in ("better", "worse")))
     said = "On {} real tasks with clean labels, where every method chose both, SAM is shown to beat the base on {} "
     said += "and to lose on {}, and a budget of 1.05 gradients to beat it on {} and to lose on {}."

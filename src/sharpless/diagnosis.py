@@ -99,7 +99,8 @@ def warn_of_same(clean: Gradients, later: Gradients, *, displaced: bool) -> None
         text = (
             "the gradient at the displaced weights is the clean one bit for bit, so that a sharpness-aware step is a "
             "plain one: compute the loss from the parameters of base in each pass, not from copies of them, or from "
-            "what was computed before the loop over passes(); a loss that is linear in them needs no SAM"
+            "what was computed before the loop over passes(), and choose a rho that moves them; a loss that is linear "
+            "in them needs no SAM"
         )
     else:
         text = (
