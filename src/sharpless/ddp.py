@@ -1,4 +1,4 @@
-"""Support for DistributedDataParallel: each rank climbs along its own gradient, and all decide alike."""
+"""Support for DistributedDataParallel and DeepSpeed: each rank climbs along its own gradient, and all decide alike."""
 
 import gc
 import sys

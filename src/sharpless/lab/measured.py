@@ -18,7 +18,7 @@ from sharpless.lab.tasks.images import networks, parts
 from sharpless.lab.tasks.images.checkpoints import JUNK
 from sharpless.lab.tasks.images.data import load
 from sharpless.lab.tasks.images.sample import Sample
-from sharpless.lab.trials.definition import imported
+from sharpless.lab.trials.imports import imported
 
 __all__ = ["listed", "objective"]
 
